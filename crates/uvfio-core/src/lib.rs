@@ -1,0 +1,1 @@
+//! The virtual device: routing, DMA address space, interrupts, and the trait a device implements.

@@ -1,0 +1,3 @@
+//! The model.
+#![no_std]
+#![forbid(unsafe_code)]

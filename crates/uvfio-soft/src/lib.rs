@@ -1,0 +1,1 @@
+//! Software PCI devices: edu.

@@ -1,0 +1,1 @@
+//! The process that serves one device to one user at a time.

@@ -1,0 +1,2 @@
+//! The `uvfio` command.
+fn main() {}
