@@ -92,6 +92,7 @@ impl Mapping {
     /// was found to be sealed.
     pub(super) fn read(&self, offset: u64, data: &mut [u8], trust: Trust) -> Result<(), Short> {
         let from = self.at(offset, data.len()).ok_or(Short)?;
+        let own = rustix::process::getpid().as_raw_nonzero().get();
         match trust {
             // SAFETY: `at` checked the range; the caller vouches that its pages exist.
             Trust::Sealed => unsafe { load(from, data) },
@@ -105,9 +106,8 @@ impl Mapping {
                     iov_len: data.len(),
                 };
                 // SAFETY: `local` is `data`, borrowed for the call; `remote` is ours, and the kernel checks it.
-                let copied = unsafe {
-                    libc::process_vm_readv(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
-                };
+                let copied =
+                    unsafe { libc::process_vm_readv(own, &raw const local, 1, &raw const remote, 1, 0) };
                 if usize::try_from(copied).ok() != Some(data.len()) {
                     return Err(Short);
                 }
@@ -124,6 +124,7 @@ impl Mapping {
             .filter(|_| self.writable)
             .ok_or(Short)?;
         fence(Ordering::Release);
+        let own = rustix::process::getpid().as_raw_nonzero().get();
         match trust {
             // SAFETY: `at` checked the range, and it is writable; the caller vouches that its pages exist.
             Trust::Sealed => unsafe { store(to, data) },
@@ -137,9 +138,8 @@ impl Mapping {
                     iov_len: data.len(),
                 };
                 // SAFETY: the kernel only reads `local`; `remote` is ours, and the kernel checks it.
-                let copied = unsafe {
-                    libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
-                };
+                let copied =
+                    unsafe { libc::process_vm_writev(own, &raw const local, 1, &raw const remote, 1, 0) };
                 if usize::try_from(copied).ok() != Some(data.len()) {
                     return Err(Short);
                 }
