@@ -11,6 +11,7 @@
 //! the user.
 
 mod device;
+mod dispose;
 mod dma;
 mod host;
 mod irq;
@@ -19,6 +20,7 @@ mod region;
 mod virtual_device;
 
 pub use device::*;
+pub use dispose::close_elsewhere;
 pub use dma::*;
 pub use host::*;
 pub use irq::*;

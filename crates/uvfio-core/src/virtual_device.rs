@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    AccessError, Device, DeviceError, DmaMap, DmaMessages, IrqError, IrqInfo, MapError, Policy, RegionInfo, SetIrqs,
-    UnmapError,
+    AccessError, Device, DeviceError, DmaMap, DmaMessages, IrqError, IrqInfo, MapError, Policy, RegionInfo,
+    SetIrqs, UnmapError,
 };
 
 /// How a reset by request went, as far as it is known when the caller must answer.
