@@ -1,15 +1,14 @@
 //! How a running worker is told to end, or to take its device away.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use uvfio_core::{GoneReason, VirtualDevice};
+use uvfio_proto::ServerHandle;
 
 /// A handle to a worker; any thread may use it, before [`crate::run`] and during it.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ struct State {
     taken_away: bool,
     device: Option<Arc<VirtualDevice>>,
     /// The connection of the user who is being served.
-    user: Option<UnixStream>,
+    user: Option<ServerHandle>,
 }
 
 impl std::fmt::Debug for State {
@@ -55,8 +54,7 @@ impl Control {
         let mut state = self.lock();
         state.stopping = true;
         if let Some(user) = &state.user {
-            // Fails only where the user has already gone.
-            let _ = user.shutdown(Shutdown::Both);
+            user.shutdown();
         }
         // Can't fail: the counter is far from full, and this is its only writer.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
@@ -114,7 +112,7 @@ impl Control {
     }
 
     /// A user has come (or, with none, gone). False if the worker is to end instead.
-    pub(crate) fn set_user(&self, user: Option<UnixStream>) -> bool {
+    pub(crate) fn set_user(&self, user: Option<ServerHandle>) -> bool {
         let mut state = self.lock();
         state.user = user;
         !state.stopping

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use uvfio_core::{CreateError, Device, DeviceError, Policy, VirtualDevice};
+use uvfio_proto::{End, Limits, Server};
 
 use crate::Control;
 
@@ -116,11 +117,15 @@ fn next_user(listener: &UnixListener, control: &Control) -> Result<Option<UnixSt
 /// Serves one user, and makes the device fit for the next.
 fn serve_one(stream: UnixStream, device: &Arc<VirtualDevice>, control: &Control) -> Result<(), WorkerError> {
     let peer = peer(&stream);
-    if control.set_user(Some(stream.try_clone()?)) {
+    let mut server = Server::new(stream, Arc::clone(device), Limits::default());
+    if control.set_user(Some(server.handle())) {
         tracing::info!(target: "audit", "{}: attached to {peer}", device.name());
-        // The protocol's server goes here; until it is there, a user is let go at once.
-        drop(stream);
-        tracing::info!(target: "audit", "{}: {peer} has left", device.name());
+        let name = device.name();
+        match server.serve() {
+            Ok(End::Disconnected) => tracing::info!(target: "audit", "{name}: {peer} has left"),
+            Ok(End::Shutdown) => tracing::info!(target: "audit", "{name}: {peer} is let go"),
+            Err(error) => tracing::warn!(target: "audit", "{name}: {peer} is disconnected: {error}"),
+        }
     }
     control.set_user(None);
     device.detach()?;

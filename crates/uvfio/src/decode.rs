@@ -1,7 +1,7 @@
 //! Configuration space taken apart by the model's tables: structures, registers, fields, with their values.
 
 use serde::Serialize;
-use uvfio_pci::{Bar, Placed};
+use uvfio_pci::{Bar, Placed, tables};
 
 use crate::names;
 use crate::target::Seen;
@@ -64,8 +64,17 @@ pub(crate) fn function(seen: &Seen) -> Function {
         let at = match structures.iter().position(|s| s.offset == placed.structure) {
             Some(at) => at,
             None => {
-                let Placed { structure: offset, table, .. } = placed;
-                structures.push(Structure { offset, name: table.name, section: table.section, registers: Vec::new() });
+                let Placed {
+                    structure: offset,
+                    table,
+                    ..
+                } = placed;
+                structures.push(Structure {
+                    offset,
+                    name: table.name,
+                    section: table.section,
+                    registers: Vec::new(),
+                });
                 structures.len() - 1
             }
         };
@@ -80,10 +89,19 @@ pub(crate) fn function(seen: &Seen) -> Function {
         structure.registers.sort_by_key(|register| register.offset);
     }
     structures.sort_by_key(|structure| structure.offset);
-    Function { identity: identity(seen), config_bytes: seen.layout.config_bytes(), bars: bars(seen), structures }
+    Function {
+        identity: identity(seen),
+        config_bytes: seen.layout.config_bytes(),
+        bars: bars(seen),
+        structures,
+    }
 }
 
 fn registers(seen: &Seen, placed: &Placed, into: &mut Vec<Register>) {
+    // A BAR that isn't implemented is a register all the same, but there is nothing to say about it.
+    if std::ptr::eq(placed.table, &tables::header::BAR_NONE) {
+        return;
+    }
     for field in placed.table.fields {
         let (offset, bytes) = (placed.offset + field.register, field.bytes);
         let value = FieldValue {
@@ -92,9 +110,17 @@ fn registers(seen: &Seen, placed: &Placed, into: &mut Vec<Register>) {
             lsb: field.lsb,
             value: seen.layout.value(&seen.state, placed, field),
         };
-        match into.iter_mut().find(|register| register.offset == offset && register.bytes == bytes) {
+        match into
+            .iter_mut()
+            .find(|register| register.offset == offset && register.bytes == bytes)
+        {
             Some(register) => register.fields.push(value),
-            None => into.push(Register { offset, bytes, value: seen.register(offset, bytes), fields: vec![value] }),
+            None => into.push(Register {
+                offset,
+                bytes,
+                value: seen.register(offset, bytes),
+                fields: vec![value],
+            }),
         }
     }
 }
@@ -120,14 +146,31 @@ fn bars(seen: &Seen) -> Vec<BarSeen> {
     for number in 0..6 {
         let (kind, bytes) = match seen.layout.bar(number) {
             Bar::None => continue,
-            Bar::Memory32 { bytes, prefetchable: false } => ("32-bit memory", bytes.into()),
-            Bar::Memory32 { bytes, prefetchable: true } => ("32-bit prefetchable memory", bytes.into()),
-            Bar::Memory64 { bytes, prefetchable: false } => ("64-bit memory", bytes),
-            Bar::Memory64 { bytes, prefetchable: true } => ("64-bit prefetchable memory", bytes),
+            Bar::Memory32 {
+                bytes,
+                prefetchable: false,
+            } => ("32-bit memory", bytes.into()),
+            Bar::Memory32 {
+                bytes,
+                prefetchable: true,
+            } => ("32-bit prefetchable memory", bytes.into()),
+            Bar::Memory64 {
+                bytes,
+                prefetchable: false,
+            } => ("64-bit memory", bytes),
+            Bar::Memory64 {
+                bytes,
+                prefetchable: true,
+            } => ("64-bit prefetchable memory", bytes),
             Bar::Io { bytes } => ("I/O ports", bytes.into()),
         };
         let address = seen.state.bar_address(&seen.layout, number);
-        bars.push(BarSeen { number, kind, bytes: (bytes != 0).then_some(bytes), address });
+        bars.push(BarSeen {
+            number,
+            kind,
+            bytes: (bytes != 0).then_some(bytes),
+            address,
+        });
     }
     bars
 }

@@ -23,13 +23,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DumpError> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut bytes))
-        .map_err(|why| DumpError::System { path: path.into(), why })?;
+        .map_err(|why| DumpError::System {
+            path: path.into(),
+            why,
+        })?;
     if let Some(config) = std::str::from_utf8(&bytes).ok().and_then(from_lspci) {
         return Ok(config);
     }
     match bytes.len() {
         64 | 256 | 4096 => Ok(bytes),
-        bytes => Err(DumpError::Unknown { path: path.into(), bytes }),
+        bytes => Err(DumpError::Unknown {
+            path: path.into(),
+            bytes,
+        }),
     }
 }
 
@@ -56,7 +62,13 @@ fn row(line: &str) -> Option<(usize, Vec<u8>)> {
     let offset = usize::from_str_radix(offset, 16).ok()?;
     let bytes: Option<Vec<u8>> = rest
         .split_ascii_whitespace()
-        .map(|byte| if byte.len() == 2 { u8::from_str_radix(byte, 16).ok() } else { None })
+        .map(|byte| {
+            if byte.len() == 2 {
+                u8::from_str_radix(byte, 16).ok()
+            } else {
+                None
+            }
+        })
         .collect();
     bytes.filter(|row| row.len() == 16).map(|row| (offset, row))
 }

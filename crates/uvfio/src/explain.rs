@@ -4,7 +4,9 @@
 //! the state; only the reasons come from the tables.
 
 use serde::Serialize;
-use uvfio_pci::{Access, Action, After, ByteEnables, Effect, Effects, Field, Input, Placed, Treatment, View, Window};
+use uvfio_pci::{
+    Access, Action, After, ByteEnables, Effect, Effects, Field, Input, Placed, Treatment, View, Window,
+};
 
 use crate::exit::Failure;
 use crate::print;
@@ -28,7 +30,10 @@ fn offset(text: &str) -> Result<u16, String> {
         Some(hex) => u16::from_str_radix(hex, 16),
         None => text.parse(),
     };
-    number.ok().filter(|n| *n < 4096).ok_or_else(|| "an offset is a number from 0 to 0xfff, such as 0x04".into())
+    number
+        .ok()
+        .filter(|n| *n < 4096)
+        .ok_or_else(|| "an offset is a number from 0 to 0xfff, such as 0x04".into())
 }
 
 /// A field, and what the three views make of it.
@@ -64,9 +69,13 @@ struct InView {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = Target::open(&args.target)?;
-    let views: Vec<(View, Seen)> =
-        View::ALL.into_iter().map(|view| Ok((view, target.seen(view)?))).collect::<Result<_, Failure>>()?;
-    let Some((_, raw)) = views.last() else { return Ok(()) };
+    let views: Vec<(View, Seen)> = View::ALL
+        .into_iter()
+        .map(|view| Ok((view, target.seen(view)?)))
+        .collect::<Result<_, Failure>>()?;
+    let Some((_, raw)) = views.last() else {
+        return Ok(());
+    };
     if args.offset >= raw.layout.config_bytes() {
         let bytes = raw.layout.config_bytes();
         return Err(Failure::usage(format_args!(
@@ -74,8 +83,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             target.name, args.offset
         )));
     }
-    let fields: Vec<Explained> =
-        raw.layout.fields_at(args.offset).map(|(placed, field)| explain(&placed, field, raw, &views)).collect();
+    let fields: Vec<Explained> = raw
+        .layout
+        .fields_at(args.offset)
+        .map(|(placed, field)| explain(&placed, field, raw, &views))
+        .collect();
     if args.json {
         return print(&(serde_json::to_string_pretty(&fields).map_err(Failure::running)? + "\n"));
     }
@@ -107,7 +119,10 @@ fn explain(placed: &Placed, field: &'static Field, raw: &Seen, views: &[(View, S
         doc: field.doc,
         section: field.section,
         held: raw.layout.value(&raw.state, placed, field),
-        views: views.iter().map(|(view, seen)| try_write(*view, seen, placed, field)).collect(),
+        views: views
+            .iter()
+            .map(|(view, seen)| try_write(*view, seen, placed, field))
+            .collect(),
         after_flr: after(field.resets.flr),
         after_conventional_reset: after(field.resets.conventional),
         after_d3hot: after(field.resets.d3hot),
@@ -133,7 +148,12 @@ fn try_write(view: View, seen: &Seen, placed: &Placed, field: &Field) -> InView 
         .fold(0, |all, other| all | other.mask);
     let value = (seen.dword(place.word) & !others & !place.mask) | (wrote << place.shift);
     let lanes = (0xf_u8 >> (4 - field.bytes.min(4))) << (shift / 8);
-    let input = Input::Write { window: Window::Config, register: place.word, value, enables: ByteEnables(lanes) };
+    let input = Input::Write {
+        window: Window::Config,
+        register: place.word,
+        value,
+        enables: ByteEnables(lanes),
+    };
 
     let mut state = seen.state.clone();
     let mut effects = Effects::new();
@@ -151,18 +171,27 @@ fn try_write(view: View, seen: &Seen, placed: &Placed, field: &Field) -> InView 
 }
 
 fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, effects: &[Effect]) -> String {
-    let there = seen.layout.fields_at(placed.offset + field.register + u16::from(field.lsb / 8));
+    let there = seen
+        .layout
+        .fields_at(placed.offset + field.register + u16::from(field.lsb / 8));
     if !there.into_iter().any(|(_, found)| found == field) {
         return "the structure is not there in this view: reads 0, writes are dropped".into();
     }
-    let writable = matches!(field.access, Access::Rw | Access::Rws | Access::Rw1c | Access::Rw1cs);
+    let writable = matches!(
+        field.access,
+        Access::Rw | Access::Rws | Access::Rw1c | Access::Rw1cs
+    );
     let acts = changed || !effects.is_empty();
     match field.treatment(view) {
         Treatment::Hidden => "not there in this view: reads 0, a write is dropped".into(),
         Treatment::Constant => "declared by the device, the same for every user; a write is dropped".into(),
         Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped".into(),
-        Treatment::Shadow | Treatment::Hardware if !writable => "changed by the function only; a write is dropped".into(),
-        Treatment::Shadow | Treatment::Hardware if !acts && matches!(field.access, Access::Rw | Access::Rws) => {
+        Treatment::Shadow | Treatment::Hardware if !writable => {
+            "changed by the function only; a write is dropped".into()
+        }
+        Treatment::Shadow | Treatment::Hardware
+            if !acts && matches!(field.access, Access::Rw | Access::Rws) =>
+        {
             "writable in general, but fixed by what this device declares".into()
         }
         Treatment::Shadow => format!("kept by the model{}", action(field.action)),
@@ -195,20 +224,38 @@ fn effect(effect: &Effect) -> String {
         Effect::Power { from, to, .. } => format!("power goes from {from:?} to {to:?}"),
         Effect::Vpd { address, .. } => format!("vital product data at {address:#x} are moved"),
         Effect::BarMoved { bar } => format!("BAR {bar} moves"),
-        Effect::HardwareWrite { value, mask, .. } => format!("the device is written {value:#x} (bits {mask:#x})"),
+        Effect::HardwareWrite { value, mask, .. } => {
+            format!("the device is written {value:#x} (bits {mask:#x})")
+        }
         Effect::Refused { rule, .. } => format!("refused: {rule}"),
     }
 }
 
 fn text(explained: &Explained) -> String {
-    let Explained { register_offset, register_bytes, field, msb, lsb, structure, structure_offset, .. } = explained;
-    let bits = if msb == lsb { format!("bit {lsb}") } else { format!("bits {msb}:{lsb}") };
+    let Explained {
+        register_offset,
+        register_bytes,
+        field,
+        msb,
+        lsb,
+        structure,
+        structure_offset,
+        ..
+    } = explained;
+    let bits = if msb == lsb {
+        format!("bit {lsb}")
+    } else {
+        format!("bits {msb}:{lsb}")
+    };
     let mut text = format!(
         "{register_offset:#05x}  {field}: {bits} of a register of {register_bytes} bytes, in [{structure_offset:03x}] \
          {structure}\n"
     );
     text += &format!("  {}\n", explained.doc);
-    text += &format!("  {}; {}; the device holds {:#x}\n", explained.section, explained.access, explained.held);
+    text += &format!(
+        "  {}; {}; the device holds {:#x}\n",
+        explained.section, explained.access, explained.held
+    );
     text += &format!(
         "  after FLR (virtual view) {}; conventional reset {}; D3hot to D0 {}\n",
         explained.after_flr, explained.after_conventional_reset, explained.after_d3hot
@@ -216,7 +263,13 @@ fn text(explained: &Explained) -> String {
     text += &format!("  {:<9} {:<10} {:<24} {}\n", "view", "reads", "a write", "why");
     for view in &explained.views {
         let write = format!("of {:#x}: reads {:#x}", view.wrote, view.then_reads);
-        text += &format!("  {:<9} {:<10} {:<24} {}\n", view.view, format!("{:#x}", view.reads), write, view.why);
+        text += &format!(
+            "  {:<9} {:<10} {:<24} {}\n",
+            view.view,
+            format!("{:#x}", view.reads),
+            write,
+            view.why
+        );
         for effect in &view.effects {
             text += &format!("  {:<9} {:<10} {:<24} -> {effect}\n", "", "", "");
         }
@@ -250,6 +303,5 @@ const fn after(after: After) -> &'static str {
     match after {
         After::Kept => "as before",
         After::Initial => "as at power-on",
-        After::Zero => "0",
     }
 }

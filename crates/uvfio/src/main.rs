@@ -2,10 +2,19 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod decode;
+mod demo;
+mod dump;
 mod exit;
+mod explain;
 mod inherited;
+mod names;
+mod namespace;
 mod serve;
+mod show;
+mod target;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -22,6 +31,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Show(show::Args),
+    Explain(explain::Args),
+    Demo(demo::Args),
+    #[command(name = demo::user::VERB, hide = true)]
+    DemoUser(demo::user::Args),
 }
 
 /// A view, as on the command line.
@@ -48,9 +62,21 @@ impl From<ViewArg> for View {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoUser(args) => demo::user::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Prints to standard output. A reader who has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), exit::Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(exit::Failure::running(error)),
+        _ => Ok(()),
     }
 }

@@ -15,6 +15,8 @@ pub(crate) fn leave_for_new_user_namespace() -> rustix::io::Result<()> {
 
 /// The user namespace of process `who` (`self`, or a number), as the kernel names it.
 pub(crate) fn user_namespace(who: &str) -> String {
-    std::fs::read_link(format!("/proc/{who}/ns/user"))
-        .map_or_else(|error| format!("unknown ({error})"), |link| link.display().to_string())
+    std::fs::read_link(format!("/proc/{who}/ns/user")).map_or_else(
+        |error| format!("unknown ({error})"),
+        |link| link.display().to_string(),
+    )
 }

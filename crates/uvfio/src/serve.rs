@@ -1,5 +1,6 @@
 //! `uvfio serve`: a device for one user at a time.
 
+use std::io::{IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -18,12 +19,17 @@ use crate::{ViewArg, inherited};
 /// removal, and the server ends when that user leaves.
 #[derive(Debug, clap::Args)]
 #[command(after_help = devices_help())]
-#[group(id = "where", required = true, multiple = false, args = ["socket", "fd"])]
 pub(crate) struct Args {
     /// The device: NAME[,OPTION[=VALUE]]...
     device: String,
     /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not).
-    #[arg(long, alias = "socket-path", value_name = "PATH")]
+    #[arg(
+        long,
+        alias = "socket-path",
+        value_name = "PATH",
+        required_unless_present = "fd",
+        conflicts_with = "fd"
+    )]
     socket: Option<PathBuf>,
     /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
     #[arg(long, value_name = "N")]
@@ -65,11 +71,18 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 
     place.announce(&spec);
     match uvfio_worker::run(place.source()?, device, &policy, &control).map_err(Failure::running)? {
-        Ended::Stopped => eprintln!("uvfio: {spec} has ended"),
-        Ended::UserLeft => eprintln!("uvfio: {spec} has ended: its user has left"),
-        Ended::Gone => eprintln!("uvfio: {spec} has ended: it was taken away, and its user has left"),
+        Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
+        Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
+        Ended::Gone => say(format_args!(
+            "uvfio: {spec} has ended: it was taken away, and its user has left"
+        )),
     }
     Ok(())
+}
+
+/// A line on standard error; whether anybody reads it is not the device's concern.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Where the user comes from.
@@ -121,14 +134,14 @@ impl Place {
                     "driver": "vfio-user-pci",
                     "socket": { "type": "unix", "path": file.path() },
                 });
-                eprintln!(
+                say(format_args!(
                     "uvfio: {spec} listens on {}; attach with: qemu-system-x86_64 -m 1G \
                      -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
                     file.path().display(),
-                );
+                ));
             }
-            Self::Listener(_) => eprintln!("uvfio: {spec} listens on the socket it was given"),
-            Self::Connected(_) => eprintln!("uvfio: {spec} serves the user it was given"),
+            Self::Listener(_) => say(format_args!("uvfio: {spec} listens on the socket it was given")),
+            Self::Connected(_) => say(format_args!("uvfio: {spec} serves the user it was given")),
         }
     }
 }

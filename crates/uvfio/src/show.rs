@@ -45,28 +45,47 @@ fn head(name: &str, function: &Function) -> String {
     );
     for bar in &function.bars {
         let bytes = bar.bytes.map_or_else(|| "size unknown".to_owned(), names::bytes);
-        text += &format!("  BAR {}  {}, {bytes}, at {:#x}\n", bar.number, bar.kind, bar.address);
+        text += &format!(
+            "  BAR {}  {}, {bytes}, at {:#x}\n",
+            bar.number, bar.kind, bar.address
+        );
     }
     text
 }
 
 fn structure_text(structure: &Structure) -> String {
-    let mut text = format!("[{:03x}] {}  ({})\n", structure.offset, structure.name, structure.section);
+    let mut text = format!(
+        "[{:03x}] {}  ({})\n",
+        structure.offset, structure.name, structure.section
+    );
     for register in &structure.registers {
         let digits = usize::from(register.bytes) * 2;
-        let head = format!("  {:03x}  {:>8}  ", register.offset, format!("{:0digits$x}", register.value));
+        let head = format!(
+            "  {:03x}  {:>8}  ",
+            register.offset,
+            format!("{:0digits$x}", register.value)
+        );
         text += &wrap(&head, &fields(register));
     }
     text
 }
 
 fn fields(register: &Register) -> Vec<String> {
-    register.fields.iter().map(|field| field_text(field, register)).collect()
+    register
+        .fields
+        .iter()
+        .map(|field| field_text(field, register))
+        .collect()
 }
 
 /// One bit is shown as lspci does, by + or -; a field that is the whole register by its name only.
 fn field_text(field: &FieldValue, register: &Register) -> String {
-    let FieldValue { name, msb, lsb, value } = *field;
+    let FieldValue {
+        name,
+        msb,
+        lsb,
+        value,
+    } = *field;
     if msb == lsb {
         format!("{name}{}", if value == 0 { '-' } else { '+' })
     } else if lsb == 0 && msb + 1 == register.bytes * 8 {

@@ -4,6 +4,9 @@
 //! namespace of its own, who attaches to the server's socket and tries what a driver does and what none should.
 //! Nothing on the page is known beforehand: what should be seen comes from what the device declares of itself.
 
+mod checks;
+mod function;
+mod link;
 mod page;
 pub(crate) mod user;
 
@@ -38,19 +41,27 @@ const USER_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let page = measure()?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&page).map_err(Failure::running)?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&page).map_err(Failure::running)?
+        );
     } else {
         println!("{page}");
     }
     match page.count().1 {
         0 => Ok(()),
-        wrong => Err(Failure::running(format_args!("{wrong} lines of the page are not as they should be"))),
+        wrong => Err(Failure::running(format_args!(
+            "{wrong} lines of the page are not as they should be"
+        ))),
     }
 }
 
 fn measure() -> Result<Page, Failure> {
     let program = std::env::current_exe().map_err(Failure::running)?;
-    let folder = tempfile::Builder::new().prefix("uvfio-").tempdir().map_err(Failure::running)?;
+    let folder = tempfile::Builder::new()
+        .prefix("uvfio-")
+        .tempdir()
+        .map_err(Failure::running)?;
     let socket = folder.path().join("edu.sock");
 
     let mut server = Server::start(&program, &socket)?;
@@ -65,8 +76,11 @@ fn measure() -> Result<Page, Failure> {
         .spawn()
         .map_err(|e| Failure::running(format_args!("the user's process could not be started: {e}")))?;
     let told = output(user, USER_PATIENCE)?;
-    let mut told: user::Told = serde_json::from_str(&told)
-        .map_err(|e| Failure::running(format_args!("the user's process said nothing that can be read ({e})")))?;
+    let mut told: user::Told = serde_json::from_str(&told).map_err(|e| {
+        Failure::running(format_args!(
+            "the user's process said nothing that can be read ({e})"
+        ))
+    })?;
 
     let mut page = Page::default();
     page.sections.push(who(&server, &told));
@@ -76,13 +90,22 @@ fn measure() -> Result<Page, Failure> {
 }
 
 fn who(server: &Server, told: &user::Told) -> Section {
-    let mut section = Section::new("uvfio demo: edu, a PCI device in software, and a user who is not trusted");
+    let mut section =
+        Section::new("uvfio demo: edu, a PCI device in software, and a user who is not trusted");
     let ours = namespace::user_namespace("self");
     let uid = rustix::process::getuid().as_raw();
-    section.tell("server", format!("process {}, uid {uid}, {ours}", server.process.id()));
+    section.tell(
+        "server",
+        format!("process {}, uid {uid}, {ours}", server.process.id()),
+    );
     let theirs = format!("process {}, uid {}, {}", told.process, told.uid, told.namespace);
     match &told.shared_because {
-        None => section.check("user", theirs, told.namespace != ours, "a user namespace other than the server's"),
+        None => section.check(
+            "user",
+            theirs,
+            told.namespace != ours,
+            "a user namespace other than the server's",
+        ),
         Some(why) => section.tell("user", format!("{theirs}: no namespace of its own here ({why})")),
     }
     section
@@ -114,7 +137,11 @@ impl Server {
     }
 
     fn log(&mut self) -> Result<std::fs::File, Failure> {
-        let log = self.process.stderr.take().ok_or_else(|| Failure::running("the server has no log"))?;
+        let log = self
+            .process
+            .stderr
+            .take()
+            .ok_or_else(|| Failure::running("the server has no log"))?;
         Ok(std::os::fd::OwnedFd::from(log).into())
     }
 
@@ -157,7 +184,12 @@ impl Server {
         let ok = status.is_some_and(|status| status.success());
         section.check("SIGTERM to the server", seen, ok, "exit status: 0");
         let left = socket.exists();
-        section.check("its socket", if left { "is left behind" } else { "is removed" }, !left, "removed");
+        section.check(
+            "its socket",
+            if left { "is left behind" } else { "is removed" },
+            !left,
+            "removed",
+        );
         section
     }
 }
@@ -191,8 +223,15 @@ fn output(mut process: Child, patience: Duration) -> Result<String, Failure> {
     let status = process.wait().map_err(Failure::running)?;
     match read {
         Ok(Ok(text)) if status.success() => Ok(text),
-        Ok(Ok(_)) => Err(Failure::running(format_args!("the user's process failed ({status})"))),
-        Ok(Err(error)) => Err(Failure::running(format_args!("the user's process could not be read: {error}"))),
-        Err(_) => Err(Failure::running(format_args!("the user was not done after {} s", patience.as_secs()))),
+        Ok(Ok(_)) => Err(Failure::running(format_args!(
+            "the user's process failed ({status})"
+        ))),
+        Ok(Err(error)) => Err(Failure::running(format_args!(
+            "the user's process could not be read: {error}"
+        ))),
+        Err(_) => Err(Failure::running(format_args!(
+            "the user was not done after {} s",
+            patience.as_secs()
+        ))),
     }
 }

@@ -31,12 +31,19 @@ pub(super) struct Line {
 
 impl Section {
     pub(super) fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), lines: Vec::new() }
+        Self {
+            title: title.into(),
+            lines: Vec::new(),
+        }
     }
 
     /// A line that tells, and can't be wrong.
     pub(super) fn tell(&mut self, what: impl Into<String>, seen: impl Into<String>) {
-        self.lines.push(Line { what: what.into(), seen: seen.into(), expected: None });
+        self.lines.push(Line {
+            what: what.into(),
+            seen: seen.into(),
+            expected: None,
+        });
     }
 
     /// A line that is wrong unless `ok`; `expected` is shown then.
@@ -48,7 +55,11 @@ impl Section {
         expected: impl Into<String>,
     ) {
         let expected = (!ok).then(|| expected.into());
-        self.lines.push(Line { what: what.into(), seen: seen.into(), expected });
+        self.lines.push(Line {
+            what: what.into(),
+            seen: seen.into(),
+            expected,
+        });
     }
 }
 
@@ -56,7 +67,10 @@ impl Page {
     /// Number of lines, and how many of them are not as they should be.
     pub(super) fn count(&self) -> (usize, usize) {
         let lines = || self.sections.iter().flat_map(|section| &section.lines);
-        (lines().count(), lines().filter(|line| line.expected.is_some()).count())
+        (
+            lines().count(),
+            lines().filter(|line| line.expected.is_some()).count(),
+        )
     }
 }
 

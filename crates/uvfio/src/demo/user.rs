@@ -55,10 +55,16 @@ pub(super) struct User {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // Before any thread is started: the kernel moves only single-threaded processes.
-    let shared_because = namespace::leave_for_new_user_namespace().err().map(|errno| errno.to_string());
+    let shared_because = namespace::leave_for_new_user_namespace()
+        .err()
+        .map(|errno| errno.to_string());
     let mut user = User::attach(&args.socket).map_err(Failure::running)?;
     // What the device declares is what its user should find.
-    let edu = "edu".parse::<DeviceSpec>().map_err(Failure::running)?.build().map_err(Failure::running)?;
+    let edu = "edu"
+        .parse::<DeviceSpec>()
+        .map_err(Failure::running)?
+        .build()
+        .map_err(Failure::running)?;
     let told = Told {
         process: std::process::id(),
         uid: rustix::process::getuid().as_raw(),
@@ -87,8 +93,14 @@ impl User {
                 }
             }
         });
-        let link = Link::connect(socket).map_err(|e| format!("the user could not attach to {socket:?}: {e}"))?;
-        Ok(Self { link, memory: memory.into(), messages: None, log })
+        let link =
+            Link::connect(socket).map_err(|e| format!("the user could not attach to {socket:?}: {e}"))?;
+        Ok(Self {
+            link,
+            memory: memory.into(),
+            messages: None,
+            log,
+        })
     }
 
     fn try_everything(&mut self, edu: &dyn Device) -> Vec<Section> {

@@ -23,7 +23,12 @@ pub(in crate::demo) fn config(user: &mut User, edu: &dyn Device, page: &mut Sect
     let (vendor, device) = (config_u16(link, 0)?, config_u16(link, 2)?);
     let name = names::device(vendor, device);
     let ok = (vendor, device) == (declared.vendor, declared.device);
-    page.check("vendor, device", format!("{vendor:04x}:{device:04x} ({name})"), ok, "as the device declares");
+    page.check(
+        "vendor, device",
+        format!("{vendor:04x}:{device:04x} ({name})"),
+        ok,
+        "as the device declares",
+    );
 
     let [revision, interface, subclass, base] = config_u32(link, 8)?.to_le_bytes();
     let class = names::class(base, subclass);
@@ -36,7 +41,12 @@ pub(in crate::demo) fn config(user: &mut User, edu: &dyn Device, page: &mut Sect
     let ok = (subvendor, subdevice) == (declared.subsystem_vendor, declared.subsystem)
         && pin == declared.interrupt_pin;
     let line = char::from(b'@'.saturating_add(pin.min(4)));
-    page.check("subsystem, interrupt pin", format!("{subvendor:04x}:{subdevice:04x}, INT{line}"), ok, "as declared");
+    page.check(
+        "subsystem, interrupt pin",
+        format!("{subvendor:04x}:{subdevice:04x}, INT{line}"),
+        ok,
+        "as declared",
+    );
 
     let mut found = 0;
     for (at, id) in function::capabilities(link)? {
@@ -56,15 +66,32 @@ pub(in crate::demo) fn config(user: &mut User, edu: &dyn Device, page: &mut Sect
             CAP_EXPRESS => {
                 let flr = config_u32(link, at + 4)? & EXPRESS_FLR_CAPABLE != 0;
                 let version = config_u16(link, at + 2)? & 15;
-                ("PCI Express", format!("version {version}, FLR{}", if flr { "+" } else { "-" }))
+                (
+                    "PCI Express",
+                    format!("version {version}, FLR{}", if flr { "+" } else { "-" }),
+                )
             }
             _ => ("unknown", format!("ID {id:#04x}")),
         };
-        let ok = edu.blueprint().capabilities.iter().any(|capability| is(capability, id));
-        page.check(format!("capability at {at:#04x}"), format!("{name}: {seen}"), ok, "one that the device declares");
+        let ok = edu
+            .blueprint()
+            .capabilities
+            .iter()
+            .any(|capability| is(capability, id));
+        page.check(
+            format!("capability at {at:#04x}"),
+            format!("{name}: {seen}"),
+            ok,
+            "one that the device declares",
+        );
     }
     let declared = edu.blueprint().capabilities.len();
-    page.check("capabilities in the chain", found.to_string(), found == declared, declared.to_string());
+    page.check(
+        "capabilities in the chain",
+        found.to_string(),
+        found == declared,
+        declared.to_string(),
+    );
     Ok(())
 }
 
@@ -87,11 +114,24 @@ pub(in crate::demo) fn bars(user: &mut User, edu: &dyn Device, page: &mut Sectio
         let region = link.region_bytes(number as u32)?;
         match *declared {
             Bar::None if ones == 0 && region == 0 => {}
-            Bar::None => page.check(format!("BAR {number}"), format!("{ones:#x}, {region} bytes"), false, "absent"),
+            Bar::None => page.check(
+                format!("BAR {number}"),
+                format!("{ones:#x}, {region} bytes"),
+                false,
+                "absent",
+            ),
             Bar::Memory32 { bytes, .. } => {
                 let sized = (!(ones & !15)).wrapping_add(1);
-                let seen = format!("{ones:#010x} reads back: {}; as a region {region} bytes", names::bytes(sized.into()));
-                page.check(format!("BAR {number}"), seen, sized == bytes && region == u64::from(bytes), names::bytes(bytes.into()));
+                let seen = format!(
+                    "{ones:#010x} reads back: {}; as a region {region} bytes",
+                    names::bytes(sized.into())
+                );
+                page.check(
+                    format!("BAR {number}"),
+                    seen,
+                    sized == bytes && region == u64::from(bytes),
+                    names::bytes(bytes.into()),
+                );
             }
             Bar::Memory64 { .. } | Bar::Io { .. } => page.tell(format!("BAR {number}"), format!("{ones:#x}")),
         }
@@ -100,9 +140,20 @@ pub(in crate::demo) fn bars(user: &mut User, edu: &dyn Device, page: &mut Sectio
     function::command(link, COMMAND_MEMORY | COMMAND_BUS_MASTER, true)?;
     let (address, command) = (config_u32(link, BAR0)?, config_u16(link, function::COMMAND)?);
     let seen = format!("BAR 0 {address:#010x}, COMMAND {command:#06x}");
-    let ok = address == BAR0_ADDRESS && command & (COMMAND_MEMORY | COMMAND_BUS_MASTER) == COMMAND_MEMORY | COMMAND_BUS_MASTER;
-    page.check("placed and switched on", seen, ok, format!("BAR 0 {BAR0_ADDRESS:#010x}, memory and bus master on"));
+    let ok = address == BAR0_ADDRESS
+        && command & (COMMAND_MEMORY | COMMAND_BUS_MASTER) == COMMAND_MEMORY | COMMAND_BUS_MASTER;
+    page.check(
+        "placed and switched on",
+        seen,
+        ok,
+        format!("BAR 0 {BAR0_ADDRESS:#010x}, memory and bus master on"),
+    );
     let config = link.region_bytes(CONFIG)?;
-    page.check("configuration space as a region", format!("{config} bytes"), config == 4096, "4096 bytes (PCI Express)");
+    page.check(
+        "configuration space as a region",
+        format!("{config} bytes"),
+        config == 4096,
+        "4096 bytes (PCI Express)",
+    );
     Ok(())
 }

@@ -17,28 +17,52 @@ const TO: u64 = 0x8000;
 
 pub(in crate::demo) fn dma(user: &mut User, _edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
     user.link.map(&user.memory, MEMORY_IOVA, MEMORY_BYTES)?;
-    page.tell("memory mapped", format!("{} of a memfd at {MEMORY_IOVA:#x}", names::bytes(MEMORY_BYTES)));
+    page.tell(
+        "memory mapped",
+        format!("{} of a memfd at {MEMORY_IOVA:#x}", names::bytes(MEMORY_BYTES)),
+    );
 
     let data = pattern();
     let device = BUFFER_AT;
-    user.memory.write_all_at(&data, FROM).map_err(|e| Refused::absent(e.to_string()))?;
+    user.memory
+        .write_all_at(&data, FROM)
+        .map_err(|e| Refused::absent(e.to_string()))?;
     let there = transfer(user, MEMORY_IOVA + FROM, device, COMMAND_INTERRUPT)?;
     page.check("memory to device", there.text(), there.ended, "ended");
-    let back = transfer(user, device, MEMORY_IOVA + TO, COMMAND_FROM_DEVICE | COMMAND_INTERRUPT)?;
+    let back = transfer(
+        user,
+        device,
+        MEMORY_IOVA + TO,
+        COMMAND_FROM_DEVICE | COMMAND_INTERRUPT,
+    )?;
     page.check("device to memory", back.text(), back.ended, "ended");
 
     let mut returned = vec![0; data.len()];
-    user.memory.read_exact_at(&mut returned, TO).map_err(|e| Refused::absent(e.to_string()))?;
+    user.memory
+        .read_exact_at(&mut returned, TO)
+        .map_err(|e| Refused::absent(e.to_string()))?;
     let differ = data.iter().zip(&returned).filter(|(a, b)| a != b).count();
-    page.check("compared", format!("{differ} of {} bytes differ", data.len()), differ == 0, "none");
+    page.check(
+        "compared",
+        format!("{differ} of {} bytes differ", data.len()),
+        differ == 0,
+        "none",
+    );
 
     // One byte before and one after what was to be written.
     let mut around = [0; 2];
-    user.memory.read_exact_at(&mut around[..1], TO - 1).map_err(|e| Refused::absent(e.to_string()))?;
+    user.memory
+        .read_exact_at(&mut around[..1], TO - 1)
+        .map_err(|e| Refused::absent(e.to_string()))?;
     user.memory
         .read_exact_at(&mut around[1..], TO + data.len() as u64)
         .map_err(|e| Refused::absent(e.to_string()))?;
-    page.check("the bytes next to it", format!("{around:02x?}"), around == [0, 0], "untouched");
+    page.check(
+        "the bytes next to it",
+        format!("{around:02x?}"),
+        around == [0, 0],
+        "untouched",
+    );
     Ok(())
 }
 
@@ -63,7 +87,12 @@ impl Transfer {
 
 /// Has the device move as many bytes as its buffer has. `flags` are those of the command; with an interrupt asked for,
 /// it is waited for.
-pub(super) fn transfer(user: &mut User, source: u64, destination: u64, flags: u64) -> Result<Transfer, Refused> {
+pub(super) fn transfer(
+    user: &mut User,
+    source: u64,
+    destination: u64,
+    flags: u64,
+) -> Result<Transfer, Refused> {
     let link = &mut user.link;
     set_register(link, Reg::DmaSource, source)?;
     set_register(link, Reg::DmaDestination, destination)?;
@@ -78,5 +107,8 @@ pub(super) fn transfer(user: &mut User, source: u64, destination: u64, flags: u6
         })?;
     }
     set_register(link, Reg::InterruptAcknowledge, u64::from(u32::MAX))?;
-    Ok(Transfer { ended, interrupts: arrived.iter().sum() })
+    Ok(Transfer {
+        ended,
+        interrupts: arrived.iter().sum(),
+    })
 }

@@ -7,7 +7,8 @@ use uvfio_soft::edu::Reg;
 
 use super::{register, set_register, until};
 use crate::demo::function::{
-    BAR0, CAP_EXPRESS, COMMAND, EXPRESS_FLR, FLR_MILLISECONDS, capability, config_u16, config_u32, set_config_u16,
+    BAR0, CAP_EXPRESS, COMMAND, EXPRESS_FLR, FLR_MILLISECONDS, capability, config_u16, config_u32,
+    set_config_u16,
 };
 use crate::demo::link::Refused;
 use crate::demo::page::Section;
@@ -29,7 +30,11 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     // A driver waits this long before it looks again; here the device says when it answers.
     let answers = until(|| Ok(register(link, Reg::Identification)? != u32::MAX))?;
     let took = start.elapsed();
-    let seen = if answers { format!("answers after {} µs", took.as_micros()) } else { "does not answer".into() };
+    let seen = if answers {
+        format!("answers after {} µs", took.as_micros())
+    } else {
+        "does not answer".into()
+    };
     page.check(
         "FLR by DEVCTL bit 15",
         seen,
@@ -38,7 +43,12 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     );
 
     let after = register(link, Reg::Liveness)?;
-    page.check("a register of the device", format!("{held:#x}, then {after:#x}"), after == 0 && held != 0, "forgotten");
+    page.check(
+        "a register of the device",
+        format!("{held:#x}, then {after:#x}"),
+        after == 0 && held != 0,
+        "forgotten",
+    );
     let (bar_after, command_after) = (config_u32(link, BAR0)?, config_u16(link, COMMAND)?);
     page.check(
         "BAR 0, COMMAND",
@@ -49,7 +59,12 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     let mut now = vec![0; bytes];
     link.read(CONFIG, 0, &mut now)?;
     let differ = before.iter().zip(&now).filter(|(a, b)| a != b).count();
-    page.check("all of configuration space", format!("{differ} of {bytes} bytes differ"), differ == 0, "none");
+    page.check(
+        "all of configuration space",
+        format!("{differ} of {bytes} bytes differ"),
+        differ == 0,
+        "none",
+    );
 
     let mut arrived = vec![0_u64; 8];
     set_register(link, Reg::InterruptRaise, 1 << 5)?;

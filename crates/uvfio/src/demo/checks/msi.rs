@@ -52,7 +52,12 @@ pub(in crate::demo) fn msi(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     set_register(link, Reg::InterruptAcknowledge, u64::from(raised))?;
     let after = register(link, Reg::InterruptStatus)?;
     let seen = format!("{raised:#x} before, {after:#x} after");
-    page.check("interrupt status, acknowledged", seen, raised == 0xff && after == 0, "0xff before, 0x0 after");
+    page.check(
+        "interrupt status, acknowledged",
+        seen,
+        raised == 0xff && after == 0,
+        "0xff before, 0x0 after",
+    );
     user.messages = Some(counters);
     Ok(())
 }
