@@ -13,6 +13,7 @@
 mod device;
 mod dispose;
 mod dma;
+mod front_end;
 mod host;
 mod irq;
 mod policy;

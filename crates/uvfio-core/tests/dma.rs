@@ -1,5 +1,7 @@
 //! The DMA address space: which descriptors are memory, what an access does, and what a hostile user can't.
 
+#![allow(clippy::unwrap_used)] // a test's helpers may
+
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write as _};
 use std::os::fd::{AsFd, OwnedFd};

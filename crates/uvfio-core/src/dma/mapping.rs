@@ -266,9 +266,9 @@ mod tests {
                 let base = memory.as_mut_ptr().cast::<u8>();
                 let mut back = vec![0; len];
                 // SAFETY: 9 + 40 bytes are within the 64 of `memory`, which nothing else touches.
-                unsafe { store(base.add(offset), &pattern) };
+                unsafe { store(base.wrapping_add(offset), &pattern) };
                 // SAFETY: as above.
-                unsafe { load(base.add(offset), &mut back) };
+                unsafe { load(base.wrapping_add(offset), &mut back) };
                 assert_eq!(back, pattern, "offset {offset} length {len}");
                 let whole: Vec<u8> = memory.iter().flat_map(|w| w.to_ne_bytes()).collect();
                 let mut expected = vec![0; 64];

@@ -11,6 +11,7 @@ use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
 use super::table::{FileError, Range, Table, Target};
 use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
+use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
 
 /// The longest copy under one hold of the lock, in bytes.
@@ -54,6 +55,8 @@ struct Inner {
     table: Table,
     /// Ranges, by first and last address, that hold DMA back.
     refused: Vec<(u64, u64)>,
+    /// The device is gone: nothing is held any more.
+    closed: bool,
 }
 
 /// How one piece of an access is done.
@@ -232,6 +235,9 @@ impl DmaSpace {
 
         let mut guard = self.exclusive();
         let inner = &mut *guard;
+        if inner.closed {
+            return Ok(());
+        }
         inner.table.check_free(iova, last)?;
         match self.target(&mut inner.table, iova, bytes, access, backing.as_ref()) {
             Ok(target) => {
@@ -271,7 +277,26 @@ impl DmaSpace {
 
     /// Unmaps everything, and forgets the way by message.
     pub fn clear(&self) {
-        let old = std::mem::take(&mut *self.exclusive());
+        self.empty(false);
+    }
+
+    /// As [`clear`](Self::clear), for good: maps are acknowledged from now on without holding anything.
+    pub(crate) fn close(&self) {
+        self.empty(true);
+    }
+
+    fn empty(&self, for_good: bool) {
+        let old = {
+            let mut inner = self.exclusive();
+            let closed = inner.closed || for_good;
+            std::mem::replace(
+                &mut *inner,
+                Inner {
+                    closed,
+                    ..Inner::default()
+                },
+            )
+        };
         self.abandon();
         *self.messages.write().unwrap_or_else(PoisonError::into_inner) = None;
         drop(old);
@@ -415,6 +440,10 @@ impl DmaSpace {
                 }
                 Target::Message => {
                     drop(inner);
+                    if FrontEnd::inside() {
+                        let why = "a device may not ask the user from the thread that reads its answers";
+                        return Err(DmaError::Message { iova: at, why });
+                    }
                     let way = self.way().ok_or(DmaError::Message {
                         iova: at,
                         why: "the user can't be asked",
