@@ -1,6 +1,12 @@
 //! `nvme` and its options.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use uvfio_core::Device;
+use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme};
 
 use crate::devices::Constructor;
 use crate::image;
@@ -35,15 +41,79 @@ struct Controller {
 
 pub(crate) fn parse(options: &[Opt]) -> Result<Constructor, SpecError> {
     let controller = controller(options)?;
-    Ok(Box::new(move || {
-        for namespace in &controller.namespaces {
-            if let Storage::File { path, size } = &namespace.storage {
-                image::open(path, *size, namespace.block, namespace.read_only)?;
-            }
+    Ok(Box::new(move || controller.build()))
+}
+
+impl Controller {
+    fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
+        let namespaces = self
+            .namespaces
+            .iter()
+            .map(Namespace::open)
+            .collect::<Result<_, _>>()?;
+        let serial = self.serial.clone().unwrap_or_else(|| self.own_serial());
+        let mut config = Config::new(serial, namespaces);
+        config.queues = self.queues;
+        if !self.msix {
+            // A message for the admin queue and one for each pair, as far as MSI goes.
+            let messages = (self.queues + 1).next_power_of_two().min(32) as u8;
+            config.interrupts = InterruptConfig::Msi { messages };
         }
-        let why = format!("not there yet ({controller:?})");
-        Err(BuildError::Config { device: DEVICE, why })
-    }))
+        let why = |e: uvfio_nvme::NvmeError| BuildError::Config {
+            device: DEVICE,
+            why: e.to_string(),
+        };
+        Ok(Nvme::new(config).map_err(why)?)
+    }
+
+    /// A serial number where none was given: the same whenever the same image is served, another for every controller
+    /// over memory.
+    fn own_serial(&self) -> String {
+        let hash = match self.namespaces.first().map(|namespace| &namespace.storage) {
+            Some(Storage::File { path, .. }) => fnv1a(
+                path.canonicalize()
+                    .unwrap_or_else(|_| path.clone())
+                    .as_os_str()
+                    .as_bytes(),
+            ),
+            _ => fnv1a(format!("{} {:?}", std::process::id(), SystemTime::now()).as_bytes()),
+        };
+        format!("UV{hash:016X}")
+    }
+}
+
+/// A hash that stays the same from one version of this program to the next.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes
+        .iter()
+        .fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+impl Namespace {
+    fn new(storage: Storage) -> Self {
+        Self {
+            storage,
+            block: 512,
+            read_only: false,
+        }
+    }
+
+    fn open(&self) -> Result<NamespaceConfig, BuildError> {
+        let backend = match &self.storage {
+            Storage::File { path, size } => {
+                let (file, bytes) = image::open(path, *size, self.block, self.read_only)?;
+                BackendConfig::File(file, bytes)
+            }
+            Storage::Memory { bytes } => BackendConfig::Memory(*bytes),
+        };
+        Ok(NamespaceConfig {
+            backend,
+            block: self.block,
+            read_only: self.read_only,
+        })
+    }
 }
 
 fn controller(options: &[Opt]) -> Result<Controller, SpecError> {
@@ -118,14 +188,4 @@ fn controller(options: &[Opt]) -> Result<Controller, SpecError> {
         });
     }
     Ok(all)
-}
-
-impl Namespace {
-    fn new(storage: Storage) -> Self {
-        Self {
-            storage,
-            block: 512,
-            read_only: false,
-        }
-    }
 }

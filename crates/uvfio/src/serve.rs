@@ -57,6 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A log that nobody reads any more is no reason to end.
+        .log_internal_errors(false)
         .init();
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;

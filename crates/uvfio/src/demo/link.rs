@@ -132,7 +132,7 @@ impl fmt::Display for Refused {
 }
 
 /// The usual name of an error number, where it is one that the server sends.
-fn errno_name(errno: i32) -> String {
+pub(super) fn errno_name(errno: i32) -> String {
     use rustix::io::Errno;
     let names = [
         (Errno::INVAL, "EINVAL"),

@@ -135,8 +135,10 @@ impl User {
         loop {
             match self.log.recv_timeout(Duration::from_secs(2)) {
                 Ok(line) => {
-                    if let Some((_, reason)) = line.split_once("audit: ") {
-                        return Some(reason.to_owned());
+                    if let Some((_, logged)) = line.split_once("audit: ") {
+                        // What follows the sentence is for machines: ` device="edu" ..`.
+                        let sentence = logged.split(" device=").next().unwrap_or(logged);
+                        return Some(sentence.trim_start_matches("refused: ").to_owned());
                     }
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,

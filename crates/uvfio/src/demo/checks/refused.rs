@@ -13,7 +13,7 @@ use super::register;
 use crate::demo::function::{
     COMMAND_BUS_MASTER, COMMAND_MEMORY, capabilities, command, config_u32, set_config_u32,
 };
-use crate::demo::link::{Link, Refused};
+use crate::demo::link::{Link, Refused, errno_name};
 use crate::demo::page::Section;
 use crate::demo::user::{MEMORY_BYTES, MEMORY_IOVA, User};
 
@@ -125,7 +125,10 @@ fn request(
     ask: impl FnOnce(&mut User) -> Result<(), Refused>,
 ) {
     user.skip_log();
-    let expected = format!("refused with {errno:?}, and the reason logged");
+    let expected = format!(
+        "refused with {}, and the reason logged",
+        errno_name(errno.raw_os_error())
+    );
     match ask(user) {
         Ok(()) => page.check(what, "granted", false, expected),
         Err(refused) => {
