@@ -25,10 +25,11 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         .drive(&image)
         .device(json!({ "driver": "nvme", "drive": "disk0", "serial": "testbed" }))
         .device(json!({ "driver": "edu" }))
+        .tool(&context.programs.guest_tools)
         .may_reboot()
         .start()?;
     guest.run("iommu_groups_exist", Duration::from_secs(60), checks)?;
-    guest.run("vfio_owns 1234:11e8", Duration::from_secs(60), checks)?;
+    guest.run("edu_by_vfio 1", Duration::from_secs(60), checks)?;
     guest.run("nvme_make_files", Duration::from_secs(120), checks)?;
     guest.reboot()?;
     checks.ok("the guest reboots");
