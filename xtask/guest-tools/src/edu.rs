@@ -46,14 +46,14 @@ pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<(
     edu.device.write(CONFIG, COMMAND, &command.to_le_bytes())?;
     report.same(
         "the identification register ends in 00ed",
-        0xed,
-        edu.read(IDENTIFICATION)? & 0xffff,
+        &0xed,
+        &(edu.read(IDENTIFICATION)? & 0xffff),
     )?;
     edu.registers(report)?;
     report.same(
         "the device offers MSI messages",
-        messages,
-        edu.device.vectors(MSI)?,
+        &messages,
+        &edu.device.vectors(MSI)?,
     )?;
     let eventfds = eventfds(messages)?;
     edu.device.enable(MSI, &eventfds)?;
@@ -84,12 +84,12 @@ impl Edu {
         self.write(LIVENESS, 0x1234_5678)?;
         report.same(
             "the liveness register inverts",
-            !0x1234_5678,
-            self.read(LIVENESS)?,
+            &(!0x1234_5678),
+            &self.read(LIVENESS)?,
         )?;
         self.write(FACTORIAL, 10)?;
         eventually("the factorial", || Ok(self.read(STATUS)? & STATUS_COMPUTING == 0))?;
-        report.same("10! is computed", 3_628_800, self.read(FACTORIAL)?)
+        report.same("10! is computed", &3_628_800, &self.read(FACTORIAL)?)
     }
 
     /// Raises one message: the register's value is a set of messages, one bit each.
@@ -99,23 +99,23 @@ impl Edu {
             .get(message as usize)
             .context("a message without an eventfd")?;
         let came = wait(first, PATIENCE)?;
-        report.same(&format!("message {message} arrives"), true, came)?;
+        report.same(&format!("message {message} arrives"), &true, &came)?;
         let status = self.read(INTERRUPT_STATUS)?;
         report.same(
             &format!("message {message} is in the interrupt status"),
-            1 << message,
-            status,
+            &(1 << message),
+            &status,
         )?;
         self.write(INTERRUPT_ACKNOWLEDGE, status)?;
         report.same(
             &format!("message {message} is acknowledged"),
-            0,
-            self.read(INTERRUPT_STATUS)?,
+            &0,
+            &self.read(INTERRUPT_STATUS)?,
         )?;
         report.same(
             &format!("message {message} came once, and alone"),
-            exactly(message),
-            counts(eventfds)?,
+            &exactly(message),
+            &counts(eventfds)?,
         )
     }
 
@@ -149,12 +149,16 @@ impl Edu {
         }
         self.write(LIVENESS, 5)?;
         self.device.reset()?;
-        report.same("a reset clears the liveness register", !0, self.read(LIVENESS)?)?;
+        report.same(
+            "a reset clears the liveness register",
+            &(!0),
+            &self.read(LIVENESS)?,
+        )?;
         let command = u16::from_le_bytes(self.device.read(CONFIG, COMMAND)?) & COMMAND_MEMORY_AND_MASTER;
         report.same(
             "memory and bus master stay on in COMMAND",
-            COMMAND_MEMORY_AND_MASTER,
-            command,
+            &COMMAND_MEMORY_AND_MASTER,
+            &command,
         )?;
         counts(eventfds)?;
         self.interrupt(0, eventfds, report)
@@ -195,8 +199,8 @@ fn same_bytes(memory: &DmaMemory, pattern: &[u8], report: &mut Report) -> Result
     let differs = pattern.iter().zip(&got).position(|(want, got)| want != got);
     report.same(
         "4096 bytes go to the device and back; first byte that differs",
-        None,
-        differs,
+        &None,
+        &differs,
     )
 }
 

@@ -28,7 +28,7 @@ impl Report {
     }
 
     /// A check by comparison; a failure shows both values, numbers also in base 16.
-    pub(crate) fn same<T: PartialEq + Debug>(&mut self, what: &str, expected: T, got: T) -> Result<()> {
+    pub(crate) fn same<T: PartialEq + Debug>(&mut self, what: &str, expected: &T, got: &T) -> Result<()> {
         if expected == got {
             self.ok(what)
         } else {
