@@ -213,7 +213,7 @@ impl<'a> Builder<'a> {
             command.args(["-device", "pcie-root-port,id=rp1,chassis=1,slot=1"]);
         }
         for (index, image) in self.drives.iter().enumerate() {
-            let drive = format!("file={},format=raw,if=none,id=disk{index}", image.display());
+            let drive = format!("file={},format=raw,if=none,id=disk{index}", option(image));
             command.arg("-drive").arg(drive);
         }
         for device in &self.devices {
@@ -222,15 +222,15 @@ impl<'a> Builder<'a> {
         let console = self.dir.join("console.log");
         command
             .arg("-chardev")
-            .arg(format!("file,id=console,append=on,path={}", console.display()));
+            .arg(format!("file,id=console,append=on,path={}", option(&console)));
         command.arg("-serial").arg("chardev:console");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=ctl,path={}", sockets.join("ctl").display()));
+            .arg(format!("socket,id=ctl,path={}", option(&sockets.join("ctl"))));
         command.arg("-serial").arg("chardev:ctl");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=qmp,path={}", sockets.join("qmp").display()));
+            .arg(format!("socket,id=qmp,path={}", option(&sockets.join("qmp"))));
         command.args(["-object", "monitor-qmp,id=monitor,chardev=qmp"]);
         command
             .arg("-kernel")
@@ -246,6 +246,11 @@ impl<'a> Builder<'a> {
             .arg("-append")
             .arg(format!("console=ttyS0 quiet panic=-1 {iommu}"));
     }
+}
+
+/// A path as the value of an option of QEMU's, where a comma ends the value unless doubled.
+fn option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// A running virtual machine. Dropping it ends QEMU at once.
