@@ -18,11 +18,15 @@
 
 pub mod access;
 mod blueprint;
+mod compile;
+mod error;
 mod field;
 mod input;
+mod interrupt;
 mod layout;
 mod state;
 mod step;
+pub mod tables;
 mod view;
 
 pub use blueprint::*;
