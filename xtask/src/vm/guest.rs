@@ -51,8 +51,7 @@ pub(super) struct Builder<'a> {
     root_port: bool,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
-    programs: Vec<&'static str>,
-    tools: Vec<PathBuf>,
+    contents: initramfs::Contents,
     may_reboot: bool,
 }
 
@@ -70,8 +69,7 @@ impl<'a> Builder<'a> {
             root_port: false,
             devices: Vec::new(),
             drives: Vec::new(),
-            programs: Vec::new(),
-            tools: Vec::new(),
+            contents: initramfs::Contents::default(),
             may_reboot: false,
         }
     }
@@ -116,13 +114,19 @@ impl<'a> Builder<'a> {
 
     /// Adds programs of the testbed to the guest, by their paths without the first slash.
     pub(super) fn programs(mut self, programs: &[&'static str]) -> Self {
-        self.programs.extend(programs);
+        self.contents.programs.extend(programs);
         self
     }
 
-    /// Adds a program built here to the guest's `/bin`.
+    /// Adds a statically linked program built here to the guest's `/bin`.
     pub(super) fn tool(mut self, tool: &Path) -> Self {
-        self.tools.push(tool.to_owned());
+        self.contents.tools.push(tool.to_owned());
+        self
+    }
+
+    /// Adds a program built here, and the testbed's libraries for it.
+    pub(super) fn dynamic_tool(mut self, tool: &Path) -> Self {
+        self.contents.dynamic_tools.push(tool.to_owned());
         self
     }
 
@@ -136,7 +140,7 @@ impl<'a> Builder<'a> {
     pub(super) fn start(self) -> Result<Guest> {
         fs::create_dir_all(&self.dir)?;
         let initrd = self.sockets.join("initrd");
-        initramfs::write(self.testbed, &self.programs, &self.tools, &initrd)?;
+        initramfs::write(self.testbed, &self.contents, &initrd)?;
         // QEMU connects to us, so nothing has to wait for a socket to appear. Names differ from
         // guest to guest of a scenario.
         let unique = tempfile::Builder::new()
