@@ -18,7 +18,9 @@
 
 pub mod access;
 mod blueprint;
+pub mod chain;
 mod compile;
+mod dump;
 mod field;
 mod input;
 mod layout;
@@ -28,6 +30,7 @@ pub mod tables;
 mod view;
 
 pub use blueprint::*;
+pub use dump::*;
 pub use field::*;
 pub use input::*;
 pub use layout::*;

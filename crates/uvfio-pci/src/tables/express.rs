@@ -215,3 +215,21 @@ pub static LINK2: Table = Table {
     section: S_LINK2,
     fields: &[SPEEDS, TARGET_SPEED],
 };
+
+/// Whether a function of this device/port type has link registers: all but those integrated into the root
+/// complex.
+#[must_use]
+pub const fn has_link(kind: u32) -> bool {
+    !matches!(kind, 9 | 10)
+}
+
+/// Bytes that the structure has at least, in any version and for any device/port type.
+#[must_use]
+pub fn length(version: u32, kind: u32) -> u16 {
+    match (version, has_link(kind)) {
+        (0 | 1, false) => LINK_AT,
+        (0 | 1, true) => LINK_AT + LINK.bytes(),
+        (_, false) => LINK2_AT,
+        (_, true) => BYTES,
+    }
+}
