@@ -255,6 +255,9 @@ impl Layout {
         self.set(at, &express::EXTENDED_TAG, 1);
         self.set(at, &express::ROLE_BASED, 1);
         self.set(at, &express::FLR_CAPABLE, u32::from(flr));
+        self.set(at, &express::RELAXED, 1);
+        self.set(at, &express::NO_SNOOP, 1);
+        self.set(at, &express::READ_REQUEST, 2);
         if !flr {
             self.drop_action(at, &express::INITIATE_FLR);
         }
