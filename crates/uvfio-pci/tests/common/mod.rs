@@ -68,8 +68,14 @@ pub(crate) const NVME: Blueprint<'static> = Blueprint {
         Capability::PowerManagement { no_soft_reset: true },
         Capability::MsiX {
             vectors: 33,
-            table: BarSpan { bar: 0, offset: 0x2000 },
-            pba: BarSpan { bar: 0, offset: 0x3000 },
+            table: BarSpan {
+                bar: 0,
+                offset: 0x2000,
+            },
+            pba: BarSpan {
+                bar: 0,
+                offset: 0x3000,
+            },
         },
         Capability::Express {
             flr: true,
@@ -111,7 +117,10 @@ pub(crate) const EVERYTHING: Blueprint<'static> = Blueprint {
         Capability::MsiX {
             vectors: 100,
             table: BarSpan { bar: 0, offset: 0 },
-            pba: BarSpan { bar: 0, offset: 0x8000 },
+            pba: BarSpan {
+                bar: 0,
+                offset: 0x8000,
+            },
         },
         Capability::AdvancedFeatures,
         Capability::Vendor {
@@ -197,7 +206,11 @@ impl Device {
         let mut effects = Effects::new();
         step(&self.layout, &mut self.state, input, &mut effects);
         self.effects = effects.iter().collect();
-        assert!(self.effects.len() <= MAX_EFFECTS, "{input:?} gives {:?}", self.effects);
+        assert!(
+            self.effects.len() <= MAX_EFFECTS,
+            "{input:?} gives {:?}",
+            self.effects
+        );
         &self.effects
     }
 
