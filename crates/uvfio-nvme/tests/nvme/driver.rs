@@ -246,6 +246,18 @@ impl Machine {
         at
     }
 
+    /// Every page may be given out again, once the controller is disabled.
+    pub(crate) fn recycle_cold(&mut self) {
+        self.free = AtomicU64::new(MEMORY);
+    }
+
+    /// Every page may be given out again.
+    pub(crate) fn recycle(&mut self) {
+        self.disable();
+        self.recycle_cold();
+        self.enable();
+    }
+
     pub(crate) fn read(&self, iova: u64, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
         self.memory.read_exact_at(&mut data, iova - MEMORY).unwrap();
