@@ -1,0 +1,2 @@
+//! What scenarios run inside a virtual machine.
+fn main() {}

@@ -1,0 +1,29 @@
+# PCI functions of the guest, through sysfs.
+
+# pci_find VENDOR:DEVICE: the address of the first such function.
+pci_find() {
+    for dir in /sys/bus/pci/devices/*; do
+        if [ "$(cat "$dir/vendor"):$(cat "$dir/device")" = "0x${1%:*}:0x${1#*:}" ]; then
+            basename "$dir"
+            return 0
+        fi
+    done
+    return 1
+}
+
+iommu_groups_exist() {
+    check "the guest has IOMMU groups" test -d /sys/kernel/iommu_groups/0
+}
+
+# vfio_owns VENDOR:DEVICE: gives the function to vfio-pci, whose group must then appear.
+vfio_owns() {
+    modprobe vfio_iommu_type1
+    modprobe vfio-pci
+    address=$(pci_find "$1") || { fail "a function $1 is there"; return 1; }
+    echo vfio-pci >"/sys/bus/pci/devices/$address/driver_override"
+    [ ! -e "/sys/bus/pci/devices/$address/driver" ] ||
+        echo "$address" >"/sys/bus/pci/devices/$address/driver/unbind"
+    echo "$address" >/sys/bus/pci/drivers_probe
+    group=$(basename "$(readlink -f "/sys/bus/pci/devices/$address/iommu_group")")
+    check "vfio-pci owns $1" test -e "/dev/vfio/$group"
+}

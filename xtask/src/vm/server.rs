@@ -1,0 +1,93 @@
+//! Our server, `uvfio serve`, as scenarios start it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How long the server may take to make its socket.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `uvfio serve`, ended when dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Serves `device` (as the command takes it, such as `nvme,file=disk.img`) on `socket`, and
+    /// waits until it listens. What it prints goes to `log`.
+    pub(super) fn start(
+        uvfio: &Path,
+        device: &str,
+        options: &[&str],
+        socket: &Path,
+        log: &Path,
+    ) -> Result<Self> {
+        let _ = fs::remove_file(socket);
+        let mut command = Command::new(uvfio);
+        command
+            .arg("serve")
+            .arg(device)
+            .args(options)
+            .arg("--socket")
+            .arg(socket);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::options().append(true).create(true).open(log)?);
+        command.stderr(File::options().append(true).create(true).open(log)?);
+        let child = command
+            .spawn()
+            .with_context(|| format!("{} could not be started", uvfio.display()))?;
+        let mut server = Self {
+            child,
+            socket: socket.to_owned(),
+            log: log.to_owned(),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("`uvfio serve {device}` ended with {status}: {}", server.said());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "`uvfio serve {device}` made no socket in {PATIENCE:?}: {}",
+                    server.said()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The server's process, to send signals to.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether the server still runs.
+    pub(super) fn runs(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What the server has printed.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
