@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["uvfio-core", "uvfio-pci", "uvfio-proto", "uvfio-worker"],
     ),
     // Programs that run inside a test machine stand apart: they meet the project through its protocols only.
-    ("guest-tools", &[]),
+    ("uvfio-guest-tools", &[]),
     // The project's own tasks look at everything; nothing may look at them.
     (
         "xtask",
