@@ -4,17 +4,21 @@ ok() { echo "UVFIO ok $*" >&3; }
 fail() { echo "UVFIO fail $*" >&3; }
 note() { echo "UVFIO note $*" >&3; }
 
+# text COMMAND...: sends what the command prints.
+text() { "$@" 2>&1 | sed 's/^/UVFIO text /' >&3; }
+
 # check WHAT COMMAND...: the command must succeed; otherwise its last words are the failure.
 check() {
     what=$1
     shift
-    if "$@" >/tmp/check.log 2>&1; then
-        cat /tmp/check.log
+    log=$(mktemp)
+    if "$@" >"$log" 2>&1; then
+        cat "$log"
         ok "$what"
     else
         status=$?
-        cat /tmp/check.log
-        fail "$what: expected $1 to succeed got status $status, $(tail -n 1 /tmp/check.log)"
+        cat "$log"
+        fail "$what: expected $* to succeed got status $status, $(tail -n 1 "$log")"
         return 1
     fi
 }
@@ -38,4 +42,9 @@ eventually() {
         [ $tries -gt 0 ] || return 1
         sleep 0.1
     done
+}
+
+# kernel_reports_no WHAT PATTERN: the kernel's log has no line that matches.
+kernel_reports_no() {
+    same "the kernel reports no $1" "" "$(dmesg | grep -E "$2" | head -n 1)"
 }

@@ -27,3 +27,9 @@ vfio_owns() {
     group=$(basename "$(readlink -f "/sys/bus/pci/devices/$address/iommu_group")")
     check "vfio-pci owns $1" test -e "/dev/vfio/$group"
 }
+
+# edu_by_vfio MESSAGES: an edu device, owned by a program through vfio-pci.
+edu_by_vfio() {
+    vfio_owns 1234:11e8 || return 1
+    uvfio-guest-tools edu "$address" --messages "$1" >&3
+}

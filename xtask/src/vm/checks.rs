@@ -16,6 +16,12 @@ impl Checks {
         name.clone_into(&mut self.scenario);
     }
 
+    /// Names the part of the scenario that the next checks belong to.
+    pub(super) fn part(&mut self, name: &str) {
+        let scenario = self.scenario.split(',').next().unwrap_or_default();
+        self.scenario = format!("{scenario}, {name}");
+    }
+
     pub(super) fn ok(&mut self, what: &str) {
         self.passed += 1;
         println!("  ok    {}: {what}", self.scenario);
@@ -35,7 +41,7 @@ impl Checks {
         }
     }
 
-    /// Whether a check failed since there were `before` failures.
+    /// The checks that failed, each with its scenario.
     pub(super) fn failures(&self) -> &[String] {
         &self.failures
     }

@@ -8,6 +8,7 @@
 //! | `UVFIO ready` | booted; waits for a command |
 //! | `UVFIO ok WHAT` | a check passed |
 //! | `UVFIO fail WHAT: expected X got Y` | a check failed |
+//! | `UVFIO text TEXT` | a line of output that the scenario asked for |
 //! | `UVFIO note TEXT` | something that a scenario waits for |
 //! | `UVFIO end STATUS` | the command has ended, with this exit status |
 //!
@@ -27,6 +28,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::checks::Checks;
+use super::device::Device;
 use super::initramfs;
 use super::qmp::Qmp;
 use super::testbed::Testbed;
@@ -101,15 +103,14 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Adds a device that a vfio-user server at `socket` serves.
-    pub(super) fn vfio_user(self, socket: &Path) -> Self {
-        let device = vfio_user(socket);
-        self.device(device)
+    /// Gives the machine a device from its start.
+    pub(super) fn attach(self, device: &Device) -> Self {
+        self.drive_of(device).device(device.description.clone())
     }
 
-    /// Adds a disk image that devices may name as drive `disk0`, `disk1`, ...
-    pub(super) fn drive(mut self, image: &Path) -> Self {
-        self.drives.push(image.to_owned());
+    /// Lets the machine have a device later, by [`Guest::plug`].
+    pub(super) fn drive_of(mut self, device: &Device) -> Self {
+        self.drives.extend(device.drive.clone());
         self
     }
 
@@ -247,11 +248,6 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// QEMU's description of a device that a vfio-user server at `socket` serves.
-pub(super) fn vfio_user(socket: &Path) -> Value {
-    json!({ "driver": "vfio-user-pci", "socket": { "type": "unix", "path": socket } })
-}
-
 /// A running virtual machine. Dropping it ends QEMU at once.
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -304,6 +300,25 @@ impl Guest {
         }
     }
 
+    /// Runs a line of shell in the guest and returns the text that it sends by `text`. Status other
+    /// than 0 is an error.
+    pub(super) fn text(&mut self, command: &str, patience: Duration) -> Result<Vec<String>> {
+        self.tell(command)?;
+        let deadline = Instant::now() + patience;
+        let mut text = Vec::new();
+        loop {
+            let line = self
+                .line(deadline)
+                .with_context(|| format!("during {command:?}"))?;
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("text", words) => text.push(words.to_owned()),
+                ("end", "0") => return Ok(text),
+                ("end", status) => bail!("{command:?} in the guest ended with status {status}: {text:?}"),
+                _ => {}
+            }
+        }
+    }
+
     /// Waits until the guest has booted (again).
     pub(super) fn wait_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + BOOT_PATIENCE;
@@ -323,11 +338,20 @@ impl Guest {
         result.map_err(|e| self.process.explain(&e))
     }
 
-    /// Waits for QEMU's event that the device `id` has been unplugged.
-    pub(super) fn wait_unplugged(&mut self, id: &str, patience: Duration) -> Result<bool> {
+    /// Adds a device to the running machine.
+    pub(super) fn plug(&mut self, device: &Device) -> Result<()> {
+        self.execute("device_add", &device.description)?;
+        Ok(())
+    }
+
+    /// Asks the guest to give a device back, and waits until it is gone; `false`: it has not gone
+    /// within `patience`.
+    pub(super) fn unplug(&mut self, device: &Device, patience: Duration) -> Result<bool> {
+        let id = &device.description["id"];
+        self.execute("device_del", &json!({ "id": id }))?;
         let event = self
             .qmp
-            .event("DEVICE_DELETED", patience, |data| data["device"] == id);
+            .event("DEVICE_DELETED", patience, |data| data["device"] == *id);
         Ok(event.map_err(|e| self.process.explain(&e))?.is_some())
     }
 
@@ -351,11 +375,6 @@ impl Guest {
         Err(self
             .process
             .explain(&anyhow!("QEMU did not end when told to quit")))
-    }
-
-    /// Whether QEMU still runs.
-    pub(super) fn runs(&mut self) -> Result<bool> {
-        Ok(self.process.child.try_wait()?.is_none())
     }
 
     /// The next of the guest's words to us, without `UVFIO`.

@@ -26,6 +26,7 @@ use testbed::Testbed;
 mod apt;
 mod checks;
 mod cpio;
+mod device;
 mod guest;
 mod initramfs;
 mod modules;
@@ -56,6 +57,10 @@ pub(super) struct Args {
     /// Uses this server instead of building one
     #[arg(long, value_name = "PROGRAM")]
     uvfio: Option<PathBuf>,
+    /// Gives guests QEMU's own devices in place of ours: what fails then too is not our server's
+    /// fault
+    #[arg(long, conflicts_with = "uvfio")]
+    qemu_devices: bool,
 }
 
 /// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed.
@@ -115,12 +120,15 @@ fn prepare(args: &Args) -> Result<(Testbed, Programs)> {
     let testbed = Testbed::prepare(&dir, mirror, &|doing| println!("testbed: {doing}"))
         .context("the testbed cannot be made")?;
     let uvfio = match &args.uvfio {
-        Some(program) => program
-            .canonicalize()
-            .with_context(|| format!("finding {}", program.display()))?,
+        Some(program) => Some(
+            program
+                .canonicalize()
+                .with_context(|| format!("finding {}", program.display()))?,
+        ),
+        None if args.qemu_devices => None,
         None => {
             build(&["--release", "-p", "uvfio"], &[])?;
-            target.join("release/uvfio")
+            Some(target.join("release/uvfio"))
         }
     };
     // Statically linked, so that they run whatever the guest's libraries are.

@@ -22,21 +22,10 @@ pub(super) struct Server {
 impl Server {
     /// Serves `device` (as the command takes it, such as `nvme,file=disk.img`) on `socket`, and
     /// waits until it listens. What it prints goes to `log`.
-    pub(super) fn start(
-        uvfio: &Path,
-        device: &str,
-        options: &[&str],
-        socket: &Path,
-        log: &Path,
-    ) -> Result<Self> {
+    pub(super) fn start(uvfio: &Path, device: &str, socket: &Path, log: &Path) -> Result<Self> {
         let _ = fs::remove_file(socket);
         let mut command = Command::new(uvfio);
-        command
-            .arg("serve")
-            .arg(device)
-            .args(options)
-            .arg("--socket")
-            .arg(socket);
+        command.arg("serve").arg(device).arg("--socket").arg(socket);
         command
             .stdin(Stdio::null())
             .stdout(File::options().append(true).create(true).open(log)?);
@@ -69,18 +58,8 @@ impl Server {
         &self.socket
     }
 
-    /// The server's process, to send signals to.
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether the server still runs.
-    pub(super) fn runs(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
     /// What the server has printed.
-    pub(super) fn said(&self) -> String {
+    fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

@@ -1,14 +1,22 @@
 //! The scenarios: one file each, one row of [`ALL`] each.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::checks::Checks;
+use super::device::{self, Device};
 use super::guest::Builder;
 use super::server::Server;
 use super::testbed::Testbed;
 
+mod edu_msi;
+mod lspci;
+mod nvme_files;
+mod nvme_hotplug;
+mod nvme_killed;
+mod nvme_verify;
 mod self_check;
 
 /// Something that must hold in a virtual machine.
@@ -21,7 +29,20 @@ pub(super) struct Scenario {
 }
 
 /// Every scenario, in the order in which they run.
-pub(super) const ALL: &[Scenario] = &[self_check::SCENARIO];
+pub(super) const ALL: &[Scenario] = &[
+    self_check::SCENARIO,
+    lspci::SCENARIO,
+    edu_msi::SCENARIO,
+    nvme_files::SHARED_MEMORY,
+    nvme_files::BY_MESSAGE,
+    nvme_files::IOMMU,
+    nvme_verify::SCENARIO,
+    nvme_hotplug::SCENARIO,
+    nvme_killed::SCENARIO,
+];
+
+/// How long a guest may take for a step that takes a few seconds where nothing else runs.
+const STEP: Duration = Duration::from_secs(120);
 
 /// What a scenario may use.
 #[derive(Debug)]
@@ -37,22 +58,66 @@ pub(super) struct Context<'a> {
 /// What is built here for the scenarios.
 #[derive(Debug)]
 pub(super) struct Programs {
-    /// The server
-    pub(super) uvfio: PathBuf,
+    /// The server; `None`: QEMU's own devices take our devices' places
+    pub(super) uvfio: Option<PathBuf>,
     /// The guest's own tools
     pub(super) guest_tools: PathBuf,
 }
 
 impl<'a> Context<'a> {
     /// A virtual machine in the making.
-    pub(super) fn guest(&self) -> Builder<'a> {
+    fn guest(&self) -> Builder<'a> {
         Builder::new(self.testbed, &self.dir, self.scratch)
     }
 
-    /// Starts our server for a device; `name` names its socket and log.
-    pub(super) fn serve(&self, name: &str, device: &str, options: &[&str]) -> Result<Server> {
+    /// An empty disk image of 64 MiB.
+    fn image(&self) -> Result<PathBuf> {
+        let path = self.scratch.join("disk.img");
+        device::make_image(&path, 64)?;
+        Ok(path)
+    }
+
+    /// An NVMe controller on `image`, with more of our server's options such as `msix=off`.
+    fn nvme(&self, image: &Path, options: &[&str]) -> Result<Device> {
+        let Some(uvfio) = &self.programs.uvfio else {
+            return Ok(Device::qemu_nvme("nvme", image));
+        };
+        let mut device = format!("nvme,file={}", image.display());
+        options.iter().for_each(|option| {
+            device.push(',');
+            device.push_str(option);
+        });
+        Ok(Device::served("nvme", self.serve(uvfio, "nvme", &device)?))
+    }
+
+    /// An edu device, and how many MSI messages it offers.
+    fn edu(&self) -> Result<(Device, u32)> {
+        let Some(uvfio) = &self.programs.uvfio else {
+            return Ok((Device::qemu_edu("edu"), 1));
+        };
+        Ok((Device::served("edu", self.serve(uvfio, "edu", "edu")?), 8))
+    }
+
+    /// Checks a file system in an image from outside, without changing it.
+    fn image_is_clean(&self, image: &Path, checks: &mut Checks) -> Result<()> {
+        let output = self
+            .testbed
+            .program("usr/sbin/e2fsck")
+            .args(["-f", "-n"])
+            .arg(image)
+            .output()?;
+        match output.status.code() {
+            Some(0) => checks.ok("the file system in the image is clean"),
+            code => checks.fail(&format!(
+                "the file system in the image is clean: expected e2fsck to end with 0 got {code:?}: {}",
+                String::from_utf8_lossy(&output.stdout)
+            )),
+        }
+        Ok(())
+    }
+
+    fn serve(&self, uvfio: &Path, name: &str, device: &str) -> Result<Server> {
         let socket = self.scratch.join(format!("{name}.sock"));
-        let log = self.dir.join(format!("{name}.log"));
-        Server::start(&self.programs.uvfio, device, options, &socket, &log)
+        Server::start(uvfio, device, &socket, &self.dir.join(format!("{name}.log")))
     }
 }
