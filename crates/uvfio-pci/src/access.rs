@@ -14,8 +14,70 @@ pub struct Piece {
 }
 
 /// Splits an access of `len` bytes at `offset` into the registers it touches, in ascending order.
-/// The caller has checked that the access lies within the window (at most 64 KiB).
+/// The caller has checked that the access lies within the window (at most 64 KiB); what lies past 256 KiB is
+/// left out.
 pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
-    let _ = (offset, len);
-    core::iter::empty()
+    let start = u64::from(offset);
+    let end = start.saturating_add(len as u64);
+    let first = start / 4;
+    let past = end.div_ceil(4).min(u64::from(u16::MAX) + 1);
+    (first..past.max(first)).map_while(move |register| {
+        let low = start.max(register * 4);
+        let high = end.min(register * 4 + 4);
+        let lanes = (0xf_u8 << (low - register * 4)) & (0xf_u8 >> (register * 4 + 4 - high)) & 0xf;
+        Some(Piece {
+            register: u16::try_from(register).ok()?,
+            enables: ByteEnables(lanes),
+            data_at: usize::try_from(low - start).ok()?,
+        })
+    })
+}
+
+impl Piece {
+    /// The register's value with this piece's bytes of `data` (the whole access's) in their lanes, 0 elsewhere.
+    #[must_use]
+    pub fn gather(&self, data: &[u8]) -> u32 {
+        let lane = self.enables.first();
+        let mut bytes = [0_u8; 4];
+        let source = data.get(self.data_at..).unwrap_or_default();
+        for (to, from) in bytes.iter_mut().skip(lane).take(self.enables.count()).zip(source) {
+            *to = *from;
+        }
+        u32::from_le_bytes(bytes)
+    }
+
+    /// Puts the lanes of a register's value where they belong in `data` (the whole access's).
+    pub fn scatter(&self, value: u32, data: &mut [u8]) {
+        let lane = self.enables.first();
+        let target = data.get_mut(self.data_at..).unwrap_or_default();
+        for (to, from) in target
+            .iter_mut()
+            .zip(value.to_le_bytes().iter().skip(lane).take(self.enables.count()))
+        {
+            *to = *from;
+        }
+    }
+}
+
+impl ByteEnables {
+    /// All four lanes.
+    pub const ALL: Self = Self(0xf);
+
+    /// The bits that the lanes cover.
+    #[must_use]
+    pub const fn mask(self) -> u32 {
+        let spread = self.0 as u32;
+        let ones = (spread & 1) | (spread & 2) << 7 | (spread & 4) << 14 | (spread & 8) << 21;
+        ones * 0xff
+    }
+
+    /// The lowest lane.
+    const fn first(self) -> usize {
+        (self.0 & 0xf).trailing_zeros() as usize
+    }
+
+    /// How many lanes.
+    const fn count(self) -> usize {
+        (self.0 & 0xf).count_ones() as usize
+    }
 }

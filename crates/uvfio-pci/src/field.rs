@@ -75,8 +75,6 @@ pub enum After {
     Kept,
     /// The value that the blueprint or the table gives at power-on.
     Initial,
-    /// Zero.
-    Zero,
 }
 
 /// What each kind of reset leaves in a field, in the `virtual` view. (In `raw` a function level reset leaves
@@ -118,12 +116,141 @@ pub struct Field {
     pub section: &'static str,
 }
 
+/// What each kind of reset leaves in most fields that the user sets.
+const USERS: Resets = Resets {
+    flr: After::Kept,
+    conventional: After::Initial,
+    d3hot: After::Initial,
+};
+/// What each kind of reset leaves in sticky fields.
+const STICKY: Resets = Resets {
+    flr: After::Kept,
+    conventional: After::Kept,
+    d3hot: After::Initial,
+};
+/// What each kind of reset leaves in fields that tell what the function is doing.
+const CLEARED: Resets = Resets {
+    flr: After::Initial,
+    conventional: After::Initial,
+    d3hot: After::Initial,
+};
+
+/// The words with which the tables are written. A row begins as a constant that the device declares.
 impl Field {
+    /// Field `name` in bits `msb..=lsb` of the register of `bytes` bytes at `register`.
+    #[must_use]
+    pub const fn new(name: &'static str, register: u16, bytes: u8, msb: u8, lsb: u8) -> Self {
+        assert!(msb >= lsb && msb < bytes * 8 && register % bytes as u16 == 0);
+        Self {
+            name,
+            register,
+            bytes,
+            lsb,
+            msb,
+            access: Access::Ro,
+            views: [Treatment::Constant, Treatment::Hardware, Treatment::Hardware],
+            action: Action::None,
+            resets: CLEARED,
+            doc: "",
+            section: "",
+        }
+    }
+
+    /// As the specification calls its access. Sticky fields keep their value through resets.
+    #[must_use]
+    pub const fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        if matches!(access, Access::Ros | Access::Rws | Access::Rw1cs) {
+            self.resets = STICKY;
+        }
+        self
+    }
+
+    /// Read-write, held by the model in `virtual`; what the user set survives a function level reset.
+    #[must_use]
+    pub const fn users(mut self) -> Self {
+        self.access = Access::Rw;
+        self.views = [Treatment::Shadow, Treatment::Hardware, Treatment::Hardware];
+        self.resets = USERS;
+        self
+    }
+
+    /// Held by the model: it changes the field itself, or as the access allows.
+    #[must_use]
+    pub const fn models(mut self) -> Self {
+        self.views = [Treatment::Shadow, Treatment::Hardware, Treatment::Hardware];
+        self
+    }
+
+    /// Disruptive: a write is stopped in `filtered`.
+    #[must_use]
+    pub const fn guarded(mut self) -> Self {
+        self.views[View::Filtered as usize] = Treatment::HardwareRead;
+        self
+    }
+
+    /// Not there in `virtual`: reads 0, writes are dropped.
+    #[must_use]
+    pub const fn hidden(mut self) -> Self {
+        self.views[View::Virtual as usize] = Treatment::Hidden;
+        self
+    }
+
+    /// What a write does beyond the store.
+    #[must_use]
+    pub const fn action(mut self, action: Action) -> Self {
+        self.action = action;
+        self
+    }
+
+    /// The sentence for the reader, and the section of the specification.
+    #[must_use]
+    pub const fn says(mut self, doc: &'static str, section: &'static str) -> Self {
+        self.doc = doc;
+        self.section = section;
+        self
+    }
+
     /// How `view` treats this field.
     #[must_use]
     pub const fn treatment(&self, view: View) -> Treatment {
         self.views[view as usize]
     }
+
+    /// The field's bits in its register.
+    #[must_use]
+    pub const fn mask(&self) -> u32 {
+        (u32::MAX >> (31 - (self.msb - self.lsb))) << self.lsb
+    }
+
+    /// The field's value out of its register's.
+    #[must_use]
+    pub const fn extract(&self, register: u32) -> u32 {
+        (register & self.mask()) >> self.lsb
+    }
+
+    /// Where the field lies when its structure is at byte `offset` of configuration space.
+    #[must_use]
+    pub const fn place(&self, offset: u16) -> Place {
+        let byte = offset.wrapping_add(self.register);
+        let shift = (byte % 4) as u32 * 8;
+        Place {
+            word: byte / 4,
+            shift: shift + self.lsb as u32,
+            mask: self.mask() << shift,
+        }
+    }
+}
+
+/// Where a field lies: the dword of configuration space, and its bits there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The dword's number: byte offset / 4.
+    pub word: u16,
+    /// The field's least significant bit in the dword.
+    pub shift: u32,
+    /// The field's bits in the dword.
+    pub mask: u32,
 }
 
 /// A structure of configuration space (or a part of one that varies as a whole), as its fields.
@@ -137,4 +264,21 @@ pub struct Table {
     pub section: &'static str,
     /// The rows, by register and bit.
     pub fields: &'static [Field],
+}
+
+impl Table {
+    /// The bytes that the table spans: past its last register.
+    #[must_use]
+    pub const fn bytes(&self) -> u16 {
+        let mut end = 0;
+        let mut n = 0;
+        while n < self.fields.len() {
+            let field = &self.fields[n];
+            if field.register + field.bytes as u16 > end {
+                end = field.register + field.bytes as u16;
+            }
+            n += 1;
+        }
+        end
+    }
 }

@@ -237,7 +237,10 @@ impl Effects {
     /// An empty buffer.
     #[must_use]
     pub const fn new() -> Self {
-        Self { list: [None; MAX_EFFECTS], len: 0 }
+        Self {
+            list: [None; MAX_EFFECTS],
+            len: 0,
+        }
     }
 
     /// Forgets what is in it.

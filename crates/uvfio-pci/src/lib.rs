@@ -18,11 +18,13 @@
 
 pub mod access;
 mod blueprint;
+mod compile;
 mod field;
 mod input;
 mod layout;
 mod state;
 mod step;
+pub mod tables;
 mod view;
 
 pub use blueprint::*;
