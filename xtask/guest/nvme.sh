@@ -108,3 +108,20 @@ nvme_write_records() {
     done
     fail "records are written until the machine is killed: expected no end got one at $number"
 }
+
+# Leaves a process behind that writes to the first namespace until that fails.
+nvme_write_until_failure() {
+    # A controller that answers no more is given up after these seconds, not after 30.
+    echo 3 >/sys/module/nvme_core/parameters/io_timeout
+    ( while dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=64 conv=notrunc,fsync; do echo >>/tmp/writes; done
+    touch /tmp/failed ) 2>/dev/null &
+    check "the disk is written to" eventually 30 test -s /tmp/writes
+}
+
+# After the device was taken away: it reads all ones, and the driver lets go of it.
+nvme_is_gone() {
+    check "writing to the disk fails" eventually 100 test -e /tmp/failed
+    check "the driver has let go of the disk" eventually 100 test ! -e /dev/nvme0n1
+    check "the kernel has no function, or one that reads all ones" pci_none_or_ones 0x0108
+    check "the guest works" mkdir /tmp/works
+}

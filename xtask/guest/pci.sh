@@ -33,3 +33,15 @@ edu_by_vfio() {
     vfio_owns 1234:11e8 || return 1
     uvfio-guest-tools edu "$address" --messages "$1" >&3
 }
+
+# pci_class CLASS: the addresses of the functions of a class, by its upper 16 bits (such as 0x0108).
+pci_class() {
+    grep -l "^$1" /sys/bus/pci/devices/*/class 2>/dev/null
+}
+
+# pci_none_or_ones CLASS: each function of the class that the kernel still knows reads all ones.
+pci_none_or_ones() {
+    for file in $(pci_class "$1"); do
+        [ "$(hexdump -n 4 -e '1/4 "%08x"' "${file%/class}/config")" = ffffffff ] || return 1
+    done
+}

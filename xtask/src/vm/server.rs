@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long the server may take to make its socket.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,6 +57,28 @@ impl Server {
 
     pub(super) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Tells the server to take the device away from its user.
+    pub(super) fn take_away(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::USR1).context("sending SIGUSR1 to the server")
+    }
+
+    /// The exit status, if the server has ended.
+    pub(super) fn ended(&mut self) -> Result<Option<i32>> {
+        Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))
+    }
+
+    /// Waits until the server ends by itself; `None`: it has not within `patience`.
+    pub(super) fn wait(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(None)
     }
 
     /// What the server has printed.

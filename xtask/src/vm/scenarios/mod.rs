@@ -12,6 +12,7 @@ use super::server::Server;
 use super::testbed::Testbed;
 
 mod edu_msi;
+mod gone;
 mod lspci;
 mod nvme_files;
 mod nvme_hotplug;
@@ -39,6 +40,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_verify::SCENARIO,
     nvme_hotplug::SCENARIO,
     nvme_killed::SCENARIO,
+    gone::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.

@@ -36,8 +36,6 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         &Vec::new(),
         &missing(&image, flushed)?,
     );
-    drop(nvme);
-    let nvme = context.nvme(&image, &[])?;
     let mut guest = context.guest().attach(&nvme).start()?;
     let last = flushed - 1;
     let read = format!(
