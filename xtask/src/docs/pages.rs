@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::{Result, anyhow};
-use uvfio_pci::{Field, Layout, Placed, Table, Treatment, View};
+use anyhow::{Result, anyhow, bail};
+use uvfio_pci::{Field, Layout, Table, Treatment, View};
 
 use super::drawing::{Span, draw};
-use super::samples::{self, Sample};
+use super::samples::{self, Row, Sample};
 use super::{GENERATED, Pages, phrases};
-
-/// Capabilities that every function in a sample has besides the one that the page is about.
-const HEADER: u16 = 0;
 
 /// All generated pages.
 pub(super) fn all() -> Result<Pages> {
@@ -23,77 +20,65 @@ pub(super) fn all() -> Result<Pages> {
     Ok(pages)
 }
 
-/// A part of a structure, and where it lies in each layout of the sample.
-struct Part {
-    table: &'static Table,
-    /// (layout, byte offset in the structure)
-    places: Vec<(&'static str, u16)>,
-}
-
 fn page(sample: &Sample) -> Result<String> {
-    let parts = parts(sample)?;
-    let first = parts
+    let first = sample
+        .tables
         .first()
-        .ok_or_else(|| anyhow!("{}: the model has no table for it", sample.file))?;
+        .ok_or_else(|| anyhow!("{}: no table", sample.file))?
+        .table;
     let mut out = "<!-- Written by `cargo xtask docs` from crates/uvfio-pci/src/tables. -->\n\n".to_owned();
-    let _ = writeln!(out, "# {}\n", first.table.name);
-    for part in &parts {
-        let several = parts.len() > 1;
-        if several && part.table.name != first.table.name {
-            let _ = writeln!(out, "## {}\n", part.table.name);
+    let _ = writeln!(out, "# {}\n", first.name);
+    for row in &sample.tables {
+        let table = row.table;
+        if !std::ptr::eq(table, first) {
+            let _ = writeln!(out, "## {}\n", table.name);
         }
-        let _ = writeln!(out, "{}\n\n*{}*\n", part.table.doc, part.table.section);
-        if several {
-            let _ = writeln!(out, "{}\n", places(&part.places));
+        let _ = writeln!(out, "{}\n\n*{}*\n", table.doc, table.section);
+        let (base, place) = match row.place {
+            Some(words) => (None, words.to_owned()),
+            None => place(&places(sample, table)?),
+        };
+        if !place.is_empty() {
+            let _ = writeln!(out, "{place}\n");
         }
-        for (register, fields) in registers(part.table) {
-            out.push_str(&describe(register, &fields, part));
+        for (register, fields) in registers(table) {
+            out.push_str(&describe(register, &fields, base, name(row, register.0, &fields)));
         }
     }
     Ok(format!("{}\n", out.trim_end()))
 }
 
-/// The parts of the structure that a sample is about, in the order of their offsets.
-fn parts(sample: &Sample) -> Result<Vec<Part>> {
-    let mut parts: Vec<Part> = Vec::new();
+/// Where a table lies in its structure, in each layout that has it: (layout, byte offset).
+fn places(sample: &Sample, table: &Table) -> Result<Vec<(&'static str, u16)>> {
+    let mut places = Vec::new();
     for (layout, blueprint) in &sample.variants {
         let compiled = Layout::compile(blueprint, View::Virtual)
-            .map_err(|error| anyhow!("{}: the sample can't be laid out: {error:?}", sample.file))?;
-        let placed: Vec<Placed> = compiled.placed().collect();
-        let subject = subject(sample, &placed);
-        for part in placed.iter().filter(|p| p.structure == subject) {
-            let place = (*layout, part.offset - part.structure);
-            match parts.iter_mut().find(|known| *known.table == *part.table) {
-                Some(known) => known.places.push(place),
-                None => parts.push(Part {
-                    table: part.table,
-                    places: vec![place],
-                }),
-            }
+            .map_err(|error| anyhow!("{}: the sample can't be laid out: {error}", sample.file))?;
+        let found = compiled.placed().filter(|placed| placed.table == table);
+        places.extend(found.map(|placed| (*layout, placed.offset - placed.structure)));
+    }
+    if places.is_empty() {
+        bail!("{}: no sample has the table {:?}", sample.file, table.name);
+    }
+    Ok(places)
+}
+
+/// The offset to count from, where it is the same in every layout, and the places in words.
+fn place(places: &[(&str, u16)]) -> (Option<u16>, String) {
+    match places {
+        [("", base)] => (Some(*base), String::new()),
+        [(_, base), rest @ ..] if rest.iter().all(|(_, other)| other == base) => {
+            let layouts: Vec<_> = places.iter().map(|(layout, _)| *layout).collect();
+            (Some(*base), format!("In these layouts: {}.", layouts.join("; ")))
+        }
+        _ => {
+            let list: Vec<_> = places
+                .iter()
+                .map(|(layout, offset)| format!("{offset:#04x} ({layout})"))
+                .collect();
+            (None, format!("Offset in the structure: {}.", list.join(", ")))
         }
     }
-    Ok(parts)
-}
-
-/// The structure that a sample is about: the header for the page of that, else the one with the highest offset
-/// (in an extended sample the PCI Express capability lies below it).
-fn subject(sample: &Sample, placed: &[Placed]) -> u16 {
-    if sample.file == "header" {
-        HEADER
-    } else {
-        placed.iter().map(|p| p.structure).max().unwrap_or(HEADER)
-    }
-}
-
-fn places(places: &[(&str, u16)]) -> String {
-    let list: Vec<_> = places
-        .iter()
-        .map(|(layout, offset)| match *layout {
-            "" => format!("{offset:#04x}"),
-            layout => format!("{offset:#04x} ({layout})"),
-        })
-        .collect();
-    format!("This part lies at offset {} of the structure.", list.join(", "))
 }
 
 /// The fields of a table by register: (offset, width in bytes).
@@ -112,11 +97,7 @@ fn registers(table: &'static Table) -> BTreeMap<(u16, u8), Vec<&'static Field>> 
 }
 
 /// One register: its drawing, what each field is in each view, and what each means.
-fn describe((offset, bytes): (u16, u8), fields: &[&Field], part: &Part) -> String {
-    let base = match part.places.as_slice() {
-        [(_, base)] => *base,
-        _ => 0,
-    };
+fn describe((offset, bytes): (u16, u8), fields: &[&Field], base: Option<u16>, name: &str) -> String {
     let keyed: Vec<(char, &Field)> = ('a'..='z').chain('A'..='Z').zip(fields.iter().copied()).collect();
     let spans: Vec<_> = keyed
         .iter()
@@ -127,16 +108,13 @@ fn describe((offset, bytes): (u16, u8), fields: &[&Field], part: &Part) -> Strin
             msb: f.msb,
         })
         .collect();
-    let mut out = format!(
-        "### {:#05x}, {} bits: {}\n\n",
-        base + offset,
-        bytes * 8,
-        title(fields)
-    );
+    let place = match base {
+        Some(base) => format!("{:#04x}", base + offset),
+        None => format!("+{offset:#04x}"),
+    };
+    let mut out = format!("### {place} {name}, {} bits\n\n", bytes * 8);
     let _ = write!(out, "```text\n{}```\n\n", draw(bytes * 8, &spans));
-    out.push_str(
-        "| | bits | field | is | virtual | filtered | raw | FLR | conventional reset | D3hot to D0 |\n",
-    );
+    out.push_str("| | bits | field | is | virtual | filtered | raw | FLR | conventional | D3hot to D0 |\n");
     out.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     for (key, field) in &keyed {
         let views: Vec<_> = View::ALL
@@ -173,12 +151,13 @@ fn describe((offset, bytes): (u16, u8), fields: &[&Field], part: &Part) -> Strin
     out
 }
 
-/// What a reader looks for: the register's only field, or its fields' names in short.
-fn title(fields: &[&Field]) -> String {
-    match fields {
-        [only] => only.name.to_owned(),
-        [first, .., last] => format!("{} to {}", first.name, last.name),
-        [] => String::new(),
+/// A register's name: its only field's, or the one that its row gives.
+fn name(row: &Row, register: u16, fields: &[&'static Field]) -> &'static str {
+    let given = row.names.iter().find(|(offset, _)| *offset == register);
+    match (fields, given) {
+        (_, Some((_, name))) => name,
+        ([only], None) => only.name,
+        _ => row.table.name,
     }
 }
 
@@ -190,10 +169,10 @@ fn bits(field: &Field) -> String {
     }
 }
 
-/// What a view's user reads and what its write does.
+/// What a view's user reads, and what becomes of its write.
 fn cell(field: &Field, treatment: Treatment) -> String {
     format!(
-        "reads {}; write {}",
+        "{} / {}",
         phrases::reads(treatment),
         phrases::writes(field.access, treatment)
     )

@@ -17,33 +17,25 @@ pub(super) fn access(access: Access) -> &'static str {
     }
 }
 
-/// What a read gives.
+/// Where a read's value comes from.
 pub(super) fn reads(treatment: Treatment) -> &'static str {
     match treatment {
         Treatment::Hidden => "0",
-        Treatment::Constant => "what the device declares",
-        Treatment::Shadow => "the model's value",
-        Treatment::HardwareRead | Treatment::Hardware => "the device's register",
+        Treatment::Constant => "declared",
+        Treatment::Shadow => "model",
+        Treatment::HardwareRead | Treatment::Hardware => "device",
     }
 }
 
-/// What a write does to the value, apart from the field's action.
+/// What becomes of a write, apart from the field's action.
 pub(super) fn writes(access: Access, treatment: Treatment) -> &'static str {
-    match treatment {
-        Treatment::Hidden | Treatment::Constant => "dropped",
-        Treatment::HardwareRead => "stopped",
-        Treatment::Shadow => match access {
-            Access::Rw | Access::Rws => "stored",
-            Access::Rw1c | Access::Rw1cs => "1 clears, 0 leaves",
-            Access::Ro | Access::Ros | Access::HwInit | Access::RsvdP | Access::RsvdZ => "dropped",
-        },
-        Treatment::Hardware => match access {
-            Access::Rw | Access::Rws => "reaches the device",
-            Access::Rw1c | Access::Rw1cs => "reaches the device: 1 clears, 0 leaves",
-            Access::Ro | Access::Ros | Access::HwInit | Access::RsvdP | Access::RsvdZ => {
-                "reaches the device, which ignores it"
-            }
-        },
+    match (treatment, access) {
+        (Treatment::Hidden | Treatment::Constant, _) => "dropped",
+        (Treatment::HardwareRead, _) => "stopped",
+        (Treatment::Shadow | Treatment::Hardware, Access::Rw1c | Access::Rw1cs) => "1 clears",
+        (Treatment::Shadow, Access::Rw | Access::Rws) => "stored",
+        (Treatment::Hardware, Access::Rw | Access::Rws) => "passed on",
+        (Treatment::Shadow | Treatment::Hardware, _) => "dropped",
     }
 }
 
@@ -52,7 +44,6 @@ pub(super) fn after(after: After) -> &'static str {
     match after {
         After::Kept => "kept",
         After::Initial => "initial",
-        After::Zero => "0",
     }
 }
 
