@@ -420,7 +420,7 @@ impl Layout {
         };
         let start = u64::from(span.offset);
         let end = start + u64::from(bytes);
-        if span.offset % 8 != 0 || end > have {
+        if !span.offset.is_multiple_of(8) || end > have {
             return Err(BlueprintError::MsixSpan);
         }
         Ok((start, end))

@@ -140,7 +140,7 @@ impl Field {
     /// Field `name` in bits `msb..=lsb` of the register of `bytes` bytes at `register`.
     #[must_use]
     pub const fn new(name: &'static str, register: u16, bytes: u8, msb: u8, lsb: u8) -> Self {
-        assert!(msb >= lsb && msb < bytes * 8 && register % bytes as u16 == 0);
+        assert!(msb >= lsb && msb < bytes * 8 && register.is_multiple_of(bytes as u16));
         Self {
             name,
             register,
@@ -172,6 +172,13 @@ impl Field {
         self.access = Access::Rw;
         self.views = [Treatment::Shadow, Treatment::Hardware, Treatment::Hardware];
         self.resets = USERS;
+        self
+    }
+
+    /// Cleared by every reset.
+    #[must_use]
+    pub const fn cleared(mut self) -> Self {
+        self.resets = CLEARED;
         self
     }
 

@@ -19,8 +19,10 @@
 pub mod access;
 mod blueprint;
 mod compile;
+mod error;
 mod field;
 mod input;
+mod interrupt;
 mod layout;
 mod state;
 mod step;

@@ -1,20 +1,355 @@
 //! The model's two functions: what a register reads, and what an input does.
 
-use crate::{Delivery, Effects, Input, Layout, State, Window};
+use crate::layout::WORDS;
+use crate::tables::{header, msi, msix, power, vpd};
+use crate::{
+    Action, ByteEnables, Delivery, Effect, EffectId, Effects, Field, Input, Interrupt, InterruptMode, Layout,
+    Outcome, PowerState, ResetKind, State, Treatment, Window, error, interrupt,
+};
 
 /// What dword `register` of a window reads. Has no side effects. `register` past the window reads 0.
 #[must_use]
-pub fn read(_layout: &Layout, _state: &State, _window: Window, _register: u16) -> u32 {
-    0
+pub fn read(layout: &Layout, state: &State, window: Window, register: u16) -> u32 {
+    if u32::from(register) * 4 >= layout.window_bytes(window) {
+        return 0;
+    }
+    match window {
+        Window::Config => state.word(register),
+        Window::MsixTable => interrupt::read_entry(state, register),
+        Window::MsixPba => state.pending.half(register.wrapping_mul(32)),
+    }
 }
 
 /// Does one thing: changes the state, and says what must happen outside. `effects` is cleared first.
-pub fn step(_layout: &Layout, _state: &mut State, _input: Input, effects: &mut Effects) {
+pub fn step(layout: &Layout, state: &mut State, input: Input, effects: &mut Effects) {
     effects.clear();
+    let before = Outward::of(layout, state);
+    match input {
+        Input::Write {
+            window,
+            register,
+            value,
+            enables,
+        } => {
+            if u32::from(register) * 4 < layout.window_bytes(window) {
+                write(layout, state, window, register, value, enables, effects);
+            }
+        }
+        Input::Reset { kind } => reset(layout, state, kind, effects),
+        Input::EffectDone { id, outcome } => effect_done(layout, state, id, outcome),
+        Input::BusMaster { on } => state.put(0, &header::BUS_MASTER, u32::from(on)),
+        Input::Error {
+            correctable,
+            bit,
+            header,
+        } => error::report(layout, state, correctable, bit, header),
+        Input::VectorFired { .. }
+        | Input::IntxLevel { .. }
+        | Input::Enable { .. }
+        | Input::Disable { .. }
+        | Input::Attach { .. }
+        | Input::Detach { .. }
+        | Input::MaskIntx
+        | Input::UnmaskIntx => interrupt::request(layout, state, input),
+    }
+    Outward::of(layout, state).changes_since(&before, effects);
+    if interrupt::deliverable(layout, state).is_some() {
+        effects.push(Effect::Deliver);
+    }
 }
 
 /// The next interrupt that can be delivered now (enabled, attached, unmasked, in D0), which is then no longer
 /// pending. Cheap where there is none.
-pub fn next_delivery(_layout: &Layout, _state: &mut State) -> Option<Delivery> {
-    None
+pub fn next_delivery(layout: &Layout, state: &mut State) -> Option<Delivery> {
+    let delivery = interrupt::deliverable(layout, state)?;
+    interrupt::delivered(layout, state, delivery);
+    Some(delivery)
 }
+
+/// What others must be told of when it changes.
+#[derive(PartialEq, Eq)]
+struct Outward {
+    memory: bool,
+    io: bool,
+    rom: bool,
+    bus_master: bool,
+    mode: InterruptMode,
+}
+
+impl Outward {
+    fn of(layout: &Layout, state: &State) -> Self {
+        let awake = state.awake(layout);
+        Self {
+            memory: awake && state.field(0, &header::MEMORY) != 0,
+            io: awake && state.field(0, &header::IO) != 0,
+            rom: state.decodes(layout, 6),
+            bus_master: state.bus_master(layout),
+            mode: state.interrupt_mode(layout),
+        }
+    }
+
+    fn changes_since(&self, before: &Self, effects: &mut Effects) {
+        if (self.memory, self.io, self.rom) != (before.memory, before.io, before.rom) {
+            effects.push(Effect::Decode);
+        }
+        if self.bus_master != before.bus_master {
+            effects.push(Effect::BusMaster { on: self.bus_master });
+        }
+        if self.mode != before.mode {
+            effects.push(Effect::Interrupts);
+        }
+    }
+}
+
+/// One register write: stores what may be stored, then does what the fields written do.
+fn write(
+    layout: &Layout,
+    state: &mut State,
+    window: Window,
+    register: u16,
+    value: u32,
+    enables: ByteEnables,
+    effects: &mut Effects,
+) {
+    match window {
+        Window::Config => {}
+        Window::MsixTable => return interrupt::write_entry(layout, state, register, value, enables, effects),
+        Window::MsixPba => return,
+    }
+    let word = layout.word(register);
+    let lanes = enables.mask();
+    let old = state.word(register);
+    let stored = word.write & lanes;
+    let new = ((old & !stored) | (value & stored)) & !(word.clear & lanes & value);
+    if (value ^ old) & word.stopped & lanes != 0 {
+        effects.push(Effect::Refused {
+            offset: register.wrapping_mul(4),
+            rule: "this view shows the register, and stops writes that would disrupt the system",
+        });
+    }
+    state.words[usize::from(register) % WORDS] = new;
+    if word.actions == 0 {
+        return;
+    }
+    let written = Written {
+        register,
+        value,
+        lanes,
+        old,
+        new,
+    };
+    let does = |action: Action| word.actions & 1 << action as u16 != 0;
+    if does(Action::Bar) && old != new {
+        bar_moved(layout, register, effects);
+    }
+    if does(Action::PowerState) {
+        power_state(layout, state, &written, effects);
+    }
+    if does(Action::Vpd) {
+        vpd_transfer(layout, state, &written, effects);
+    }
+    if does(Action::Msi) || does(Action::MsiX) {
+        interrupt::control_written(layout, state, old, new, register);
+    }
+    if does(Action::FunctionLevelReset) && starts_reset(layout, &written) {
+        reset(layout, state, ResetKind::FunctionLevel, effects);
+    }
+}
+
+/// A register write that was carried out.
+struct Written {
+    register: u16,
+    value: u32,
+    lanes: u32,
+    old: u32,
+    new: u32,
+}
+
+impl Written {
+    /// The bits of a field that lie in this register and were written as 1.
+    fn ones(&self, at: u16, field: &Field) -> u32 {
+        let place = field.place(at);
+        if place.word == self.register {
+            self.value & self.lanes & place.mask
+        } else {
+            0
+        }
+    }
+
+    /// Whether a field's lanes were written.
+    fn covers(&self, at: u16, field: &Field) -> bool {
+        let place = field.place(at);
+        place.word == self.register && self.lanes & place.mask != 0
+    }
+}
+
+fn starts_reset(layout: &Layout, written: &Written) -> bool {
+    use crate::tables::{advanced, express};
+    let express = layout
+        .structures
+        .express
+        .is_some_and(|at| written.ones(at, &express::INITIATE_FLR) != 0);
+    let advanced = layout
+        .structures
+        .advanced
+        .is_some_and(|at| written.ones(at, &advanced::INITIATE_FLR) != 0);
+    express || advanced
+}
+
+fn bar_moved(layout: &Layout, register: u16, effects: &mut Effects) {
+    let offset = register.wrapping_mul(4);
+    if offset == header::ROM_BAR {
+        return effects.push(Effect::BarMoved { bar: 6 });
+    }
+    let mut bar = (offset.saturating_sub(header::BAR0) / 4) as u8;
+    if bar > 0 && matches!(layout.bar(bar - 1), crate::Bar::Memory64 { .. }) {
+        bar -= 1;
+    }
+    effects.push(Effect::BarMoved { bar });
+}
+
+/// PMCSR was written. A state that the function doesn't offer is not entered (PCI Power Management 1.2, 3.2.4).
+fn power_state(layout: &Layout, state: &mut State, written: &Written, effects: &mut Effects) {
+    let Some(at) = layout.structures.power else { return };
+    let place = power::STATE.place(at);
+    if written.lanes & place.mask == 0 {
+        return;
+    }
+    let of = |word: u32| (word & place.mask) >> place.shift;
+    let (old, new) = (of(written.old), of(written.new));
+    let offered = match new {
+        1 => layout.initial(at, &power::D1) != 0,
+        2 => layout.initial(at, &power::D2) != 0,
+        _ => true,
+    };
+    if !offered {
+        return state.put(at, &power::STATE, old);
+    }
+    if old == new {
+        return;
+    }
+    let name = |value: u32| match value {
+        0 => PowerState::D0,
+        1 => PowerState::D1,
+        2 => PowerState::D2,
+        _ => PowerState::D3hot,
+    };
+    let id = state.new_id();
+    effects.push(Effect::Power {
+        from: name(old),
+        to: name(new),
+        id,
+    });
+    if name(old) == PowerState::D3hot
+        && name(new) == PowerState::D0
+        && layout.initial(at, &power::NO_SOFT_RESET) == 0
+    {
+        reset(layout, state, ResetKind::D3hot, effects);
+    }
+}
+
+/// VPD's flag was written: a transfer starts. One at a time; a write during a transfer changes nothing more.
+fn vpd_transfer(layout: &Layout, state: &mut State, written: &Written, effects: &mut Effects) {
+    let Some(vpd) = layout.structures.vpd else { return };
+    if !written.covers(vpd.at, &vpd::FLAG) || state.vpd.is_some() {
+        return;
+    }
+    let address = (state.field(vpd.at, &vpd::ADDRESS) as u16) & !3;
+    let store = state.field(vpd.at, &vpd::FLAG) != 0;
+    if store && !vpd.writable {
+        effects.push(Effect::Refused {
+            offset: vpd.at,
+            rule: "vital product data can't be written: the policy for this user does not allow it",
+        });
+        return state.put(vpd.at, &vpd::FLAG, 0);
+    }
+    let id = state.new_id();
+    state.vpd = Some(id);
+    let write = store.then(|| state.field(vpd.at, &vpd::DATA));
+    effects.push(Effect::Vpd { address, write, id });
+}
+
+/// A reset begins: the registers are at once what it leaves, the device follows.
+fn reset(layout: &Layout, state: &mut State, kind: ResetKind, effects: &mut Effects) {
+    for (word, compiled) in state.words.iter_mut().zip(&layout.words) {
+        let keep = compiled.keep[kind.column()];
+        *word = (*word & keep) | (compiled.initial & !keep);
+    }
+    state.clear_pending(layout);
+    state.intx.asserted = false;
+    state.vpd = None;
+    if kind != ResetKind::FunctionLevel || layout.view != crate::View::Virtual {
+        state.reset_table();
+    }
+    if state.reset.is_none() {
+        let id = state.new_id();
+        state.reset = Some(id);
+        effects.push(Effect::Reset { kind, id });
+    }
+    transactions_pending(layout, state, true);
+}
+
+fn transactions_pending(layout: &Layout, state: &mut State, pending: bool) {
+    use crate::tables::{advanced, express};
+    if let Some(at) = layout.structures.express {
+        state.put(at, &express::TRANSACTIONS_PENDING, u32::from(pending));
+    }
+    if let Some(at) = layout.structures.advanced {
+        state.put(at, &advanced::TRANSACTIONS_PENDING, u32::from(pending));
+    }
+}
+
+/// An effect is done; one that is not under way any more counts for nothing.
+fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcome) {
+    if state.reset == Some(id) && outcome != Outcome::Failed {
+        state.reset = None;
+        transactions_pending(layout, state, false);
+    } else if let (true, Some(vpd)) = (state.vpd == Some(id), layout.structures.vpd) {
+        state.vpd = None;
+        match outcome {
+            Outcome::Data(data) => {
+                state.put(vpd.at, &vpd::DATA, data);
+                state.put(vpd.at, &vpd::FLAG, 1);
+            }
+            Outcome::Done => state.put(vpd.at, &vpd::FLAG, 0),
+            Outcome::Failed => {}
+        }
+    }
+}
+
+/// Whether this view lets its user write a field at all.
+pub(crate) fn writable(layout: &Layout, field: &Field) -> bool {
+    matches!(
+        field.treatment(layout.view),
+        Treatment::Shadow | Treatment::Hardware
+    )
+}
+
+/// A vector of an interrupt kind, as a message number below 32.
+pub(crate) const fn message_bit(vector: u16) -> u32 {
+    1 << (vector % 32)
+}
+
+/// Interrupts of a kind, for messages that name it.
+pub(crate) const fn granted(mode: InterruptMode) -> u16 {
+    match mode {
+        InterruptMode::Intx => 0,
+        InterruptMode::Msi(n) | InterruptMode::MsiX(n) => n,
+    }
+}
+
+/// The mode in which interrupts of `kind` are delivered.
+pub(crate) const fn is_kind(mode: InterruptMode, kind: Interrupt) -> bool {
+    matches!(
+        (mode, kind),
+        (InterruptMode::Intx, Interrupt::Intx)
+            | (InterruptMode::Msi(_), Interrupt::Msi)
+            | (InterruptMode::MsiX(_), Interrupt::MsiX)
+    )
+}
+
+const _: () = {
+    // The MSI-X windows are arrays of these tables.
+    assert!(msix::ENTRY.bytes() == 16 && msix::PENDING.bytes() == 4);
+    assert!(msi::MASKS.bytes() == 8);
+};

@@ -23,6 +23,7 @@ pub const PME: Field = Field::new("PME_Support", 0x02, 2, 15, 11).hidden().says(
 /// Power state.
 pub const STATE: Field = Field::new("PowerState", 0x04, 2, 1, 0)
     .users()
+    .cleared()
     .action(Action::PowerState)
     .says("0: D0. 3: D3hot: BARs don't answer, no memory is accessed, no interrupt is sent. A state that is not offered is not entered.", CSR);
 /// No soft reset.

@@ -1,0 +1,209 @@
+//! Interrupts: both doors (registers and requests) to one state, and the decision what is delivered.
+
+use crate::step::{granted, is_kind, message_bit, writable};
+use crate::tables::{header, msi, msix};
+use crate::{ByteEnables, Delivery, Effect, Effects, Input, Interrupt, InterruptMode, Layout, State};
+
+/// The device's and the requests' inputs.
+pub(crate) fn request(layout: &Layout, state: &mut State, input: Input) {
+    match input {
+        Input::VectorFired { vector } => fire(layout, state, vector),
+        Input::IntxLevel { asserted } if layout.vectors(Interrupt::Intx) != 0 => {
+            state.intx.asserted = asserted;
+            state.put(0, &header::INTX_STATUS, u32::from(asserted));
+        }
+        Input::Enable { kind, vectors } => enable(layout, state, kind, vectors),
+        Input::Disable { kind } => disable(layout, state, kind),
+        Input::Attach { kind, vector } if vector < layout.vectors(kind) => attach(state, kind, vector, true),
+        Input::Detach { kind, vector } if vector < layout.vectors(kind) => attach(state, kind, vector, false),
+        Input::MaskIntx => state.intx.masked = true,
+        Input::UnmaskIntx => state.intx.masked = false,
+        _ => {}
+    }
+}
+
+/// The device sends a message. While messages are not enabled, it is lost, as on hardware.
+fn fire(layout: &Layout, state: &mut State, vector: u16) {
+    let mode = state.interrupt_mode(layout);
+    match mode {
+        InterruptMode::Intx => {}
+        InterruptMode::Msi(messages) => {
+            let pending = state.msi_pending | message_bit(vector % messages.max(1));
+            state.set_msi_pending(layout, pending);
+        }
+        InterruptMode::MsiX(_) => state.pending.put(vector % granted(mode).max(1), true),
+    }
+}
+
+fn enable(layout: &Layout, state: &mut State, kind: Interrupt, vectors: u16) {
+    match kind {
+        Interrupt::Intx => state.intx.masked = false,
+        Interrupt::Msi => {
+            let Some(msi) = layout.structures.msi else { return };
+            let mut log2 = u32::from(vectors.max(1))
+                .next_power_of_two()
+                .trailing_zeros()
+                .min(msi.capable);
+            if state.field(msi.at, &msi::ENABLE) != 0 {
+                log2 = log2.max(state.field(msi.at, &msi::GRANTED).min(msi.capable));
+            }
+            state.put(msi.at, &msi::GRANTED, log2);
+            state.put(msi.at, &msi::ENABLE, 1);
+        }
+        Interrupt::MsiX => {
+            if let Some(msix) = layout.structures.msix {
+                state.put(msix.at, &msix::ENABLE, 1);
+            }
+        }
+    }
+}
+
+fn disable(layout: &Layout, state: &mut State, kind: Interrupt) {
+    match kind {
+        Interrupt::Intx => {
+            state.intx.attached = false;
+            state.intx.masked = false;
+        }
+        Interrupt::Msi => {
+            if let Some(msi) = layout.structures.msi {
+                state.put(msi.at, &msi::ENABLE, 0);
+                state.msi_attached = 0;
+                state.set_msi_pending(layout, 0);
+            }
+        }
+        Interrupt::MsiX => {
+            if let Some(msix) = layout.structures.msix {
+                state.put(msix.at, &msix::ENABLE, 0);
+                state.detach_vectors();
+                state.clear_pending(layout);
+            }
+        }
+    }
+}
+
+/// An eventfd was attached or taken away; MSI-X's mask bit follows.
+fn attach(state: &mut State, kind: Interrupt, vector: u16, on: bool) {
+    match kind {
+        Interrupt::Intx => state.intx.attached = on,
+        Interrupt::Msi => {
+            let bit = message_bit(vector);
+            state.msi_attached = if on {
+                state.msi_attached | bit
+            } else {
+                state.msi_attached & !bit
+            };
+        }
+        Interrupt::MsiX => {
+            state.attached.put(vector, on);
+            state.unmasked.put(vector, on);
+        }
+    }
+}
+
+/// MSI's or MSI-X's control was written: messages that are not enabled any more are not pending either.
+pub(crate) fn control_written(layout: &Layout, state: &mut State, old: u32, new: u32, register: u16) {
+    let off = |at: u16, field: &crate::Field| {
+        let place = field.place(at);
+        place.word == register && old & place.mask != 0 && new & place.mask == 0
+    };
+    if layout.structures.msi.is_some_and(|msi| off(msi.at, &msi::ENABLE)) {
+        state.set_msi_pending(layout, 0);
+    }
+    if layout
+        .structures
+        .msix
+        .is_some_and(|msix| off(msix.at, &msix::ENABLE))
+    {
+        state.clear_pending(layout);
+    }
+}
+
+/// What can be delivered now.
+pub(crate) fn deliverable(layout: &Layout, state: &State) -> Option<Delivery> {
+    if !state.intx.asserted && state.msi_pending == 0 && state.none_pending() {
+        return None;
+    }
+    let mode = state.interrupt_mode(layout);
+    if is_kind(mode, Interrupt::Intx) {
+        let disabled = state.field(0, &header::INTX_DISABLE) != 0;
+        let ready = state.intx.asserted && state.intx.attached && !state.intx.masked && !disabled;
+        return (ready && state.awake(layout)).then_some(Delivery {
+            kind: Interrupt::Intx,
+            vector: 0,
+        });
+    }
+    if !state.bus_master(layout) {
+        return None;
+    }
+    if let (true, Some(msi)) = (is_kind(mode, Interrupt::Msi), layout.structures.msi) {
+        let masked = msi.masks.map_or(0, |masks| state.field(masks, &msi::MASK));
+        let ready = state.msi_pending & state.msi_attached & !masked;
+        return (ready != 0).then(|| Delivery {
+            kind: Interrupt::Msi,
+            vector: ready.trailing_zeros() as u16,
+        });
+    }
+    let msix = layout.structures.msix?;
+    if state.field(msix.at, &msix::FUNCTION_MASK) != 0 {
+        return None;
+    }
+    state.first_vector().map(|vector| Delivery {
+        kind: Interrupt::MsiX,
+        vector,
+    })
+}
+
+/// A delivery is taken: a message is not pending any more, INTx masks itself until it is unmasked.
+pub(crate) fn delivered(layout: &Layout, state: &mut State, delivery: Delivery) {
+    match delivery.kind {
+        Interrupt::Intx => state.intx.masked = true,
+        Interrupt::Msi => {
+            let pending = state.msi_pending & !message_bit(delivery.vector);
+            state.set_msi_pending(layout, pending);
+        }
+        Interrupt::MsiX => state.pending.put(delivery.vector, false),
+    }
+}
+
+/// Dwords of an MSI-X table entry.
+const ENTRY: u16 = msix::ENTRY.bytes() / 4;
+/// The dword of an entry that holds the mask bit.
+const CONTROL: u16 = msix::ENTRY_MASK.place(0).word;
+
+/// What a dword of the MSI-X table reads.
+pub(crate) fn read_entry(state: &State, register: u16) -> u32 {
+    let (vector, dword) = (register / ENTRY, register % ENTRY);
+    if dword == CONTROL {
+        return u32::from(!state.unmasked.get(vector)) << msix::ENTRY_MASK.lsb;
+    }
+    let entry = state.entries.get(usize::from(vector));
+    entry
+        .and_then(|entry| entry.get(usize::from(dword)))
+        .copied()
+        .unwrap_or(0)
+}
+
+/// A dword of the MSI-X table is written.
+pub(crate) fn write_entry(
+    layout: &Layout,
+    state: &mut State,
+    register: u16,
+    value: u32,
+    enables: ByteEnables,
+    effects: &mut Effects,
+) {
+    let (vector, dword) = (register / ENTRY, register % ENTRY);
+    if !writable(layout, &msix::ENTRY_MASK) {
+        let offset = layout.structures.msix.map_or(0, |msix| msix.at);
+        let rule = "this view shows the MSI-X table, and stops writes to it; use SET_IRQS";
+        return effects.push(Effect::Refused { offset, rule });
+    }
+    let lanes = enables.mask();
+    if dword == CONTROL {
+        if lanes & msix::ENTRY_MASK.mask() != 0 {
+            state.unmasked.put(vector, value & msix::ENTRY_MASK.mask() == 0);
+        }
+    } else if let Some(stored) = state.entry(vector).get_mut(usize::from(dword)) {
+        *stored = (*stored & !lanes) | (value & lanes);
+    }
+}
