@@ -36,7 +36,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     for (name, values) in figures(&text)? {
         let (limit, unit) = match name.split_whitespace().next() {
             Some("read") => (READ_LIMIT, "ns"),
-            Some("write") => (WRITE_LIMIT, "ns"),
+            Some("write" | "interrupt,") => (WRITE_LIMIT, "ns"),
             _ => (0.0, "in all"),
         };
         report.add(&Figure {
