@@ -109,4 +109,11 @@ pub trait Device: Send + Sync {
     fn vpd(&self) -> &[u8] {
         &[]
     }
+
+    /// Writes four bytes of vital product data at `address`, a multiple of 4, for devices that declare it
+    /// writable. Says whether it was done; without waiting, as [`write`](Device::write).
+    fn write_vpd(&self, address: u16, value: u32) -> bool {
+        let _ = (address, value);
+        false
+    }
 }

@@ -3,9 +3,22 @@
 //! Mapping over an existing range is refused; an unmap removes every range wholly inside it, refuses to cut one,
 //! and succeeds over nothing; iova + size may equal 2^64. One kernel mapping backs a file however many ranges
 //! name it. Access is by copies that can't fault, or by message.
+//!
+//! ```text
+//! DmaSpace (space)   locks, quotas, what blocks bus mastering, the loop over a spanning access
+//!   Table (table)    ranges by IOVA, the rules of overlap and cut
+//!   Backing (backing) which descriptors are memory, and how far they may be trusted
+//!     Mapping (mapping)  one kernel mapping, and the only copies into and out of it
+//! ```
+
+mod backing;
+mod mapping;
+mod space;
+mod table;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+
+pub use space::{DmaSpace, DmaUsage};
 
 bitflags::bitflags! {
     /// What the device may do with a range.
@@ -162,67 +175,4 @@ pub trait DmaMessages: Send + Sync + std::fmt::Debug {
 
     /// Ends every access under way with an error; late answers are dropped.
     fn abandon(&self);
-}
-
-/// One user's DMA address space.
-#[derive(Debug)]
-pub struct DmaSpace {}
-
-impl DmaSpace {
-    /// Reads `data.len()` bytes at `iova`; the range may span mappings.
-    ///
-    /// # Errors
-    /// The fault; what was read before it is in `data`.
-    pub fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
-        Err(DmaError::NotMapped { iova, bytes: data.len() as u64, write: false })
-    }
-
-    /// Writes `data` at `iova`; the range may span mappings.
-    ///
-    /// # Errors
-    /// The fault; what lies before it has been written.
-    pub fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
-        Err(DmaError::NotMapped { iova, bytes: data.len() as u64, write: true })
-    }
-
-    /// Whether all of a range is reached without messages (so that polling it costs nobody anything).
-    #[must_use]
-    pub fn is_direct(&self, iova: u64, bytes: u64) -> bool {
-        let _ = (iova, bytes);
-        false
-    }
-
-    /// Whether the user's memory comes with descriptors at all: some writable range does, and no writable range
-    /// of 1 MiB or more lacks one.
-    #[must_use]
-    pub fn mostly_direct(&self) -> bool {
-        false
-    }
-
-    /// Maps a range.
-    ///
-    /// # Errors
-    /// Nothing is changed then.
-    pub fn map(&self, map: DmaMap) -> Result<(), MapError> {
-        let _ = map;
-        Ok(())
-    }
-
-    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped. On return nothing of
-    /// the device's touches them any more. `bytes` 0 with `iova` 0 means 2^64.
-    ///
-    /// # Errors
-    /// Nothing is changed then.
-    pub fn unmap(&self, iova: u64, bytes: u64) -> Result<u64, UnmapError> {
-        let _ = (iova, bytes);
-        Ok(0)
-    }
-
-    /// Unmaps everything, and forgets the way by message.
-    pub fn clear(&self) {}
-
-    /// Sets the way to memory without descriptors.
-    pub fn set_messages(&self, messages: Arc<dyn DmaMessages>) {
-        let _ = messages;
-    }
 }

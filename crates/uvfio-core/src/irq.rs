@@ -1,8 +1,20 @@
 //! Interrupts: from the model's decision to the user's eventfd.
+//!
+//! ```text
+//! device thread -> Lines::signal -> model -> eventfd written at once, no lock held
+//! socket thread -> Lines::signal -> model -> Queue -> delivery thread -> eventfd
+//! SET_IRQS      -> request (what it may ask) -> model and eventfds, all or nothing
+//! ```
+
+mod delivery;
+mod eventfd;
+mod lines;
+mod request;
 
 use std::os::fd::OwnedFd;
 
-use uvfio_pci::InterruptMode;
+pub use lines::Lines;
+use uvfio_pci::Interrupt;
 
 /// VFIO's interrupt indices of a PCI device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +30,44 @@ pub enum IrqIndex {
     Err = 3,
     /// The device is wanted back.
     Req = 4,
+}
+
+impl IrqIndex {
+    /// How many indices there are.
+    pub const COUNT: u32 = 5;
+
+    /// The index of a number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Intx),
+            1 => Some(Self::Msi),
+            2 => Some(Self::MsiX),
+            3 => Some(Self::Err),
+            4 => Some(Self::Req),
+            _ => None,
+        }
+    }
+
+    /// The kind of interrupt that the model knows by this index; none for ERR and REQ, which are VFIO's own.
+    pub(crate) const fn interrupt(self) -> Option<Interrupt> {
+        match self {
+            Self::Intx => Some(Interrupt::Intx),
+            Self::Msi => Some(Interrupt::Msi),
+            Self::MsiX => Some(Interrupt::MsiX),
+            Self::Err | Self::Req => None,
+        }
+    }
+}
+
+impl From<Interrupt> for IrqIndex {
+    fn from(kind: Interrupt) -> Self {
+        match kind {
+            Interrupt::Intx => Self::Intx,
+            Interrupt::Msi => Self::Msi,
+            Interrupt::MsiX => Self::MsiX,
+        }
+    }
 }
 
 /// What GET_IRQ_INFO tells of an index.
@@ -97,6 +147,9 @@ pub enum IrqError {
     /// Not an eventfd.
     #[error("SET_IRQS: descriptor {0} of the message is not an eventfd")]
     NotAnEventFd(usize),
+    /// INTx can be unmasked by eventfd, not masked.
+    #[error("SET_IRQS: INTx can't be masked by an eventfd; mask it by request, and unmask it by eventfd")]
+    MaskByEventFd,
     /// The index is not enabled.
     #[error("SET_IRQS: index {0} has no eventfd yet, so there is nothing to mask, unmask or trigger")]
     NotEnabled(u32),
@@ -108,22 +161,4 @@ pub enum IrqError {
         /// In use.
         in_use: u32,
     },
-}
-
-/// The interrupt lines of one virtual device: the model behind a lock, and the eventfds.
-#[derive(Debug)]
-pub struct Lines {}
-
-impl Lines {
-    /// See [`crate::Host::signal`].
-    pub fn signal(&self, _vector: u16) {}
-
-    /// See [`crate::Host::set_intx`].
-    pub fn set_intx(&self, _asserted: bool) {}
-
-    /// See [`crate::Host::interrupt_mode`].
-    #[must_use]
-    pub fn mode(&self) -> InterruptMode {
-        InterruptMode::Intx
-    }
 }

@@ -11,7 +11,9 @@
 //! the user.
 
 mod device;
+mod dispose;
 mod dma;
+mod front_end;
 mod host;
 mod irq;
 mod policy;
@@ -19,6 +21,7 @@ mod region;
 mod virtual_device;
 
 pub use device::*;
+pub use dispose::close_elsewhere;
 pub use dma::*;
 pub use host::*;
 pub use irq::*;

@@ -16,6 +16,10 @@ pub struct Policy {
 impl Default for Policy {
     /// The virtual view, 65,535 mappings (what vfio-user's clients expect), 1 TiB.
     fn default() -> Self {
-        Self { view: View::Virtual, max_mappings: 65_535, max_mapped_bytes: 1 << 40 }
+        Self {
+            view: View::Virtual,
+            max_mappings: 65_535,
+            max_mapped_bytes: 1 << 40,
+        }
     }
 }
