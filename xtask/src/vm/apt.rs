@@ -122,6 +122,8 @@ impl Apt {
             "Acquire::Languages=none".to_owned(),
             "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             "Acquire::Retries=3".to_owned(),
+            // Without it, `update` only warns when an archive cannot be reached.
+            "APT::Update::Error-Mode=any".to_owned(),
         ] {
             command.arg("-o").arg(option);
         }
@@ -133,8 +135,7 @@ impl Apt {
             .output()
             .with_context(|| format!("{doing}: apt-get could not be started"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        // `update` only warns when an archive cannot be reached, and leaves the lists as they were.
-        if !output.status.success() || errors.lines().any(|line| line.starts_with("E:")) {
+        if !output.status.success() {
             bail!("{doing}: apt-get ended with {}: {}", output.status, errors.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())

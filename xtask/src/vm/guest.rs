@@ -51,8 +51,7 @@ pub(super) struct Builder<'a> {
     root_port: bool,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
-    programs: Vec<&'static str>,
-    tools: Vec<PathBuf>,
+    contents: initramfs::Contents,
     may_reboot: bool,
 }
 
@@ -70,8 +69,7 @@ impl<'a> Builder<'a> {
             root_port: false,
             devices: Vec::new(),
             drives: Vec::new(),
-            programs: Vec::new(),
-            tools: Vec::new(),
+            contents: initramfs::Contents::default(),
             may_reboot: false,
         }
     }
@@ -116,13 +114,19 @@ impl<'a> Builder<'a> {
 
     /// Adds programs of the testbed to the guest, by their paths without the first slash.
     pub(super) fn programs(mut self, programs: &[&'static str]) -> Self {
-        self.programs.extend(programs);
+        self.contents.programs.extend(programs);
         self
     }
 
-    /// Adds a program built here to the guest's `/bin`.
+    /// Adds a statically linked program built here to the guest's `/bin`.
     pub(super) fn tool(mut self, tool: &Path) -> Self {
-        self.tools.push(tool.to_owned());
+        self.contents.tools.push(tool.to_owned());
+        self
+    }
+
+    /// Adds a program built here, and the testbed's libraries for it.
+    pub(super) fn dynamic_tool(mut self, tool: &Path) -> Self {
+        self.contents.dynamic_tools.push(tool.to_owned());
         self
     }
 
@@ -136,7 +140,7 @@ impl<'a> Builder<'a> {
     pub(super) fn start(self) -> Result<Guest> {
         fs::create_dir_all(&self.dir)?;
         let initrd = self.sockets.join("initrd");
-        initramfs::write(self.testbed, &self.programs, &self.tools, &initrd)?;
+        initramfs::write(self.testbed, &self.contents, &initrd)?;
         // QEMU connects to us, so nothing has to wait for a socket to appear. Names differ from
         // guest to guest of a scenario.
         let unique = tempfile::Builder::new()
@@ -213,7 +217,7 @@ impl<'a> Builder<'a> {
             command.args(["-device", "pcie-root-port,id=rp1,chassis=1,slot=1"]);
         }
         for (index, image) in self.drives.iter().enumerate() {
-            let drive = format!("file={},format=raw,if=none,id=disk{index}", image.display());
+            let drive = format!("file={},format=raw,if=none,id=disk{index}", option(image));
             command.arg("-drive").arg(drive);
         }
         for device in &self.devices {
@@ -222,15 +226,15 @@ impl<'a> Builder<'a> {
         let console = self.dir.join("console.log");
         command
             .arg("-chardev")
-            .arg(format!("file,id=console,append=on,path={}", console.display()));
+            .arg(format!("file,id=console,append=on,path={}", option(&console)));
         command.arg("-serial").arg("chardev:console");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=ctl,path={}", sockets.join("ctl").display()));
+            .arg(format!("socket,id=ctl,path={}", option(&sockets.join("ctl"))));
         command.arg("-serial").arg("chardev:ctl");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=qmp,path={}", sockets.join("qmp").display()));
+            .arg(format!("socket,id=qmp,path={}", option(&sockets.join("qmp"))));
         command.args(["-object", "monitor-qmp,id=monitor,chardev=qmp"]);
         command
             .arg("-kernel")
@@ -246,6 +250,11 @@ impl<'a> Builder<'a> {
             .arg("-append")
             .arg(format!("console=ttyS0 quiet panic=-1 {iommu}"));
     }
+}
+
+/// A path as the value of an option of QEMU's, where a comma ends the value unless doubled.
+fn option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// A running virtual machine. Dropping it ends QEMU at once.

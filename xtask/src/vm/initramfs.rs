@@ -32,13 +32,23 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/lib.sh", include_str!("../../guest/lib.sh")),
     ("lib/uvfio/pci.sh", include_str!("../../guest/pci.sh")),
     ("lib/uvfio/nvme.sh", include_str!("../../guest/nvme.sh")),
+    ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
 ];
 
-/// Writes the initial RAM file system for one run to `to`: the testbed's part, with `programs`
-/// besides the usual ones (paths in the testbed), our own files, and `tools` (programs built here,
-/// statically linked), which go to `/bin`.
-pub(super) fn write(testbed: &Testbed, programs: &[&str], tools: &[PathBuf], to: &Path) -> Result<()> {
-    let base = base(testbed, programs)?;
+/// What a guest has besides the usual programs and our own files.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Programs of the testbed, by their paths without the first slash
+    pub(super) programs: Vec<&'static str>,
+    /// Programs built here that need no libraries; they go to `/bin`
+    pub(super) tools: Vec<PathBuf>,
+    /// Programs built here that need the testbed's libraries; they go to `/bin`
+    pub(super) dynamic_tools: Vec<PathBuf>,
+}
+
+/// Writes the initial RAM file system for one run to `to`.
+pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result<()> {
+    let base = base(testbed, &contents.programs)?;
     fs::copy(&base, to).with_context(|| format!("copying {}", base.display()))?;
     let mut archive = Archive::new(BufWriter::new(File::options().append(true).open(to)?));
     let mut made = BTreeSet::new();
@@ -46,7 +56,15 @@ pub(super) fn write(testbed: &Testbed, programs: &[&str], tools: &[PathBuf], to:
         parents(&mut archive, name, &mut made)?;
         archive.file(name, 0o755, text.as_bytes())?;
     }
-    for tool in tools {
+    let mut libraries = BTreeSet::new();
+    for tool in &contents.dynamic_tools {
+        libraries.extend(testbed.libraries(tool)?);
+    }
+    for name in &libraries {
+        parents(&mut archive, name, &mut made)?;
+        archive.file(name, 0o755, &fs::read(testbed.path(name))?)?;
+    }
+    for tool in contents.tools.iter().chain(&contents.dynamic_tools) {
         let name = tool.file_name().unwrap_or_default().to_string_lossy();
         let content = fs::read(tool).with_context(|| format!("reading {}", tool.display()))?;
         archive.file(&format!("bin/{name}"), 0o755, &content)?;
@@ -97,7 +115,7 @@ fn write_base(testbed: &Testbed, programs: &[&str], to: &Path) -> Result<()> {
     for program in PROGRAMS.iter().chain(programs) {
         files.insert((*program).to_owned());
         if *program != "usr/bin/busybox" {
-            files.extend(testbed.libraries(program)?);
+            files.extend(testbed.libraries(&testbed.path(program))?);
         }
     }
     for name in &files {

@@ -80,16 +80,26 @@ pub(super) fn main(args: &Args) -> ExitCode {
         eprintln!("error: no scenario's name contains {filter:?}; --list shows all");
         return ExitCode::FAILURE;
     }
+    let programs = match build_all(args) {
+        Ok(programs) => programs,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut checks = Checks::default();
     let not_run = match prepare(args) {
-        Ok((testbed, programs)) => {
-            for scenario in &chosen {
-                run(scenario, &testbed, &programs, &mut checks);
-            }
+        Ok(testbed) => {
+            chosen
+                .iter()
+                .for_each(|scenario| run(scenario, &testbed, &programs, &mut checks));
             0
         }
         Err(error) => {
-            println!("\n{} scenarios NOT RUN: {error:#}", chosen.len());
+            println!(
+                "\n{} scenarios NOT RUN: the testbed cannot be made: {error:#}",
+                chosen.len()
+            );
             chosen.len()
         }
     };
@@ -110,15 +120,20 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
-fn prepare(args: &Args) -> Result<(Testbed, Programs)> {
-    let target = target_dir();
-    let dir = args.testbed.clone().unwrap_or_else(|| target.join("testbed"));
+fn prepare(args: &Args) -> Result<Testbed> {
+    let dir = args
+        .testbed
+        .clone()
+        .unwrap_or_else(|| target_dir().join("testbed"));
     let mirror = || match &args.mirror {
         Some(uri) => Ok(Mirror::at(uri)),
         None => Mirror::of_machine(Path::new("/etc/apt")),
     };
-    let testbed = Testbed::prepare(&dir, mirror, &|doing| println!("testbed: {doing}"))
-        .context("the testbed cannot be made")?;
+    Testbed::prepare(&dir, mirror, &|doing| println!("testbed: {doing}"))
+}
+
+fn build_all(args: &Args) -> Result<Programs> {
+    let target = target_dir();
     let uvfio = match &args.uvfio {
         Some(program) => Some(
             program
@@ -137,8 +152,10 @@ fn prepare(args: &Args) -> Result<(Testbed, Programs)> {
         &["--release", "-p", "uvfio-guest-tools", "--target", triple],
         &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
     )?;
-    let guest_tools = target.join(triple).join("release/uvfio-guest-tools");
-    Ok((testbed, Programs { uvfio, guest_tools }))
+    Ok(Programs {
+        uvfio,
+        guest_tools: target.join(triple).join("release/uvfio-guest-tools"),
+    })
 }
 
 fn build(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {

@@ -102,15 +102,13 @@ impl Testbed {
         command
     }
 
-    /// The libraries that a program of the testbed loads, by their paths without the first slash.
-    pub(super) fn libraries(&self, program: &str) -> Result<Vec<String>> {
-        let mut command = self.loader();
-        let output = command.arg("--list").arg(self.path(program)).output()?;
+    /// The testbed's libraries that a dynamically linked program loads, by their paths without the
+    /// first slash.
+    pub(super) fn libraries(&self, program: &Path) -> Result<Vec<String>> {
+        let output = self.loader().arg("--list").arg(program).output()?;
         if !output.status.success() {
-            bail!(
-                "listing the libraries of {program}: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            let why = String::from_utf8_lossy(&output.stderr);
+            bail!("listing the libraries of {}: {}", program.display(), why.trim());
         }
         let root = self.dir.join("root");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::checks::Checks;
 use super::device::{self, Device};
-use super::guest::Builder;
+use super::guest::{Builder, Guest};
 use super::server::Server;
 use super::testbed::Testbed;
 
 mod edu_msi;
 mod gone;
 mod lspci;
+mod machine_killed;
 mod nvme_files;
 mod nvme_hotplug;
 mod nvme_killed;
@@ -40,11 +41,29 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_verify::SCENARIO,
     nvme_hotplug::SCENARIO,
     nvme_killed::SCENARIO,
+    machine_killed::SCENARIO,
     gone::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
 const STEP: Duration = Duration::from_secs(120);
+
+/// How many blocks a guest flushes before it is killed.
+const RECORDS: usize = 40;
+
+/// Waits until the guest has said of `count` records that they are flushed; returns how many it
+/// says are.
+fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
+    let mut flushed = 0;
+    while flushed < count {
+        let note = guest.note(STEP)?;
+        let number = note
+            .strip_prefix("flushed ")
+            .context("the guest's note is not of a record")?;
+        flushed = number.parse::<usize>()? + 1;
+    }
+    Ok(flushed)
+}
 
 /// What a scenario may use.
 #[derive(Debug)]

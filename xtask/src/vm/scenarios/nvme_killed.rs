@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::{Context, STEP, Scenario};
+use super::{Context, RECORDS, STEP, Scenario, flushed_records};
 use crate::vm::checks::Checks;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -14,22 +14,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// How many blocks the guest flushes before it is killed.
-const RECORDS: usize = 40;
-
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.image()?;
     let nvme = context.nvme(&image, &[])?;
     let mut guest = context.guest().attach(&nvme).start()?;
     guest.tell("nvme_write_records")?;
-    let mut flushed = 0;
-    while flushed < RECORDS {
-        let note = guest.note(STEP)?;
-        let number = note
-            .strip_prefix("flushed ")
-            .context("the guest's note is not of a record")?;
-        flushed = number.parse::<usize>()? + 1;
-    }
+    let flushed = flushed_records(&mut guest, RECORDS)?;
     guest.kill()?;
     checks.same(
         "flushed records that the image lacks",
