@@ -160,7 +160,6 @@ impl Line {
     pub(super) fn negotiate(&mut self) -> Result<()> {
         let mut payload = [0_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat();
         payload.extend(b"{\"capabilities\":{\"max_msg_fds\":16,\"max_data_xfer_size\":1048576}}\0");
-        payload.resize(256, 0);
         // The reply's length is the server's choice: it stands in the header.
         let request = message(VERSION, &payload, HEADER);
         self.round_trip(&request, None)?;
