@@ -67,6 +67,8 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Turn {
     taken: bool,
+    /// How many wait for it: waking nobody would still be a system call, for every message.
+    waiting: usize,
     /// The rest of a message that was given up.
     tail: Vec<u8>,
 }
@@ -204,9 +206,12 @@ impl Outgoing {
     fn take_turn(&self, give_up: Option<&GiveUp<'_>>) -> Result<Vec<u8>, SendError> {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         while turn.taken {
+            if give_up.is_some_and(GiveUp::now) {
+                return Err(SendError::GivenUp);
+            }
+            turn.waiting += 1;
             turn = match give_up {
                 None => self.free.wait(turn).unwrap_or_else(PoisonError::into_inner),
-                Some(give_up) if give_up.now() => return Err(SendError::GivenUp),
                 Some(_) => {
                     self.free
                         .wait_timeout(turn, GLANCE)
@@ -214,6 +219,7 @@ impl Outgoing {
                         .0
                 }
             };
+            turn.waiting -= 1;
         }
         turn.taken = true;
         Ok(std::mem::take(&mut turn.tail))
@@ -223,7 +229,9 @@ impl Outgoing {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         turn.taken = false;
         turn.tail = tail;
-        self.free.notify_one();
+        if turn.waiting > 0 {
+            self.free.notify_one();
+        }
     }
 }
 
