@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use uvfio_pci::access::split;
-use uvfio_pci::{ByteEnables, Input, Layout, ResetKind, RestoreError, State, Window};
+use uvfio_pci::{Input, Layout, ResetKind, RestoreError, State, Window};
 
 use self::core::Core;
 use self::route::Hop;
@@ -474,7 +474,7 @@ impl VirtualDevice {
 
     fn write_window(&self, window: Window, offset: u32, data: &[u8]) {
         for piece in split(offset, data.len()) {
-            let value = lanes(piece.enables, data.get(piece.data_at..).unwrap_or_default());
+            let value = piece.gather(data);
             self.core.step(Input::Write {
                 window,
                 register: piece.register,
@@ -493,17 +493,6 @@ impl Drop for VirtualDevice {
         self.core.work.stop();
         self.core.lines.stop();
     }
-}
-
-/// A dword with an access's bytes in the lanes that it covers.
-fn lanes(enables: ByteEnables, data: &[u8]) -> u32 {
-    let mut value = [0; 4];
-    let covered = value
-        .iter_mut()
-        .enumerate()
-        .filter(|(lane, _)| enables.0 >> lane & 1 != 0);
-    covered.zip(data).for_each(|((_, to), from)| *to = *from);
-    u32::from_le_bytes(value)
 }
 
 /// The width of an access of 1, 2, 4 or 8 bytes.

@@ -309,3 +309,6 @@ impl DmaMessages for DmaChannel {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use uvfio_core::{CreateError, Device, DeviceError, Policy, VirtualDevice};
+use uvfio_core::{CreateError, Device, DeviceError, GoneReason, Policy, VirtualDevice};
 use uvfio_proto::{End, Limits, Server};
 
 use crate::Control;
@@ -40,6 +40,9 @@ pub enum WorkerError {
     /// The device did not come back from its reset, so it must get no other user.
     #[error("{0}; the device gets no other user: start it again")]
     Device(#[from] DeviceError),
+    /// The device failed while it had a user.
+    #[error("the device has failed ({0}); start it again")]
+    Failed(String),
     /// No user could be accepted.
     #[error("no user can be accepted any more: {0}")]
     Accept(#[from] io::Error),
@@ -60,27 +63,29 @@ pub fn run(
     match source {
         Source::Connected(stream) => {
             serve_one(stream, &device, control)?;
-            Ok(how_ended(&device, control).unwrap_or(Ended::UserLeft))
+            Ok(how_ended(&device, control)?.unwrap_or(Ended::UserLeft))
         }
         Source::Listener(listener) => loop {
             let Some(stream) = next_user(listener, control)? else {
                 return Ok(Ended::Stopped);
             };
             serve_one(stream, &device, control)?;
-            if let Some(end) = how_ended(&device, control) {
+            if let Some(end) = how_ended(&device, control)? {
                 return Ok(end);
             }
         },
     }
 }
 
-fn how_ended(device: &VirtualDevice, control: &Control) -> Option<Ended> {
+/// How it has ended, if it has.
+fn how_ended(device: &VirtualDevice, control: &Control) -> Result<Option<Ended>, WorkerError> {
     if control.stopping() {
-        Some(Ended::Stopped)
-    } else if device.is_gone() {
-        Some(Ended::Gone)
-    } else {
-        None
+        return Ok(Some(Ended::Stopped));
+    }
+    match device.gone_reason() {
+        None => Ok(None),
+        Some(GoneReason::Failed(why)) => Err(WorkerError::Failed(why)),
+        Some(GoneReason::Revoked | GoneReason::Unplugged) => Ok(Some(Ended::Gone)),
     }
 }
 

@@ -132,4 +132,25 @@ mod tests {
             "emptying an empty blocking eventfd does not block"
         );
     }
+
+    #[test]
+    fn a_writer_blocked_in_a_full_eventfd_is_let_out() {
+        let fd = eventfd(0, EventfdFlags::empty()).unwrap();
+        rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let target = Arc::new(EventFd::new(fd));
+        let writer = target.clone();
+        let thread = std::thread::spawn(move || rustix::io::write(&writer.0, &1u64.to_ne_bytes()).is_ok());
+        assert!(
+            retire(&[target], Duration::from_secs(10)),
+            "the writer did not let go"
+        );
+        assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_holder_who_never_lets_go_is_given_up() {
+        let target = Arc::new(EventFd::new(eventfd(0, EventfdFlags::empty()).unwrap()));
+        let _held = target.clone();
+        assert!(!retire(&[target], Duration::from_millis(10)));
+    }
 }

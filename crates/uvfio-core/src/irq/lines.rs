@@ -144,7 +144,12 @@ impl Lines {
 
     /// Whether the function answers accesses to BAR `bar` (6: the ROM).
     pub(crate) fn decodes(&self, bar: u8) -> bool {
-        self.decodes.load(Ordering::Acquire) >> bar & 1 != 0
+        self.decodes
+            .load(Ordering::Acquire)
+            .checked_shr(bar.into())
+            .unwrap_or(0)
+            & 1
+            != 0
     }
 
     /// Whether the function may access memory, as the model says.
@@ -171,14 +176,10 @@ impl Lines {
     pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
         let model = self.lock();
         for piece in split(offset, data.len()) {
-            let bytes = uvfio_pci::read(&self.layout, &model.state, window, piece.register).to_le_bytes();
-            let lanes = bytes
-                .iter()
-                .enumerate()
-                .filter(|(lane, _)| piece.enables.0 >> lane & 1 != 0);
-            for (to, (_, byte)) in data.iter_mut().skip(piece.data_at).zip(lanes) {
-                *to = *byte;
-            }
+            piece.scatter(
+                uvfio_pci::read(&self.layout, &model.state, window, piece.register),
+                data,
+            );
         }
     }
 

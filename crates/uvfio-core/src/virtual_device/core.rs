@@ -39,7 +39,7 @@ impl Core {
         let layout =
             uvfio_pci::Layout::compile(&blueprint, policy.view).map_err(|why| CreateError::Blueprint {
                 device: name,
-                why: format!("{why:?}"),
+                why: why.to_string(),
             })?;
         let memory = |bar: &uvfio_pci::Bar| {
             matches!(
@@ -219,13 +219,12 @@ impl Core {
             Ok(()) => Outcome::Done,
             Err(_) => Outcome::Failed,
         };
-        let failure = match task {
+        match task {
             Task::Reset { kind, id } => {
                 let done = self.guarded("reset", || self.device.reset(kind));
                 let outcome = outcome(&done);
-                let failure = self.fatal(done);
+                self.check(done);
                 self.step(Input::EffectDone { id, outcome });
-                failure
             }
             Task::Power { from, to, id } => {
                 let done = self.guarded("power state", || self.device.power(from, to));
@@ -236,7 +235,6 @@ impl Core {
                     id,
                     outcome: outcome(&done),
                 });
-                None
             }
             Task::Detach => {
                 let done = self.guarded("reset", || self.device.reset(ResetKind::Conventional));
@@ -244,17 +242,19 @@ impl Core {
                     self.device.detach();
                     Ok(())
                 });
-                self.fatal(done.and(left))
+                self.check(done.and(left));
             }
-        };
-        self.work.finish(ticket, failure);
+        }
+        self.work.finish(ticket);
     }
 
     /// A device that did not come back is gone.
-    fn fatal(&self, done: Result<(), DeviceError>) -> Option<DeviceError> {
-        let error = done.err()?;
-        self.leave(GoneReason::Failed(error.what.clone()), false);
-        Some(error)
+    fn check(&self, done: Result<(), DeviceError>) {
+        if let Err(error) = done {
+            let reason = GoneReason::Failed(error.what.clone());
+            self.work.fail(error);
+            self.leave(reason, false);
+        }
     }
 
     /// A fault in a device must not take the thread with it: others wait for its answer.

@@ -90,10 +90,14 @@ impl Work {
     }
 
     /// A task is done.
-    pub(super) fn finish(&self, ticket: Ticket, failure: Option<DeviceError>) {
-        let mut list = self.lock();
-        list.done = ticket;
-        list.failure = failure.or(list.failure.take());
+    pub(super) fn finish(&self, ticket: Ticket) {
+        self.lock().done = ticket;
+        self.changed.notify_all();
+    }
+
+    /// The device did not come back: whoever waits for it learns of that, now and later.
+    pub(super) fn fail(&self, failure: DeviceError) {
+        self.lock().failure = Some(failure);
         self.changed.notify_all();
     }
 
@@ -108,8 +112,11 @@ impl Work {
         let deadline = Instant::now().checked_add(patience);
         let mut list = self.lock();
         loop {
+            if let Some(failure) = &list.failure {
+                return Some(Err(failure.clone()));
+            }
             if list.done >= ticket {
-                return Some(list.failure.clone().map_or(Ok(()), Err));
+                return Some(Ok(()));
             }
             if give_up() {
                 return None;

@@ -238,7 +238,7 @@ impl Client {
             let reply = self.ask(command, access.as_bytes(), &[], &[])?;
             match RegionAccess::read_from_prefix(self.incoming.payload(&reply)) {
                 Ok((got, bytes)) if got == access && bytes.len() == piece.len() => {
-                    piece.copy_from_slice(bytes)
+                    piece.copy_from_slice(bytes);
                 }
                 _ => {
                     return Err(ClientError::Protocol {

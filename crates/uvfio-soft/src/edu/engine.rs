@@ -4,6 +4,7 @@
 //! copies what it needs, works without the lock, and puts its result back only if no reset came in between
 //! (`generation`). A reset waits for the job under way (`busy`), which covers its interrupt, so none comes late.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -20,6 +21,7 @@ pub(super) struct Engine {
 #[derive(Debug)]
 struct Shared {
     dma_mask: u64,
+    refusals: AtomicU64,
     inner: Mutex<Inner>,
     /// There is work, or the end has come.
     work: Condvar,
@@ -53,6 +55,7 @@ impl Engine {
     pub(super) fn start(dma_mask: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             dma_mask,
+            refusals: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 registers: Registers::new(),
                 host: None,
@@ -165,7 +168,7 @@ impl Shared {
         match job {
             Job::Factorial(n) => finish(&mut |registers| registers.factorial_done(factorial(n))),
             Job::Refused(why) => {
-                tracing::warn!(target: "audit", "edu: {why}");
+                self.refused(&why);
                 finish(&mut |registers| registers.dma_done(false))
             }
             Job::Write(transfer, buffer) => {
@@ -175,7 +178,7 @@ impl Shared {
                 if let Some(host) = host
                     && let Err(error) = host.dma().write(self.address(transfer.iova), data)
                 {
-                    tracing::warn!(target: "audit", "edu: {error}");
+                    self.refused(&error);
                 }
                 finish(&mut |registers| registers.dma_done(true))
             }
@@ -185,7 +188,7 @@ impl Shared {
                 let arrived = match host.map(|host| host.dma().read(self.address(transfer.iova), data)) {
                     Some(Ok(())) => true,
                     Some(Err(error)) => {
-                        tracing::warn!(target: "audit", "edu: {error}");
+                        self.refused(&error);
                         false
                     }
                     None => false,
@@ -204,11 +207,20 @@ impl Shared {
         }
     }
 
+    /// Logs a transfer that was refused. A user must not fill the disk with them, so after the first 64 only those are
+    /// logged whose count is a power of two.
+    fn refused(&self, why: &dyn std::fmt::Display) {
+        let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        if count <= 64 || count.is_power_of_two() {
+            tracing::warn!(target: "audit", device = "edu", refusals = count, "{why}");
+        }
+    }
+
     /// Cuts off the address bits that the device does not drive.
     fn address(&self, iova: u64) -> u64 {
         let driven = iova & self.dma_mask;
         if driven != iova {
-            tracing::warn!(
+            tracing::debug!(
                 "edu: DMA address {iova:#x} has bits outside the mask {:#x}; using {driven:#x}",
                 self.dma_mask
             );

@@ -37,7 +37,7 @@ pub const MESSAGES: u8 = 8;
 /// What can be chosen about an [`Edu`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The address bits that the device drives; others are cut off, with a line in the log.
+    /// The address bits that the device drives; others are cut off, with a line in the debug log.
     pub dma_mask: u64,
 }
 
