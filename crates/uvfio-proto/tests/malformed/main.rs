@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::{Case, multi, refused};
 use common::device::{CONFIG, eventually, open_descriptors, serve, serve_unnegotiated};
-use common::raw::{Raw, access, dma_map, dma_unmap, header, message, pack, region_info, version, words};
+use common::raw::{Raw, access, dma_map, dma_unmap, header, message, region_info, version, words};
 use uvfio_proto::{End, ServeError};
 
 const EINVAL: u32 = 22;
