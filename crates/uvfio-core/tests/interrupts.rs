@@ -364,9 +364,11 @@ fn a_signal_from_within_a_register_write_is_delivered_by_another_thread() {
     }
 }
 
-/// A blocking eventfd that its user keeps full, by a thread that writes as much as goes in, again and again.
+/// A blocking eventfd that its user keeps full, by a thread that writes as much as goes in, again and again; and
+/// empties it before, while it teases.
 struct Hostile {
     file: OwnedFd,
+    tease: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     filler: Option<JoinHandle<()>>,
 }
@@ -374,29 +376,23 @@ struct Hostile {
 impl Hostile {
     fn new() -> Self {
         let file = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (theirs, stopped) = (file.try_clone().unwrap(), stop.clone());
+        let flags = [false, false].map(|flag| Arc::new(AtomicBool::new(flag)));
+        let (theirs, [teasing, stopped]) = (file.try_clone().unwrap(), flags.clone());
         let filler = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::SeqCst) {
+                if teasing.load(Ordering::SeqCst) {
+                    empty(&theirs);
+                }
                 let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
             }
         });
+        let [tease, stop] = flags;
         Self {
             file,
+            tease,
             stop,
             filler: Some(filler),
         }
-    }
-
-    fn empty(&self) {
-        let mut bytes = [0; 8];
-        let mut into = [std::io::IoSliceMut::new(&mut bytes)];
-        let _ = rustix::io::preadv2(
-            &self.file,
-            &mut into,
-            u64::MAX,
-            rustix::io::ReadWriteFlags::NOWAIT,
-        );
     }
 
     /// Makes room for a moment, until somebody who saw the room has found it gone, and hangs in writing: a thread
@@ -404,10 +400,15 @@ impl Hostile {
     fn until_blocked(&self, progress: &AtomicU64) {
         let start = Instant::now();
         loop {
-            self.empty();
-            std::thread::sleep(Duration::from_millis(1));
+            self.tease.store(true, Ordering::SeqCst);
+            for _ in 0..10 {
+                empty(&self.file);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            self.tease.store(false, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
             let before = progress.load(Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(30));
+            std::thread::sleep(Duration::from_millis(20));
             if progress.load(Ordering::SeqCst) == before {
                 return;
             }
@@ -419,12 +420,19 @@ impl Hostile {
     }
 }
 
+/// Empties an eventfd without waiting.
+fn empty(file: &OwnedFd) {
+    let mut bytes = [0; 8];
+    let mut into = [std::io::IoSliceMut::new(&mut bytes)];
+    let _ = rustix::io::preadv2(file, &mut into, u64::MAX, rustix::io::ReadWriteFlags::NOWAIT);
+}
+
 impl Drop for Hostile {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::SeqCst);
         let filler = self.filler.take().unwrap();
         while !filler.is_finished() {
-            self.empty();
+            empty(&self.file);
             std::thread::yield_now();
         }
         filler.join().unwrap();

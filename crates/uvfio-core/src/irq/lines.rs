@@ -20,7 +20,7 @@ use crate::front_end::FrontEnd;
 const BATCH: usize = 8;
 
 /// How long a request waits for a writer of an eventfd that it takes away.
-const REQUEST_PATIENCE: Duration = Duration::from_millis(20);
+const REQUEST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long the end of a user's time waits for it.
 const DETACH_PATIENCE: Duration = Duration::from_secs(1);
