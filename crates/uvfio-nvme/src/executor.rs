@@ -9,7 +9,6 @@ use std::thread;
 
 use crate::admin;
 use crate::io::{Buffer, serve};
-use crate::session::Fault;
 use crate::shared::Shared;
 use crate::spec::log;
 use crate::submission::Work;
@@ -72,8 +71,7 @@ fn run(shared: &Shared, id: u16, buffer: &mut Buffer) {
             Work::Command(fetched) => serve(shared, id, &fetched, buffer),
             Work::Attention => shared.attend(),
             Work::BadShadow => shared.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
-            Work::Broken(Fault::Void) => {}
-            Work::Broken(fault) => shared.break_down(&fault),
+            Work::Broken(ticket, fault) => shared.break_down(ticket, &fault),
             Work::Stop => return,
         }
     }
