@@ -1,10 +1,11 @@
 //! A device on the bench: devices to test with, and accesses as a driver would make them. Offsets in these
 //! tests are written out from the specifications; they are not taken from the tables that they test.
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may fail")]
 
 use uvfio_pci::{
-    Bar, BarSpan, Blueprint, ByteEnables, Capability, Delivery, Effect, Effects, Extended, Identity, Input,
-    Layout, MAX_EFFECTS, State, View, Window, access, next_delivery, read, step,
+    Bar, BarSpan, Blueprint, Capability, Delivery, Effect, Effects, Extended, Identity, Input, Layout,
+    MAX_EFFECTS, State, View, Window, access, next_delivery, read, step,
 };
 
 /// The identity of QEMU's teaching device.

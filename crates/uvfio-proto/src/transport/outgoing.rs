@@ -54,6 +54,8 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Turn {
     taken: bool,
+    /// How many wait for it: waking nobody would still be a system call, for every message.
+    waiting: usize,
     /// The rest of a message that was given up.
     tail: Vec<u8>,
 }
@@ -200,11 +202,13 @@ impl Outgoing {
             if blocked() == Blocked::GiveUp {
                 return Err(SendError::GivenUp);
             }
+            turn.waiting += 1;
             turn = self
                 .free
                 .wait_timeout(turn, GLANCE)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            turn.waiting -= 1;
         }
         turn.taken = true;
         Ok(std::mem::take(&mut turn.tail))
@@ -214,7 +218,9 @@ impl Outgoing {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         turn.taken = false;
         turn.tail = tail;
-        self.free.notify_one();
+        if turn.waiting > 0 {
+            self.free.notify_one();
+        }
     }
 }
 
