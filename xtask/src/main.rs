@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod docs;
+mod test;
 mod vm;
 
 #[derive(Debug, Parser)]
@@ -22,12 +25,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Runs all tests: `cargo test` of the workspace, then the virtual machines
+    Test(test::Args),
     /// Runs the scenarios that need virtual machines
     Vm(vm::Args),
+    /// Measures against limits, each figure beside a floor or a peer of the same run
+    Bench(bench::Args),
+    /// Writes the book's register pages from the tables, and checks the book
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().task {
+        Task::Test(args) => test::main(&args),
         Task::Vm(args) => vm::main(&args),
+        Task::Bench(args) => bench::main(&args),
+        Task::Docs(args) => docs::main(&args),
     }
 }

@@ -13,7 +13,7 @@ mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uvfio_pci::access::split;
 use uvfio_pci::{Input, Layout, ResetKind, RestoreError, State, Window};
@@ -29,6 +29,9 @@ use crate::{
 
 /// How long [`VirtualDevice::detach`] waits for the device.
 const DETACH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often DMA by message is abandoned while a reset is waited for.
+const ABANDON_AGAIN: Duration = Duration::from_millis(10);
 
 /// How a reset by request went, as far as it is known when the caller must answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,14 @@ pub enum CreateError {
         /// Device's name.
         device: &'static str,
         /// What is wrong.
+        why: String,
+    },
+    /// The system refused something else.
+    #[error("{device}: the system refused an eventfd, a look at /proc/self/fd, or a thread: {why}")]
+    System {
+        /// Device's name.
+        device: &'static str,
+        /// The system's reason.
         why: String,
     },
     /// A thread could not be started.
@@ -115,10 +126,10 @@ impl VirtualDevice {
         {
             tracing::error!(%error, "the device did not come back from its last user");
         }
-        self.attached.store(true, Ordering::Release);
         if self.is_gone() {
             return;
         }
+        self.attached.store(true, Ordering::Release);
         if let Some(messages) = messages {
             self.core.dma.set_messages(messages);
         }
@@ -281,11 +292,22 @@ impl VirtualDevice {
         });
         // The model joins a reset to one that is under way; either way the last task is the one to wait for.
         let ticket = self.core.work.last();
-        match self.core.work.wait(ticket, patience, || self.is_gone()) {
-            Some(Ok(())) => Ok(ResetProgress::Done),
-            Some(Err(error)) => Err(error),
-            None if self.is_gone() => Ok(ResetProgress::Done),
-            None => Ok(ResetProgress::UnderWay),
+        let start = Instant::now();
+        loop {
+            let left = patience.saturating_sub(start.elapsed());
+            match self
+                .core
+                .work
+                .wait(ticket, left.min(ABANDON_AGAIN), || self.is_gone())
+            {
+                Some(Ok(())) => return Ok(ResetProgress::Done),
+                Some(Err(error)) => return Err(error),
+                None if self.is_gone() => return Ok(ResetProgress::Done),
+                None if start.elapsed() >= patience => return Ok(ResetProgress::UnderWay),
+                // A device's thread that was just about to ask by message when that was abandoned waits for an
+                // answer that this thread does not read, and the reset for that thread.
+                None => self.core.dma.abandon(),
+            }
         }
     }
 
@@ -361,17 +383,22 @@ impl VirtualDevice {
         &self.core.dma
     }
 
-    /// The registers, to be restored later or elsewhere.
+    /// The registers, to be restored later or elsewhere, once effects that are under way are done (for half a
+    /// minute at most).
     #[must_use]
     pub fn save(&self) -> State {
+        let under_way = self.core.work.last();
+        // Saved all the same if that takes longer; a state in the midst of a reset is refused when it is restored.
+        let _ = self.core.work.wait(under_way, DETACH_PATIENCE, || self.is_gone());
         self.snapshot()
     }
 
-    /// Puts saved registers in the place of the present ones. The device is told of bus mastering and interrupts;
-    /// eventfds stay as they are.
+    /// Puts saved registers in the place of the present ones. The device is told of bus mastering and interrupts.
+    /// Eventfds are no part of them: the user attaches its own, before or after.
     ///
     /// # Errors
-    /// Where the state could not have come about with this layout; nothing is changed then.
+    /// Where the state could not have come about with this layout, or is one in the midst of a reset; nothing is
+    /// changed then.
     pub fn restore(&self, state: State) -> Result<(), RestoreError> {
         let _inside = FrontEnd::enter();
         if !self.is_gone() {

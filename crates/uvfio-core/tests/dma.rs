@@ -527,3 +527,23 @@ fn a_file_on_tmpfs_that_is_no_memfd_works_by_checked_copies() {
     rustix::fs::ftruncate(file.as_fd(), 0).unwrap();
     assert_eq!(space.read(8, &mut [0; 5]), Err(DmaError::Truncated { iova: 8 }));
 }
+
+#[test]
+fn huge_pages_that_are_not_there_give_an_error_and_no_signal() {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let file = rustix::fs::memfd_create("huge", flags).unwrap();
+    rustix::fs::ftruncate(&file, 1 << 40).unwrap();
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    let space = DmaSpace::new(&Policy { max_mapped_bytes: 1 << 41, ..Policy::default() });
+    space.set_bus_master(true);
+    space.map(backed(0, 1 << 40, RW, &file, 0)).unwrap();
+    // No machine has so many. Sealed or not, what is missing is found out by the kernel.
+    let mut last = Ok(());
+    for page in 0..(1u64 << 40 >> 21) {
+        last = space.write(page << 21, &[1]);
+        if last.is_err() {
+            break;
+        }
+    }
+    assert!(matches!(last, Err(DmaError::Truncated { .. })), "{last:?}");
+}

@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::{CONFIG, IO, MASTER, MEMORY, Recorder, Told, User, count, event, eventually, signalled};
 use rustix::fs::MemfdFlags;
 use uvfio_core::{
-    Backing, DmaAccess, DmaMap, GoneReason, IrqAction, IrqData, Policy, ResetProgress, VirtualDevice,
-    region_index,
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, GoneReason, IrqAction, IrqData, Policy, ResetProgress,
+    VirtualDevice, region_index,
 };
 use uvfio_pci::{InterruptMode, ResetKind};
 
@@ -279,4 +279,104 @@ fn a_refused_range_holds_dma_back_until_a_reset() {
     assert!(!virt.dma().enabled());
     virt.reset(PATIENCE).unwrap();
     assert!(virt.dma().enabled());
+}
+
+/// A user who answers only between its requests, as one does whose answers come on the socket that its requests
+/// come on.
+#[derive(Debug, Default)]
+struct Deaf {
+    state: std::sync::Mutex<u64>,
+    changed: std::sync::Condvar,
+}
+
+impl Deaf {
+    fn wait(&self, iova: u64) -> Result<(), DmaError> {
+        let mut state = self.state.lock().unwrap();
+        let before = *state;
+        self.changed.notify_all();
+        while *state == before {
+            state = self.changed.wait(state).unwrap();
+        }
+        Err(DmaError::Message {
+            iova,
+            why: "abandoned",
+        })
+    }
+}
+
+impl DmaMessages for Deaf {
+    fn read(&self, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
+        self.wait(iova)
+    }
+
+    fn write(&self, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
+        self.wait(iova)
+    }
+
+    fn abandon(&self) {
+        *self.state.lock().unwrap() += 1;
+        self.changed.notify_all();
+    }
+}
+
+#[test]
+fn a_reset_waits_for_no_answer_of_the_users() {
+    let device = Arc::new(Recorder::default());
+    let virt = VirtualDevice::new(device.clone(), &Policy::default()).unwrap();
+    virt.attach(Some(Arc::new(Deaf::default())));
+    virt.set_bus_master(true);
+    virt.dma_map(DmaMap {
+        backing: None,
+        ..memory()
+    })
+    .unwrap();
+    let host = device.host();
+    // The device's reset waits for the thread that is at DMA, as devices do.
+    device.hold();
+    let dma = {
+        let (host, device) = (host.clone(), device.clone());
+        std::thread::spawn(move || {
+            while host.dma().read(0, &mut [0; 4]) != Err(DmaError::BusMasterOff { iova: 0 }) {}
+            device.release();
+        })
+    };
+    assert_eq!(virt.reset(Duration::MAX).unwrap(), ResetProgress::Done);
+    dma.join().unwrap();
+}
+
+#[test]
+fn dma_by_message_from_the_front_ends_thread_is_refused_at_once() {
+    let on_write = |host: &uvfio_core::Host, _, _| {
+        let refused = host.dma().read(0, &mut [0; 4]);
+        assert!(
+            matches!(refused, Err(DmaError::Message { iova: 0, .. })),
+            "{refused:?}"
+        );
+    };
+    let device = Arc::new(Recorder {
+        on_write: Some(Box::new(on_write)),
+        ..Recorder::default()
+    });
+    let virt = VirtualDevice::new(device, &Policy::default()).unwrap();
+    virt.attach(Some(Arc::new(Deaf::default())));
+    virt.dma_map(DmaMap {
+        backing: None,
+        ..memory()
+    })
+    .unwrap();
+    virt.write(CONFIG, common::COMMAND, &[7, 0]).unwrap();
+    virt.write(0, 0, &[1]).unwrap();
+}
+
+#[test]
+fn a_state_in_the_midst_of_a_reset_is_not_restored() {
+    let user = User::awake();
+    user.device.hold();
+    user.virt.reset(NONE).unwrap();
+    let midst = user.virt.snapshot();
+    user.device.release();
+    let saved = user.virt.save();
+    assert!(user.virt.restore(midst).is_err());
+    user.virt.restore(saved).unwrap();
+    assert_eq!(user.read::<1>(0, 0), [0]);
 }

@@ -86,16 +86,14 @@ impl Interrupts {
         }
     }
 
-    /// INTx is asserted while a queue that interrupts has entries that the host has not consumed, and vector 0
-    /// (the only one of the line) is not masked. Whoever set the line looks again, so the last to set it has set
-    /// it right.
+    /// INTx is asserted while a queue that interrupts has entries that the host has not consumed, and vector 0,
+    /// the only one that the line has, is not masked. Whoever set the line looks again, so the last to set it has
+    /// set it right.
     fn drive_line(&self, host: &Host, queues: &[CompletionQueue]) {
         let level = || {
             self.is_line()
-                && queues.iter().any(|q| {
-                    q.interrupt_pending()
-                        .is_some_and(|vector| !self.is_masked(vector))
-                })
+                && !self.is_masked(0)
+                && queues.iter().any(|queue| queue.interrupt_pending().is_some())
         };
         let mut asserted = level();
         loop {

@@ -137,7 +137,9 @@ pub(crate) fn deliverable(layout: &Layout, state: &State) -> Option<Delivery> {
     }
     if let (true, Some(msi)) = (is_kind(mode, Interrupt::Msi), layout.structures.msi) {
         let masked = msi.masks.map_or(0, |masks| state.field(masks, &msi::MASK));
-        let ready = state.msi_pending & state.msi_attached & !masked;
+        // Fewer messages may be granted now than when one became pending.
+        let allowed = u32::MAX >> u32::from(32_u16.saturating_sub(granted(mode)).min(31));
+        let ready = state.msi_pending & state.msi_attached & !masked & allowed;
         return (ready != 0).then(|| Delivery {
             kind: Interrupt::Msi,
             vector: ready.trailing_zeros() as u16,

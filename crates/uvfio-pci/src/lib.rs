@@ -18,7 +18,9 @@
 
 pub mod access;
 mod blueprint;
+pub mod chain;
 mod compile;
+mod dump;
 mod error;
 mod field;
 mod input;
@@ -30,6 +32,7 @@ pub mod tables;
 mod view;
 
 pub use blueprint::*;
+pub use dump::*;
 pub use field::*;
 pub use input::*;
 pub use layout::*;

@@ -98,6 +98,8 @@ pub struct State {
     pub(crate) intx: Intx,
     /// The reset that is under way.
     pub(crate) reset: Option<EffectId>,
+    /// That reset failed: the function stays dark, and the next reset is a new one.
+    pub(crate) reset_failed: bool,
     /// The VPD transfer that is under way.
     pub(crate) vpd: Option<EffectId>,
     pub(crate) next_id: u32,
@@ -141,6 +143,7 @@ impl State {
             msi_attached: 0,
             intx: Intx::default(),
             reset: None,
+            reset_failed: false,
             vpd: None,
             next_id: 0,
         }

@@ -281,8 +281,9 @@ fn reset(layout: &Layout, state: &mut State, kind: ResetKind, effects: &mut Effe
     if kind != ResetKind::FunctionLevel || layout.view != crate::View::Virtual {
         state.reset_table();
     }
-    if state.reset.is_none() {
+    if state.reset.is_none() || state.reset_failed {
         let id = state.new_id();
+        state.reset_failed = false;
         state.reset = Some(id);
         effects.push(Effect::Reset { kind, id });
     }
@@ -301,8 +302,13 @@ fn transactions_pending(layout: &Layout, state: &mut State, pending: bool) {
 
 /// An effect is done; one that is not under way any more counts for nothing.
 fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcome) {
-    if state.reset == Some(id) && outcome != Outcome::Failed {
+    if state.reset == Some(id) {
+        if outcome == Outcome::Failed {
+            state.reset_failed = true;
+            return;
+        }
         state.reset = None;
+        state.reset_failed = false;
         transactions_pending(layout, state, false);
     } else if let (true, Some(vpd)) = (state.vpd == Some(id), layout.structures.vpd) {
         state.vpd = None;

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes;
 
 use crate::error::Errno;
 use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, HeaderFlags, Kind, RegionAccess};
-use crate::transport::{GiveUp, Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::transport::{Blocked, Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 
 pub use memory::ClientMemory;
@@ -268,11 +268,16 @@ impl Client {
         self.scratch.clear();
         self.scratch.extend_from_slice(header.as_bytes());
         self.scratch.extend_from_slice(fixed);
-        let give_up = GiveUp {
-            at: until,
-            when: &|| false,
+        let incoming = &mut self.incoming;
+        let mut blocked = || {
+            incoming.take_in();
+            if Instant::now() >= until {
+                Blocked::GiveUp
+            } else {
+                Blocked::Wait
+            }
         };
-        match self.out.send(&[&self.scratch, data], fds, Some(&give_up)) {
+        match self.out.send(&[&self.scratch, data], fds, &mut blocked) {
             Ok(()) => Ok(id),
             Err(SendError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 Err(ClientError::Closed)

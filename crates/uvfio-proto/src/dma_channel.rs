@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::error::Errno;
 use crate::message::{Command, DmaAccess, HEADER_BYTES, Header};
-use crate::transport::{GiveUp, Outgoing, SendError};
+use crate::transport::{Blocked, Outgoing, SendError};
 
 /// Most commands whose answer is due or given up; a client that answers none of so many gets no more.
 const MAX_OPEN: usize = 256;
@@ -136,18 +136,15 @@ impl DmaChannel {
         let mut first = [0; HEADER_BYTES + size_of::<DmaAccess>()];
         let _ = header.write_to_prefix(&mut first);
         let _ = access.write_to_suffix(&mut first);
-        let ended = || {
+        let mut blocked = || {
             let open = self.lock();
-            open.closed || open.generation != generation
+            if open.closed || open.generation != generation || Instant::now() >= until {
+                Blocked::GiveUp
+            } else {
+                Blocked::Wait
+            }
         };
-        match self.out.send(
-            &[&first, data],
-            &[],
-            Some(&GiveUp {
-                at: until,
-                when: &ended,
-            }),
-        ) {
+        match self.out.send(&[&first, data], &[], &mut blocked) {
             Ok(()) => self.wait(id, command, generation, until),
             Err(SendError::Delayed) => {
                 // It goes out with the next message, and is answered then.

@@ -387,10 +387,15 @@ impl Server {
             self.reply.begin();
             return Ok(());
         }
-        self.reply.send(&self.out, header).map_err(|error| match error {
-            SendError::Io(error) => ServeError::Send(error),
-            SendError::GivenUp | SendError::Delayed => ServeError::Send(std::io::ErrorKind::TimedOut.into()),
-        })
+        let incoming = &mut self.incoming;
+        self.reply
+            .send(&self.out, header, || incoming.take_in())
+            .map_err(|error| match error {
+                SendError::Io(error) => ServeError::Send(error),
+                SendError::GivenUp | SendError::Delayed => {
+                    ServeError::Send(std::io::ErrorKind::TimedOut.into())
+                }
+            })
     }
 }
 

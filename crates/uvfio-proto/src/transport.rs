@@ -4,12 +4,15 @@
 //! with a piece, not with a message. Linux ends a `recvmsg` after the piece that brought descriptors, so these
 //! belong to the message that holds the last byte received; that is exact for every sender that sends each
 //! message by a call of its own.
+//!
+//! Whoever can't send because the other side does not read goes on reading itself, as far as its buffer goes
+//! ([`Incoming::take_in`]). Else two sides that both send would wait for each other for ever.
 
 mod incoming;
 mod outgoing;
 
 pub use incoming::{Incoming, Message};
-pub use outgoing::{GiveUp, Outgoing, SendError};
+pub use outgoing::{Blocked, Outgoing, SendError};
 
 /// Most descriptors taken with one message; more are lost and the message is refused. VERSION promises fewer
 /// ([`crate::version::MAX_MSG_FDS`]), but there are clients that don't listen.

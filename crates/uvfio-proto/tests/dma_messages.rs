@@ -206,6 +206,39 @@ fn messages_are_no_longer_than_the_client_takes() {
     assert_eq!(device.join().unwrap(), Ok(()));
 }
 
+#[test]
+fn two_sides_that_both_send_do_not_wait_for_each_other() {
+    let (served, raw) = by_message();
+    let host = served.device.host();
+    let device = std::thread::spawn(move || {
+        let mut data = vec![0; MIB];
+        host.dma().read(0x20_0000, &mut data).map(|()| data)
+    });
+    let first = raw.recv();
+    // The replies to these don't fit into the socket, and nobody reads them yet.
+    let reads: Vec<u8> = (0..32)
+        .flat_map(|id| message(id, 9, 0, &access(0, 0, 0x1_0000, &[])))
+        .collect();
+    raw.0.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    raw.send(&reads);
+    std::thread::sleep(Duration::from_millis(50));
+    let bytes = first.u64(8) as usize;
+    answer(&raw, &first, &vec![1; bytes]);
+    let mut replies = 0;
+    let mut done = bytes;
+    while replies < 32 || done < MIB {
+        let got = raw.recv();
+        if got.command == 11 {
+            done += got.u64(8) as usize;
+            answer(&raw, &got, &vec![1; got.u64(8) as usize]);
+        } else {
+            assert_eq!((got.id, got.command, got.flags), (replies, 9, 1));
+            replies += 1;
+        }
+    }
+    assert!(device.join().unwrap().unwrap().iter().all(|&byte| byte == 1));
+}
+
 /// Memory of our client's.
 #[derive(Clone)]
 struct Memory(Arc<Mutex<Vec<u8>>>);

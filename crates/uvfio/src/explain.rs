@@ -186,9 +186,10 @@ fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, e
         Treatment::Hidden => "not there in this view: reads 0, a write is dropped".into(),
         Treatment::Constant => "declared by the device, the same for every user; a write is dropped".into(),
         Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped".into(),
-        Treatment::Shadow | Treatment::Hardware if !writable => {
-            "changed by the function only; a write is dropped".into()
+        Treatment::Shadow if !writable => {
+            "kept by the model, which alone changes it; a write is dropped".into()
         }
+        Treatment::Hardware if !writable => "the device's own, read-only; a write is dropped".into(),
         Treatment::Shadow | Treatment::Hardware
             if !acts && matches!(field.access, Access::Rw | Access::Rws) =>
         {
@@ -248,7 +249,7 @@ fn text(explained: &Explained) -> String {
         format!("bits {msb}:{lsb}")
     };
     let mut text = format!(
-        "{register_offset:#05x}  {field}: {bits} of a register of {register_bytes} bytes, in [{structure_offset:03x}] \
+        "{register_offset:#05x}  {field}: {bits} of a {register_bytes}-byte register, in [{structure_offset:03x}] \
          {structure}\n"
     );
     text += &format!("  {}\n", explained.doc);

@@ -92,11 +92,11 @@ impl Mapping {
     /// was found to be sealed.
     pub(super) fn read(&self, offset: u64, data: &mut [u8], trust: Trust) -> Result<(), Short> {
         let from = self.at(offset, data.len()).ok_or(Short)?;
-        let own = rustix::process::getpid().as_raw_nonzero().get();
         match trust {
             // SAFETY: `at` checked the range; the caller vouches that its pages exist.
             Trust::Sealed => unsafe { load(from, data) },
             Trust::MayShrink => {
+                let own = rustix::process::getpid().as_raw_nonzero().get();
                 let local = libc::iovec {
                     iov_base: data.as_mut_ptr().cast(),
                     iov_len: data.len(),
@@ -124,11 +124,11 @@ impl Mapping {
             .filter(|_| self.writable)
             .ok_or(Short)?;
         fence(Ordering::Release);
-        let own = rustix::process::getpid().as_raw_nonzero().get();
         match trust {
             // SAFETY: `at` checked the range, and it is writable; the caller vouches that its pages exist.
             Trust::Sealed => unsafe { store(to, data) },
             Trust::MayShrink => {
+                let own = rustix::process::getpid().as_raw_nonzero().get();
                 let local = libc::iovec {
                     iov_base: data.as_ptr().cast_mut().cast(),
                     iov_len: data.len(),

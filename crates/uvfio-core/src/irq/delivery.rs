@@ -6,7 +6,7 @@
 //! [`super::eventfd`]) is left to itself and another one started; the old one ends when it comes back.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
@@ -25,6 +25,8 @@ pub(super) struct Queue {
     /// ERR and REQ: the eventfd itself, since these are signalled when everything else is taken away.
     notices: Mutex<[Option<Arc<EventFd>>; 2]>,
     wake: OwnedFd,
+    /// `wake` is written, and the set not yet looked at: no need to write it again.
+    woken: AtomicBool,
     /// Which thread is the one; others end.
     generation: AtomicU64,
 }
@@ -36,6 +38,7 @@ impl Queue {
             notices: Mutex::default(),
             words: [const { AtomicU64::new(0) }; MSIX_WORDS + 1],
             wake,
+            woken: AtomicBool::new(false),
             generation: AtomicU64::new(0),
         })
     }
@@ -65,8 +68,10 @@ impl Queue {
 
     /// Has the delivery thread look.
     pub(super) fn wake(&self) {
-        // The only failure is a full counter, and then the thread is awake already.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // The only failure is a full counter, and then the thread is awake already.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
     }
 
     /// Forgets everything but ERR and REQ.
@@ -120,12 +125,15 @@ fn run(lines: &Lines, generation: u64) {
         if poll(&mut ready[..used], None).is_err() {
             continue;
         }
-        let unmasked = unmask.is_some() && ready[1].revents().contains(PollFlags::IN);
-        // Emptied before the set is: what is added after comes with another wake-up.
-        let _ = rustix::io::read(&lines.queue.wake, &mut [0; 8]);
         if lines.queue.generation.load(Ordering::SeqCst) != generation {
+            // The wake-up is for the thread that has taken over.
             return;
         }
+        let unmasked = unmask.is_some() && ready[1].revents().contains(PollFlags::IN);
+        // In this order: whoever adds after the second line writes `wake` again, and what was added before it is
+        // seen below.
+        let _ = rustix::io::read(&lines.queue.wake, &mut [0; 8]);
+        lines.queue.woken.swap(false, Ordering::AcqRel);
         let notices = lines.queue.take_notices();
         notices.iter().flatten().for_each(|target| target.signal());
         drop(notices);

@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use uvfio_pci::{Blueprint, Capability, Effects, Input, InterruptMode, Layout, RestoreError, State, Window};
+use uvfio_pci::{
+    Blueprint, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State, Window,
+};
 
 use uvfio_pci::access::split;
 
 use super::delivery::{self, Queue};
 use super::eventfd::{EventFd, Inspector, retire};
-use super::request;
+use super::request::{self, Inspected};
 use super::{IrqError, IrqIndex, IrqInfo, SetIrqs};
 use crate::front_end::FrontEnd;
 
@@ -164,6 +166,11 @@ impl Lines {
 
     /// Puts saved registers in the place of the present ones.
     pub(crate) fn restore(&self, state: State) -> Result<(), RestoreError> {
+        if state.resetting() {
+            return Err(RestoreError {
+                offset: self.layout.config_bytes(),
+            });
+        }
         let state = state.restore(&self.layout)?;
         let mut model = self.lock();
         model.state = state;
@@ -192,8 +199,19 @@ impl Lines {
     pub(crate) fn step(&self, input: Input, effects: &mut Effects) {
         let mut model = self.lock();
         uvfio_pci::step(&self.layout, &mut model.state, input, effects);
-        if effects.iter().next().is_some() {
+        let mut deliver = false;
+        let mut publish = false;
+        for effect in effects.iter() {
+            match effect {
+                Effect::Deliver => deliver = true,
+                _ => publish = true,
+            }
+        }
+        // An effect that is done shows in what decodes; interrupts alone show nowhere.
+        if publish || matches!(input, Input::EffectDone { .. }) {
             self.publish(&model.state);
+        }
+        if deliver {
             self.deliver(model);
         }
     }
@@ -218,12 +236,13 @@ impl Lines {
 
     /// SET_IRQS.
     pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
+        // Asked before the lock is taken: that may be two thousand questions to the kernel.
+        let request = Inspected::new(request, &self.inspector);
         let mut model = self.lock();
         if model.closed {
-            request::discard(request);
             return Ok(());
         }
-        let change = request::check(request, &model.targets, self.mode(), &self.inspector)?;
+        let change = request.check(&model.targets, self.mode())?;
         let mut removed = Vec::new();
         let wake = change.apply(&self.layout, &mut model, &self.queue, &mut removed);
         self.publish(&model.state);
@@ -334,7 +353,7 @@ impl Lines {
         match target {
             Some(target) => target.signal(),
             // Taken away since. It is pending again, for whoever is attached next.
-            None if matches!(index, IrqIndex::Msi | IrqIndex::MsiX) => self.signal(vector),
+            None if request::by_register(self.mode()) == Some(index) => self.signal(vector),
             None => {}
         }
     }

@@ -37,115 +37,148 @@ pub(super) enum Change {
     /// INTx is masked or unmasked.
     Mask(bool),
     /// Vectors are delivered now.
-    Loopback { index: IrqIndex, vectors: Vec<u16> },
+    Loopback { index: IrqIndex, vectors: Vec<u32> },
     /// Nothing.
     None,
 }
 
-/// Checks a request. Its descriptors are closed if it is refused; those that aren't eventfds, without waiting.
-pub(super) fn check(
-    request: SetIrqs,
-    targets: &Targets,
-    mode: InterruptMode,
-    inspector: &Inspector,
-) -> Result<Change, IrqError> {
-    let SetIrqs {
-        index,
-        start,
-        count,
-        action,
-        data,
-    } = request;
-    let (data, eventfds) = match data {
-        IrqData::EventFd(files) => (None, Some(inspect(files, inspector))),
-        other => (Some(other), None),
-    };
-    let known = IrqIndex::from_number(index).ok_or(IrqError::NoSuchIndex(index))?;
-    let have = targets.vectors[known as usize].len() as u32;
-    if start >= have || start.checked_add(count).is_none_or(|end| end > have) {
-        return Err(IrqError::OutOfRange {
+/// A request whose descriptors have been looked at.
+#[derive(Debug)]
+pub(super) struct Inspected {
+    index: u32,
+    start: u32,
+    count: u32,
+    action: IrqAction,
+    data: Data,
+}
+
+/// As [`IrqData`], with eventfds that are eventfds.
+#[derive(Debug)]
+enum Data {
+    None,
+    Bool(Vec<u8>),
+    EventFd(Result<Vec<Option<Arc<EventFd>>>, IrqError>),
+}
+
+impl Inspected {
+    /// Looks at a request's descriptors; those that aren't eventfds are closed, without waiting.
+    pub(super) fn new(request: SetIrqs, inspector: &Inspector) -> Self {
+        let SetIrqs {
             index,
             start,
             count,
-            have,
-        });
-    }
-    let by_eventfd = eventfds.is_some();
-    if action != IrqAction::Trigger {
-        if known != IrqIndex::Intx {
-            return Err(IrqError::NotMaskable(index));
+            action,
+            data,
+        } = request;
+        let data = match data {
+            IrqData::None => Data::None,
+            IrqData::Bool(flags) => Data::Bool(flags),
+            IrqData::EventFd(files) => Data::EventFd(inspect(files, inspector)),
+        };
+        Self {
+            index,
+            start,
+            count,
+            action,
+            data,
         }
-        if action == IrqAction::Mask && by_eventfd {
-            return Err(IrqError::MaskByEventFd);
-        }
     }
-    let enabled = targets.enabled[known as usize] > 0;
 
-    if let Some(eventfds) = eventfds {
-        let mut eventfds = eventfds?;
-        eventfds.resize(count as usize, None);
-        if action == IrqAction::Unmask {
-            if !enabled {
-                return Err(IrqError::NotEnabled(index));
-            }
-            return Ok(eventfds.pop().map_or(Change::None, Change::UnmaskBy));
-        }
-        if known.interrupt().is_some()
-            && let Some(in_use) = other_in_use(targets, known)
-        {
-            return Err(IrqError::OtherInUse {
-                wanted: index,
-                in_use,
+    /// Checks a request by the rules.
+    pub(super) fn check(self, targets: &Targets, mode: InterruptMode) -> Result<Change, IrqError> {
+        let Self {
+            index,
+            start,
+            count,
+            action,
+            data,
+        } = self;
+        let known = IrqIndex::from_number(index).ok_or(IrqError::NoSuchIndex(index))?;
+        let have = targets.vectors[known as usize].len() as u32;
+        if start >= have || start.checked_add(count).is_none_or(|end| end > have) {
+            return Err(IrqError::OutOfRange {
+                index,
+                start,
+                count,
+                have,
             });
         }
-        return Ok(match count {
-            0 => Change::None,
-            _ => Change::Attach {
-                index: known,
-                start: start as u16,
-                eventfds,
-            },
+        let by_eventfd = matches!(data, Data::EventFd(_));
+        if action != IrqAction::Trigger {
+            if known != IrqIndex::Intx {
+                return Err(IrqError::NotMaskable(index));
+            }
+            if action == IrqAction::Mask && by_eventfd {
+                return Err(IrqError::MaskByEventFd);
+            }
+        }
+        let enabled = targets.enabled[known as usize] > 0;
+        match data {
+            Data::EventFd(eventfds) => {
+                let mut eventfds = eventfds?;
+                eventfds.resize(count as usize, None);
+                by_eventfds(known, start as u16, action, eventfds, targets)
+            }
+            Data::None if count == 0 && action == IrqAction::Trigger => {
+                // A register may have enabled it where no request has.
+                let may = enabled || by_register(mode) == Some(known);
+                may.then_some(Change::Disable(known))
+                    .ok_or(IrqError::NotEnabled(index))
+            }
+            _ if !enabled => Err(IrqError::NotEnabled(index)),
+            Data::None => Ok(at_once(known, action, (start..start + count).collect())),
+            Data::Bool(flags) => {
+                let asked = (start..start + count).zip(flags).filter(|(_, flag)| *flag != 0);
+                Ok(at_once(known, action, asked.map(|(vector, _)| vector).collect()))
+            }
+        }
+    }
+}
+
+/// What is asked with eventfds, one for each vector from `start`.
+fn by_eventfds(
+    index: IrqIndex,
+    start: u16,
+    action: IrqAction,
+    mut eventfds: Vec<Option<Arc<EventFd>>>,
+    targets: &Targets,
+) -> Result<Change, IrqError> {
+    if action == IrqAction::Unmask {
+        return match targets.enabled[index as usize] {
+            0 => Err(IrqError::NotEnabled(index as u32)),
+            _ => Ok(eventfds.pop().map_or(Change::None, Change::UnmaskBy)),
+        };
+    }
+    if index.interrupt().is_some()
+        && let Some(in_use) = other_in_use(targets, index)
+    {
+        return Err(IrqError::OtherInUse {
+            wanted: index as u32,
+            in_use,
         });
     }
-
-    let chosen: Vec<u16> = match data {
-        Some(IrqData::Bool(flags)) => (start..start + count)
-            .zip(flags)
-            .filter(|(_, flag)| *flag != 0)
-            .map(|(vector, _)| vector as u16)
-            .collect(),
-        _ if count == 0 && action == IrqAction::Trigger => {
-            // A register may have enabled it where no request has.
-            return match enabled || by_register(mode) == Some(known) {
-                true => Ok(Change::Disable(known)),
-                false => Err(IrqError::NotEnabled(index)),
-            };
-        }
-        _ => (start..start + count).map(|vector| vector as u16).collect(),
-    };
-    if !enabled {
-        return Err(IrqError::NotEnabled(index));
-    }
-    Ok(match action {
-        _ if chosen.is_empty() => Change::None,
-        IrqAction::Mask => Change::Mask(true),
-        IrqAction::Unmask => Change::Mask(false),
-        IrqAction::Trigger => Change::Loopback {
-            index: known,
-            vectors: chosen,
+    Ok(match eventfds.len() {
+        0 => Change::None,
+        _ => Change::Attach {
+            index,
+            start,
+            eventfds,
         },
     })
 }
 
-/// Closes a request's descriptors without waiting.
-pub(super) fn discard(request: SetIrqs) {
-    if let IrqData::EventFd(files) = request.data {
-        files.into_iter().flatten().for_each(close_elsewhere);
+/// What is asked for now, of the vectors given.
+fn at_once(index: IrqIndex, action: IrqAction, vectors: Vec<u32>) -> Change {
+    match action {
+        _ if vectors.is_empty() => Change::None,
+        IrqAction::Mask => Change::Mask(true),
+        IrqAction::Unmask => Change::Mask(false),
+        IrqAction::Trigger => Change::Loopback { index, vectors },
     }
 }
 
 /// The kind of messages that the registers enable.
-fn by_register(mode: InterruptMode) -> Option<IrqIndex> {
+pub(super) fn by_register(mode: InterruptMode) -> Option<IrqIndex> {
     match mode {
         InterruptMode::Intx => None,
         InterruptMode::Msi(_) => Some(IrqIndex::Msi),
@@ -250,6 +283,7 @@ impl Change {
             }
             Self::Loopback { index, vectors } => {
                 for vector in vectors {
+                    let vector = vector as u16;
                     match (targets.get(index, vector), index.interrupt()) {
                         (Some(_), Some(_)) => queue.push(index, vector),
                         (Some(target), None) => queue.notice(index, target.clone()),

@@ -57,7 +57,11 @@ impl Core {
             device: name,
             why: why.to_string(),
         };
-        let lines = Lines::new(layout, &blueprint).map_err(thread)?;
+        let system = |why: std::io::Error| CreateError::System {
+            device: name,
+            why: why.to_string(),
+        };
+        let lines = Lines::new(layout, &blueprint).map_err(system)?;
         let core = Arc::new(Self {
             dma: Arc::new(DmaSpace::new(policy)),
             lines,

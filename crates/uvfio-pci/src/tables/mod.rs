@@ -22,6 +22,9 @@ pub const NEXT: Field = Field::new("Next Capability Pointer", 0x01, 1, 7, 0).say
     "Byte offset of the next capability that the user may see, 0 at the end of the chain.",
     "PCI Local Bus 3.0, 6.7",
 );
+/// Header of an extended capability, as a register.
+pub const EXTENDED_HEADER: Field = Field::new("Extended Capability Header", 0x00, 4, 31, 0)
+    .says("ID, version and pointer.", "PCI Express Base 5.0, 7.6.3");
 /// Extended capability ID.
 pub const EXTENDED_ID: Field = Field::new("Extended Capability ID", 0x00, 4, 15, 0).says(
     "Says which extended capability this is.",

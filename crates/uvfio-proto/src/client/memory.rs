@@ -1,11 +1,14 @@
 //! The client's memory, as far as the server reaches it by message.
 
+use std::io::ErrorKind;
+use std::time::Instant;
+
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Client, ClientError};
 use crate::error::Errno;
 use crate::message::{Command, DEFAULT_DATA_BYTES, DmaAccess, HEADER_BYTES, Header, HeaderFlags, Kind};
-use crate::transport::{Message, SendError};
+use crate::transport::{Blocked, Message, SendError};
 
 /// Memory that the server reads and writes by message.
 pub trait ClientMemory: Send {
@@ -48,10 +51,22 @@ impl Client {
                 Vec::new()
             }
         };
-        match self.out.send(&[reply.as_bytes(), &payload], &[], None) {
+        let until = Instant::now() + self.patience;
+        let incoming = &mut self.incoming;
+        let mut blocked = || {
+            incoming.take_in();
+            if Instant::now() >= until {
+                Blocked::GiveUp
+            } else {
+                Blocked::Wait
+            }
+        };
+        match self.out.send(&[reply.as_bytes(), &payload], &[], &mut blocked) {
             Ok(()) => Ok(()),
             Err(SendError::Io(error)) => Err(error.into()),
-            Err(SendError::GivenUp | SendError::Delayed) => Err(ClientError::Closed),
+            Err(SendError::GivenUp | SendError::Delayed) => {
+                Err(std::io::Error::from(ErrorKind::TimedOut).into())
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 use crate::error::Errno;
 use crate::message::{HEADER_BYTES, Header, HeaderFlags, Kind};
-use crate::transport::{Outgoing, SendError};
+use crate::transport::{Blocked, Outgoing, SendError};
 
 /// A reply while it is put together.
 #[derive(Debug, Default)]
@@ -54,8 +54,17 @@ impl Reply {
         self.errno = Some(errno);
     }
 
-    /// Sends it in answer to `request`.
-    pub(super) fn send(&mut self, out: &Outgoing, request: &Header) -> Result<(), SendError> {
+    /// Sends it in answer to `request`; while the client does not take it, `blocked` is called.
+    pub(super) fn send(
+        &mut self,
+        out: &Outgoing,
+        request: &Header,
+        mut blocked: impl FnMut(),
+    ) -> Result<(), SendError> {
+        let mut blocked = || {
+            blocked();
+            Blocked::Wait
+        };
         let mut flags = Kind::REPLY;
         if self.errno.is_some() {
             flags |= HeaderFlags::ERROR.bits();
@@ -71,8 +80,8 @@ impl Reply {
         let _ = header.write_to_prefix(&mut self.bytes);
         let fd = self.fd.take();
         match &fd {
-            Some(fd) => out.send(&[&self.bytes, &[]], &[fd.as_fd()], None),
-            None => out.send(&[&self.bytes, &[]], &[], None),
+            Some(fd) => out.send(&[&self.bytes, &[]], &[fd.as_fd()], &mut blocked),
+            None => out.send(&[&self.bytes, &[]], &[], &mut blocked),
         }
     }
 }

@@ -94,7 +94,7 @@ impl Incoming {
                 Err(_) => HEADER_BYTES,
             };
             self.make_room(want);
-            if self.receive()? == 0 {
+            if self.receive(RecvFlags::empty())? == 0 {
                 return match self.end - self.start {
                     0 => Ok(None),
                     have => Err(ReceiveError::CutShort { have }),
@@ -110,6 +110,23 @@ impl Incoming {
         match Header::read_from_prefix(received) {
             Ok((header, _)) => self.check(&header).is_ok_and(|bytes| bytes <= received.len()),
             Err(_) => false,
+        }
+    }
+
+    /// Takes in what is there without waiting, as far as the buffer may grow. Payloads given out are lost.
+    ///
+    /// It stops where descriptors come, so that only one message of those taken in can have any. What goes wrong
+    /// here goes wrong again, or shows as the stream's end, in [`next_message`](Self::next_message).
+    pub fn take_in(&mut self) {
+        while self.arrived.is_empty() && self.lost.is_empty() {
+            let held = self.end - self.start;
+            if held >= self.limit {
+                return;
+            }
+            self.make_room((held + FIRST_BYTES).min(self.limit));
+            if !matches!(self.receive(RecvFlags::DONTWAIT), Ok(1..)) {
+                return;
+            }
         }
     }
 
@@ -179,13 +196,18 @@ impl Incoming {
     }
 
     /// Receives what there is, and gives the number of bytes: 0 at the stream's end.
-    fn receive(&mut self) -> Result<usize, ReceiveError> {
+    fn receive(&mut self, flags: RecvFlags) -> Result<usize, ReceiveError> {
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let free = self.buffer.get_mut(self.end..).unwrap_or_default();
         let got = loop {
             let mut pieces = [IoSliceMut::new(free)];
-            match recvmsg(&*self.stream, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(
+                &*self.stream,
+                &mut pieces,
+                &mut control,
+                flags | RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => break other.map_err(std::io::Error::from)?,
             }
@@ -213,8 +235,9 @@ impl Incoming {
 
     /// Keeps in mind that the message that holds byte `at` has lost descriptors.
     ///
-    /// Two places are enough. It is received only while the first message is incomplete, so that every place
-    /// lies in that one, except the last, which may lie in another; and the first place is never given up.
+    /// Two places are enough. While there is one, it is received only when the first message is incomplete, so
+    /// that every place lies in that one, except the last, which may lie in another; and the first place is never
+    /// given up.
     fn note_loss(&mut self, at: u64) {
         if self.lost.len() < 2 {
             self.lost.push(at);

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,29 +17,16 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use super::MAX_FDS;
 
-/// How long a sender that may give up waits before it looks again whether it should.
+/// How long a sender that can't go on waits before it asks again whether it should.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// When to give up sending.
-pub struct GiveUp<'a> {
-    /// At this time.
-    pub at: Instant,
-    /// Or when this says so.
-    pub when: &'a dyn Fn() -> bool,
-}
-
-impl std::fmt::Debug for GiveUp<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("GiveUp")
-            .field("at", &self.at)
-            .finish_non_exhaustive()
-    }
-}
-
-impl GiveUp<'_> {
-    fn now(&self) -> bool {
-        (self.when)() || Instant::now() >= self.at
-    }
+/// What a sender does that can't go on: the other side does not read, or another thread is sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Wait.
+    Wait,
+    /// Give up.
+    GiveUp,
 }
 
 /// Why a message was not sent.
@@ -67,6 +54,8 @@ pub struct Outgoing {
 #[derive(Debug, Default)]
 struct Turn {
     taken: bool,
+    /// How many wait for it: waking nobody would still be a system call, for every message.
+    waiting: usize,
     /// The rest of a message that was given up.
     tail: Vec<u8>,
 }
@@ -82,7 +71,7 @@ impl Outgoing {
         }
     }
 
-    /// Sends a message of two parts, with descriptors; waits as long as it takes, unless it is to be given up.
+    /// Sends a message of two parts, with descriptors. While it can't go on it asks `blocked`, again and again.
     ///
     /// # Errors
     /// The system's, or as it was given up.
@@ -90,12 +79,12 @@ impl Outgoing {
         &self,
         parts: &[&[u8]; 2],
         fds: &[BorrowedFd<'_>],
-        give_up: Option<&GiveUp<'_>>,
+        blocked: &mut dyn FnMut() -> Blocked,
     ) -> Result<(), SendError> {
-        let mut tail = self.take_turn(give_up)?;
-        let result = self.flush(&mut tail, give_up).and_then(|()| {
+        let mut tail = self.take_turn(blocked)?;
+        let result = self.flush(&mut tail, blocked).and_then(|()| {
             let [first, second] = *parts;
-            let sent = self.push(parts, fds, give_up);
+            let sent = self.push(parts, fds, blocked);
             match sent {
                 Progress {
                     bytes: 0,
@@ -122,11 +111,11 @@ impl Outgoing {
     }
 
     /// Sends the rest of an earlier message.
-    fn flush(&self, tail: &mut Vec<u8>, give_up: Option<&GiveUp<'_>>) -> Result<(), SendError> {
+    fn flush(&self, tail: &mut Vec<u8>, blocked: &mut dyn FnMut() -> Blocked) -> Result<(), SendError> {
         if tail.is_empty() {
             return Ok(());
         }
-        let Progress { bytes, stopped } = self.push(&[tail, &[]], &[], give_up);
+        let Progress { bytes, stopped } = self.push(&[tail, &[]], &[], blocked);
         tail.drain(..bytes.min(tail.len()));
         match stopped {
             None => {
@@ -140,7 +129,12 @@ impl Outgoing {
     }
 
     /// Sends until all is sent, or it is given up.
-    fn push(&self, parts: &[&[u8]; 2], fds: &[BorrowedFd<'_>], give_up: Option<&GiveUp<'_>>) -> Progress {
+    fn push(
+        &self,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+    ) -> Progress {
         let [first, second] = *parts;
         let all = first.len() + second.len();
         let mut bytes = 0;
@@ -149,14 +143,7 @@ impl Outgoing {
             bytes,
             stopped: Some(why),
         };
-        let mut flags = SendFlags::NOSIGNAL;
-        if give_up.is_some() {
-            flags |= SendFlags::DONTWAIT;
-        }
         while bytes < all {
-            if give_up.is_some_and(GiveUp::now) {
-                return stopped(bytes, Stopped::GivenUp);
-            }
             let pieces = [
                 IoSlice::new(first.get(bytes..).unwrap_or_default()),
                 IoSlice::new(
@@ -170,7 +157,12 @@ impl Outgoing {
             if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
                 return stopped(bytes, Stopped::Io(Errno::TOOMANYREFS.into()));
             }
-            match sendmsg(&*self.stream, &pieces, &mut control, flags) {
+            match sendmsg(
+                &*self.stream,
+                &pieces,
+                &mut control,
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(sent) => {
                     bytes += sent;
                     // They went with the first byte.
@@ -178,6 +170,9 @@ impl Outgoing {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
+                    if blocked() == Blocked::GiveUp {
+                        return stopped(bytes, Stopped::GivenUp);
+                    }
                     if let Err(error) = self.wait_writable() {
                         return stopped(bytes, Stopped::Io(error));
                     }
@@ -201,19 +196,19 @@ impl Outgoing {
         }
     }
 
-    fn take_turn(&self, give_up: Option<&GiveUp<'_>>) -> Result<Vec<u8>, SendError> {
+    fn take_turn(&self, blocked: &mut dyn FnMut() -> Blocked) -> Result<Vec<u8>, SendError> {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         while turn.taken {
-            turn = match give_up {
-                None => self.free.wait(turn).unwrap_or_else(PoisonError::into_inner),
-                Some(give_up) if give_up.now() => return Err(SendError::GivenUp),
-                Some(_) => {
-                    self.free
-                        .wait_timeout(turn, GLANCE)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+            if blocked() == Blocked::GiveUp {
+                return Err(SendError::GivenUp);
+            }
+            turn.waiting += 1;
+            turn = self
+                .free
+                .wait_timeout(turn, GLANCE)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            turn.waiting -= 1;
         }
         turn.taken = true;
         Ok(std::mem::take(&mut turn.tail))
@@ -223,7 +218,9 @@ impl Outgoing {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         turn.taken = false;
         turn.tail = tail;
-        self.free.notify_one();
+        if turn.waiting > 0 {
+            self.free.notify_one();
+        }
     }
 }
 

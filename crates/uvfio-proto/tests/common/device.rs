@@ -79,6 +79,10 @@ impl TestDevice {
         self.host.lock().unwrap().clone().expect("a user is there")
     }
 
+    pub(crate) fn has_user(&self) -> bool {
+        self.host.lock().unwrap().is_some()
+    }
+
     pub(crate) fn set_stuck(&self, stuck: bool) {
         *self.stuck.lock().unwrap() = stuck;
         self.unstuck.notify_all();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::Failure;
-use crate::namespace;
+use crate::{namespace, print};
 use page::{Page, Section};
 
 /// Show on one page what the service does: no root, no set-up.
@@ -41,12 +41,9 @@ const USER_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let page = measure()?;
     if args.json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&page).map_err(Failure::running)?
-        );
+        print(&(serde_json::to_string_pretty(&page).map_err(Failure::running)? + "\n"))?;
     } else {
-        println!("{page}");
+        print(&format!("{page}\n"))?;
     }
     match page.count().1 {
         0 => Ok(()),
@@ -108,6 +105,14 @@ fn who(server: &Server, told: &user::Told) -> Section {
         ),
         Some(why) => section.tell("user", format!("{theirs}: no namespace of its own here ({why})")),
     }
+    let announced = told.announced.clone().unwrap_or_else(|| "nothing".into());
+    let ok = announced.contains(&format!("process {} ", told.process));
+    section.check(
+        "the server's log",
+        announced,
+        ok,
+        "that the user's process is attached",
+    );
     section
 }
 
@@ -172,23 +177,24 @@ impl Server {
                 Err(_) => break None,
             }
         };
-        let seen = match status {
-            Some(status) => {
-                let mut words = String::new();
-                // The log is for the page only: an unreadable one shows as an empty one.
-                let _ = log.read_to_string(&mut words);
-                format!("{status}; {}", words.lines().last().unwrap_or("no last word"))
-            }
-            None => format!("still running after {} s", SERVER_PATIENCE.as_secs()),
-        };
-        let ok = status.is_some_and(|status| status.success());
-        section.check("SIGTERM to the server", seen, ok, "exit status: 0");
+        let mut words = String::new();
+        if status.is_some() {
+            // The log is for the page only: an unreadable one shows as an empty one.
+            let _ = log.read_to_string(&mut words);
+        }
+        let last = words.lines().last().unwrap_or("no last word");
+        let how = status.map_or_else(|| "still runs".to_owned(), |status| status.to_string());
         let left = socket.exists();
+        let seen = format!(
+            "{how}; {last:?}; its socket is {}",
+            if left { "left behind" } else { "removed" }
+        );
+        let ok = status.is_some_and(|status| status.success()) && !left;
         section.check(
-            "its socket",
-            if left { "is left behind" } else { "is removed" },
-            !left,
-            "removed",
+            "SIGTERM to the server",
+            seen,
+            ok,
+            "exit status: 0, and the socket removed",
         );
         section
     }

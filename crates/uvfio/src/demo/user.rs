@@ -35,6 +35,8 @@ pub(super) struct Told {
     pub(super) namespace: String,
     /// Why there is no user namespace of its own, where there is none.
     pub(super) shared_because: Option<String>,
+    /// What the server logged when this process attached.
+    pub(super) announced: Option<String>,
     pub(super) sections: Vec<Section>,
 }
 
@@ -51,6 +53,7 @@ pub(super) struct User {
     /// The eventfds of the messages, once these are enabled.
     pub(super) messages: Option<Counters>,
     log: Receiver<String>,
+    socket: PathBuf,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
@@ -58,23 +61,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let shared_because = namespace::leave_for_new_user_namespace()
         .err()
         .map(|errno| errno.to_string());
-    let mut user = User::attach(&args.socket).map_err(Failure::running)?;
+    let user = User::attach(&args.socket).map_err(Failure::running)?;
     // What the device declares is what its user should find.
     let edu = "edu"
         .parse::<DeviceSpec>()
         .map_err(Failure::running)?
         .build()
         .map_err(Failure::running)?;
+    let announced = user.reason();
     let told = Told {
         process: std::process::id(),
         uid: rustix::process::getuid().as_raw(),
         namespace: namespace::user_namespace("self"),
         shared_because,
+        announced,
         sections: user.try_everything(edu.as_ref()),
     };
     println!("{}", serde_json::to_string(&told).map_err(Failure::running)?);
     Ok(())
 }
+
+/// One section of the page.
+type Check = fn(&mut User, &dyn Device, &mut Section) -> Result<(), Refused>;
 
 impl User {
     fn attach(socket: &Path) -> Result<Self, String> {
@@ -100,11 +108,11 @@ impl User {
             memory: memory.into(),
             messages: None,
             log,
+            socket: socket.into(),
         })
     }
 
-    fn try_everything(&mut self, edu: &dyn Device) -> Vec<Section> {
-        type Check = fn(&mut User, &dyn Device, &mut Section) -> Result<(), Refused>;
+    fn try_everything(mut self, edu: &dyn Device) -> Vec<Section> {
         let checks: [(&str, Check); 6] = [
             ("Configuration space, read through the socket", checks::config),
             ("BARs, sized by writing ones", checks::bars),
@@ -113,16 +121,48 @@ impl User {
             ("Function level reset", checks::flr),
             ("Refused, with the server's reason", checks::refused),
         ];
-        checks
+        let mut sections: Vec<Section> = checks
             .into_iter()
-            .map(|(title, check)| {
+            .map(|(title, check)| self.section(title, edu, check))
+            .collect();
+        let title = "The next user, once this one has left";
+        sections.push(match self.succeed() {
+            Ok(mut next) => next.section(title, edu, checks::next_user),
+            Err(refused) => {
                 let mut section = Section::new(title);
-                if let Err(refused) = check(self, edu, &mut section) {
-                    section.check("the rest of this", refused.to_string(), false, "to be granted");
-                }
+                section.check("attaches", refused.to_string(), false, "to be granted");
                 section
-            })
-            .collect()
+            }
+        });
+        sections
+    }
+
+    fn section(&mut self, title: &str, edu: &dyn Device, check: Check) -> Section {
+        let mut section = Section::new(title);
+        if let Err(refused) = check(self, edu, &mut section) {
+            section.check("the rest of this", refused.to_string(), false, "to be granted");
+        }
+        section
+    }
+
+    /// Leaves, and comes back as another user.
+    fn succeed(self) -> Result<Self, Refused> {
+        let Self {
+            link,
+            memory,
+            messages,
+            log,
+            socket,
+        } = self;
+        // A server has one user at a time: the next is answered once this one has left.
+        drop((link, messages));
+        Ok(Self {
+            link: Link::connect(&socket)?,
+            memory,
+            messages: None,
+            log,
+            socket,
+        })
     }
 
     /// Forgets what the server has logged until now.

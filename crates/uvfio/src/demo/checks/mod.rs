@@ -4,12 +4,14 @@ mod config;
 mod dma;
 mod flr;
 mod msi;
+mod next_user;
 mod refused;
 
 pub(super) use config::{bars, config};
 pub(super) use dma::dma;
 pub(super) use flr::flr;
 pub(super) use msi::msi;
+pub(super) use next_user::next_user;
 pub(super) use refused::refused;
 
 use std::time::{Duration, Instant};
