@@ -1,7 +1,11 @@
 # What every scenario uses: reports to the host, on descriptor 3.
 
 ok() { echo "UVFIO ok $*" >&3; }
-fail() { echo "UVFIO fail $*" >&3; }
+fail() {
+    echo "UVFIO fail $*" >&3
+    # What the kernel said last goes to the console, which is kept.
+    dmesg | tail -n 30
+}
 note() { echo "UVFIO note $*" >&3; }
 
 # text COMMAND...: sends what the command prints.
@@ -18,7 +22,7 @@ check() {
     else
         status=$?
         cat "$log"
-        fail "$what: expected $* to succeed got status $status, $(tail -n 1 "$log")"
+        fail "$what: expected $* to succeed got status $status $(tail -n 1 "$log")"
         return 1
     fi
 }

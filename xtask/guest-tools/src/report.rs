@@ -27,7 +27,7 @@ impl Report {
         self.line("fail", what)
     }
 
-    /// A check by comparison; a failure shows both values, numbers also in base 16.
+    /// A check by comparison; a failure shows both values, with numbers in base 16.
     pub(crate) fn same<T: PartialEq + Debug>(&mut self, what: &str, expected: &T, got: &T) -> Result<()> {
         if expected == got {
             self.ok(what)
@@ -40,7 +40,10 @@ impl Report {
 
     fn line(&mut self, verb: &str, what: &str) -> Result<()> {
         // One write a line, so that lines of several programs do not mix.
-        let line = format!("UVFIO {verb} {}\n", what.replace('\n', " "));
+        let line = format!(
+            "UVFIO {verb} {}\n",
+            what.split_whitespace().collect::<Vec<_>>().join(" ")
+        );
         self.to.write_all(line.as_bytes())?;
         Ok(self.to.flush()?)
     }
