@@ -1,1 +1,30 @@
-//! The virtual device: routing, DMA address space, interrupts, and the trait a device implements.
+//! The virtual device: routing, DMA address space, interrupts, and the trait that a device implements.
+//!
+//! ```text
+//! front end (vfio-user, ...) -> VirtualDevice -> model (uvfio-pci)      what a register holds and does
+//!                                             -> Device                  real hardware or software
+//!                               DmaSpace  <-  Host (given to the Device)
+//!                               Lines     <-  Host
+//! ```
+//!
+//! Front ends know [`VirtualDevice`] only; devices know [`Host`] only. No method of [`VirtualDevice`] waits for
+//! the user.
+
+mod device;
+mod dispose;
+mod dma;
+mod front_end;
+mod host;
+mod irq;
+mod policy;
+mod region;
+mod virtual_device;
+
+pub use device::*;
+pub use dispose::close_elsewhere;
+pub use dma::*;
+pub use host::*;
+pub use irq::*;
+pub use policy::*;
+pub use region::*;
+pub use virtual_device::*;

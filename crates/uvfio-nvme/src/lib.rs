@@ -1,1 +1,40 @@
-//! An NVMe 1.4 controller in software.
+//! An NVMe controller in software: NVM Express 1.4 over PCI Express.
+//!
+//! ```text
+//! socket's thread     registers (controller)  doorbells (doorbell, submission, completion): store and wake
+//! admin thread        enable, disable, shutdown (shared)   admin commands (admin)   events
+//! I/O threads         fetch (submission) -> execute (io: prp, namespace, backend) -> post (completion) -> interrupt
+//! everyone            the user's memory only through the gate (session), so that a reset can close it
+//! ```
+//!
+//! Every number of the specification stands in `spec`.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod backend;
+mod completion;
+mod config;
+mod controller;
+mod device;
+mod doorbell;
+mod errors;
+mod events;
+mod executor;
+mod features;
+mod identity;
+mod interrupts;
+mod io;
+mod namespace;
+mod prp;
+mod session;
+mod shared;
+mod spec;
+mod statistics;
+mod submission;
+mod sync;
+
+pub use backend::*;
+pub use config::*;
+pub use device::Nvme;
+pub use statistics::Statistics;

@@ -1,0 +1,121 @@
+//! What a device, real or software, does for the virtual device above it.
+
+use std::os::fd::BorrowedFd;
+
+use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
+
+use crate::Host;
+
+/// The width of one register access; accesses are naturally aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// One byte.
+    B1 = 1,
+    /// Two bytes.
+    B2 = 2,
+    /// Four bytes.
+    B4 = 4,
+    /// Eight bytes.
+    B8 = 8,
+}
+
+/// A part of a BAR that the user may map into its own memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Mappable<'a> {
+    /// Byte offset in the BAR, a multiple of 4096.
+    pub offset: u64,
+    /// Length in bytes, a multiple of 4096.
+    pub bytes: u64,
+    /// A sealed memfd; the BAR's offset is the file's offset.
+    pub memory: BorrowedFd<'a>,
+}
+
+/// Why a device could not do what it was told.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{device}: {what}")]
+pub struct DeviceError {
+    /// The device's name.
+    pub device: &'static str,
+    /// What failed, and what to do.
+    pub what: String,
+}
+
+/// A PCI device below the model.
+///
+/// Calls come from the front end's thread, which answers the user's messages, except [`reset`](Device::reset),
+/// [`power`](Device::power) and [`detach`](Device::detach), which come from a thread of their own, and
+/// [`interrupts_changed`](Device::interrupts_changed) and [`bus_master_changed`](Device::bus_master_changed), which
+/// come from either. Every method but those three returns without waiting: not for the disk, and never for the user
+/// (DMA may go by message, and the user answers only once it has its reply). So **DMA is done by the device's own
+/// threads, never in `read` or `write`**; by message it is refused there.
+pub trait Device: Send + Sync {
+    /// The device's name, as on the command line.
+    fn name(&self) -> &'static str;
+
+    /// What it declares to be. Must not change while the device lives.
+    fn blueprint(&self) -> Blueprint<'_>;
+
+    /// A user has come; `host` is the way to its memory and its interrupts, until [`detach`](Device::detach).
+    fn attach(&self, host: Host);
+
+    /// The user has gone: forget the host and everything of the user's, as after a conventional reset. What the
+    /// device stores for ever (a disk) stays.
+    fn detach(&self);
+
+    /// Reads a register of BAR `bar`. `offset` is aligned to `width` and within the BAR. A register that isn't
+    /// there reads as the device's specification says, else 0.
+    fn read(&self, bar: u8, offset: u64, width: Width) -> u64;
+
+    /// Writes a register of BAR `bar`; as [`read`](Device::read). Only the low bytes of `value` count.
+    fn write(&self, bar: u8, offset: u64, width: Width, value: u64);
+
+    /// The parts of BAR `bar` that the user may map. Most devices have none: a store into mapped memory wakes
+    /// nobody.
+    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+        let _ = bar;
+        Vec::new()
+    }
+
+    /// The expansion ROM's content, at most the blueprint's `rom_bytes`.
+    fn rom(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Resets the device. On return no DMA of before the reset is under way and none of its interrupts will
+    /// still come. May take its time: accesses are answered without the device meanwhile.
+    ///
+    /// # Errors
+    /// Where the device did not come back; it then goes `Gone`.
+    fn reset(&self, kind: ResetKind) -> Result<(), DeviceError>;
+
+    /// Changes the power state. As [`reset`](Device::reset) as to waiting.
+    ///
+    /// # Errors
+    /// Where the device refused; the model then keeps what was written all the same.
+    fn power(&self, from: PowerState, to: PowerState) -> Result<(), DeviceError> {
+        let _ = (from, to);
+        Ok(())
+    }
+
+    /// Another kind or number of interrupts is enabled.
+    fn interrupts_changed(&self, mode: InterruptMode) {
+        let _ = mode;
+    }
+
+    /// Bus mastering was switched. While it is off, [`Host::dma`] refuses every access.
+    fn bus_master_changed(&self, on: bool) {
+        let _ = on;
+    }
+
+    /// Vital product data, for devices that declare [`uvfio_pci::Capability::Vpd`].
+    fn vpd(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Writes four bytes of vital product data at `address`, a multiple of 4, for devices that declare it
+    /// writable. Says whether it was done; without waiting, as [`write`](Device::write).
+    fn write_vpd(&self, address: u16, value: u32) -> bool {
+        let _ = (address, value);
+        false
+    }
+}

@@ -1,0 +1,496 @@
+//! The address space as devices and the virtual device use it: locks, quotas, and accesses that span ranges.
+//!
+//! Copies hold the table's read side for at most [`COPY_BYTES`] at a time, maps and unmaps take the write side: so
+//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message hold nothing.
+
+use std::ops::Range as Span;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::backing::{self, Kind, Memory};
+use super::mapping::{Mapping, Trust};
+use super::table::{FileError, Range, Table, Target};
+use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
+use crate::front_end::FrontEnd;
+use crate::{Policy, close_elsewhere};
+
+/// The longest copy under one hold of the lock, in bytes.
+const COPY_BYTES: u64 = 64 << 10;
+
+/// The unit of mappings, in bytes: what `pgsizes` tells clients.
+const PAGE: u64 = 4096;
+
+/// Refused ranges remembered one by one; more are joined to the last.
+const MAX_REFUSED: usize = 64;
+
+/// How much of an address space is used.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct DmaUsage {
+    /// Ranges mapped.
+    pub mappings: u32,
+    /// Bytes mapped with a descriptor.
+    pub direct_bytes: u64,
+    /// Kernel mappings behind them.
+    pub files: u32,
+    /// The first range, (IOVA, last address), whose refusal holds DMA back; see [`DmaSpace`].
+    pub refused: Option<(u64, u64)>,
+}
+
+/// One user's DMA address space.
+///
+/// Every access is refused while bus mastering is off, and also while a range is missing that the user meant to map
+/// and that was refused for want of quota or by the kernel: its driver may not know, and a device that runs on with
+/// half its memory does damage. That ends when the range is unmapped (or mapped after all), or with a reset.
+#[derive(Debug)]
+pub struct DmaSpace {
+    inner: RwLock<Inner>,
+    bus_master: AtomicBool,
+    messages: RwLock<Option<Arc<dyn DmaMessages>>>,
+    max_mappings: u32,
+    max_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    table: Table,
+    /// Ranges, by first and last address, that hold DMA back.
+    refused: Vec<(u64, u64)>,
+    /// The device is gone: nothing is held any more.
+    closed: bool,
+}
+
+/// How one piece of an access is done.
+enum Reach<'a> {
+    Memory {
+        mapping: &'a Mapping,
+        offset: u64,
+        trust: Trust,
+    },
+    Message(&'a dyn DmaMessages),
+}
+
+impl DmaSpace {
+    /// An empty space with bus mastering off.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            inner: RwLock::default(),
+            bus_master: AtomicBool::new(false),
+            messages: RwLock::new(None),
+            max_mappings: policy.max_mappings,
+            max_bytes: policy.max_mapped_bytes,
+        }
+    }
+
+    /// Reads `data.len()` bytes at `iova`; the range may span mappings. A naturally aligned run of 2, 4 or 8 bytes
+    /// is read at once (see [`read_u32`](Self::read_u32)).
+    ///
+    /// # Errors
+    /// The fault; what was read before it is in `data`.
+    pub fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+        self.walk(iova, data.len(), DmaAccess::READ, |reach, at, span| {
+            let data = data.get_mut(span).unwrap_or_default();
+            match reach {
+                Reach::Memory {
+                    mapping,
+                    offset,
+                    trust,
+                } => mapping
+                    .read(offset, data, trust)
+                    .map_err(|_| DmaError::Truncated { iova: at }),
+                Reach::Message(messages) => messages.read(at, data),
+            }
+        })
+    }
+
+    /// Writes `data` at `iova`; the range may span mappings. Naturally aligned runs of 8 bytes are written at once
+    /// and in ascending order; so are runs of 2 or 4 bytes at either end.
+    ///
+    /// # Errors
+    /// The fault; what lies before it has been written.
+    pub fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+        self.walk(iova, data.len(), DmaAccess::WRITE, |reach, at, span| {
+            let data = data.get(span).unwrap_or_default();
+            match reach {
+                Reach::Memory {
+                    mapping,
+                    offset,
+                    trust,
+                } => mapping
+                    .write(offset, data, trust)
+                    .map_err(|_| DmaError::Truncated { iova: at }),
+                Reach::Message(messages) => messages.write(at, data),
+            }
+        })
+    }
+
+    /// Reads a little-endian dword. Where `iova` is a multiple of 4 and the memory is sealed (see
+    /// `F_SEAL_SHRINK`), it is read at once: never half of it from before a write of the user's.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_u32(&self, iova: u64) -> Result<u32, DmaError> {
+        let mut bytes = [0; 4];
+        self.read(iova, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Writes a little-endian dword; at once, as [`read_u32`](Self::read_u32).
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_u32(&self, iova: u64, value: u32) -> Result<(), DmaError> {
+        self.write(iova, &value.to_le_bytes())
+    }
+
+    /// Reads a little-endian quadword; at once where `iova` is a multiple of 8.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_u64(&self, iova: u64) -> Result<u64, DmaError> {
+        let mut bytes = [0; 8];
+        self.read(iova, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes a little-endian quadword; at once where `iova` is a multiple of 8.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_u64(&self, iova: u64, value: u64) -> Result<(), DmaError> {
+        self.write(iova, &value.to_le_bytes())
+    }
+
+    /// Whether all of a range is reached without messages (so that polling it costs nobody anything).
+    #[must_use]
+    pub fn is_direct(&self, iova: u64, bytes: u64) -> bool {
+        let Some(more) = bytes.checked_sub(1) else {
+            return false;
+        };
+        let Some(last) = iova.checked_add(more) else {
+            return false;
+        };
+        let inner = self.shared();
+        let mut at = iova;
+        while let Some((_, range)) = inner.table.find(at) {
+            if matches!(range.target, Target::Message) {
+                return false;
+            }
+            if range.last >= last {
+                return true;
+            }
+            at = range.last + 1;
+        }
+        false
+    }
+
+    /// Whether the user's memory comes with descriptors at all: some writable range does, and no writable range
+    /// of 1 MiB or more lacks one.
+    #[must_use]
+    pub fn mostly_direct(&self) -> bool {
+        self.shared().table.mostly_direct()
+    }
+
+    /// How much is used.
+    #[must_use]
+    pub fn usage(&self) -> DmaUsage {
+        let inner = self.shared();
+        DmaUsage {
+            mappings: u32::try_from(inner.table.len()).unwrap_or(u32::MAX),
+            direct_bytes: inner.table.direct_bytes(),
+            files: u32::try_from(inner.table.files.len()).unwrap_or(u32::MAX),
+            refused: inner.refused.first().copied(),
+        }
+    }
+
+    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096.
+    ///
+    /// # Errors
+    /// Nothing is mapped then. After [`MapError::Quota`] and [`MapError::Kernel`] DMA is held back; see
+    /// [`DmaSpace`].
+    pub fn map(&self, map: DmaMap) -> Result<(), MapError> {
+        let DmaMap {
+            iova,
+            bytes,
+            access,
+            backing,
+        } = map;
+        // Finds out about the descriptor first, and outside the lock: whatever happens, it must not be closed here
+        // unless it is known to be memory.
+        let backing = backing.and_then(|backing| match backing::classify(backing.file) {
+            Kind::Memory(memory) => Some((memory, backing.offset)),
+            Kind::Other(file) => {
+                close_elsewhere(file);
+                None
+            }
+        });
+        let invalid = |rule| MapError::Invalid { iova, bytes, rule };
+        let last = last_address(iova, bytes).map_err(invalid)?;
+        if access.is_empty() {
+            return Err(invalid("it allows neither reads nor writes"));
+        }
+        if let Some((memory, offset)) = &backing {
+            check_in_file(memory, *offset, bytes).map_err(invalid)?;
+        }
+
+        let mut guard = self.exclusive();
+        let inner = &mut *guard;
+        if inner.closed {
+            return Ok(());
+        }
+        inner.table.check_free(iova, last)?;
+        match self.target(&mut inner.table, iova, bytes, access, backing.as_ref()) {
+            Ok(target) => {
+                inner.table.insert(iova, Range { last, access, target });
+                inner.refused.retain(|&(first, end)| first < iova || end > last);
+                Ok(())
+            }
+            Err(refusal) => {
+                inner.refuse(iova, last);
+                drop(guard);
+                tracing::warn!(target: "audit", %refusal, "DMA is held back until that range is unmapped or the device is reset");
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
+    /// the device's touches them any more; accesses by message that were under way are abandoned. `bytes` 0 with
+    /// `iova` 0 means 2^64.
+    ///
+    /// # Errors
+    /// Nothing is changed then.
+    pub fn unmap(&self, iova: u64, bytes: u64) -> Result<u64, UnmapError> {
+        let last = match (iova, bytes) {
+            (0, 0) => u64::MAX,
+            _ => last_address(iova, bytes).map_err(|rule| UnmapError::Invalid { iova, bytes, rule })?,
+        };
+        let mut inner = self.exclusive();
+        let removed = inner.table.remove(iova, last)?;
+        inner.refused.retain(|&(first, end)| first < iova || end > last);
+        drop(inner);
+        if removed.messages {
+            self.abandon();
+        }
+        Ok(removed.bytes)
+    }
+
+    /// Unmaps everything, and forgets the way by message.
+    pub fn clear(&self) {
+        self.empty(false);
+    }
+
+    /// As [`clear`](Self::clear), for good: maps are acknowledged from now on without holding anything.
+    pub(crate) fn close(&self) {
+        self.empty(true);
+    }
+
+    fn empty(&self, for_good: bool) {
+        let old = {
+            let mut inner = self.exclusive();
+            let closed = inner.closed || for_good;
+            std::mem::replace(
+                &mut *inner,
+                Inner {
+                    closed,
+                    ..Inner::default()
+                },
+            )
+        };
+        self.abandon();
+        *self.messages.write().unwrap_or_else(PoisonError::into_inner) = None;
+        drop(old);
+    }
+
+    /// Sets the way to memory without descriptors.
+    pub fn set_messages(&self, messages: Arc<dyn DmaMessages>) {
+        *self.messages.write().unwrap_or_else(PoisonError::into_inner) = Some(messages);
+    }
+
+    /// Switches bus mastering. When it has been switched off, on return no copy is under way, and accesses by
+    /// message have been abandoned.
+    pub fn set_bus_master(&self, on: bool) {
+        let was = self.bus_master.swap(on, Ordering::SeqCst);
+        if was && !on {
+            drop(self.exclusive());
+            self.abandon();
+        }
+    }
+
+    /// Whether the device may access memory now: bus mastering is on, and nothing holds DMA back.
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.bus_master.load(Ordering::Relaxed) && self.shared().refused.is_empty()
+    }
+
+    /// A reset: ranges that were refused no longer hold DMA back, and accesses by message are abandoned.
+    pub(crate) fn forgive(&self) {
+        self.exclusive().refused.clear();
+        self.abandon();
+    }
+
+    /// Ends accesses by message that are under way.
+    pub(crate) fn abandon(&self) {
+        if let Some(messages) = self.way() {
+            messages.abandon();
+        }
+    }
+
+    fn way(&self) -> Option<Arc<dyn DmaMessages>> {
+        self.messages
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks the quotas and finds the memory for a new range.
+    fn target(
+        &self,
+        table: &mut Table,
+        iova: u64,
+        bytes: u64,
+        access: DmaAccess,
+        backing: Option<&(Memory, u64)>,
+    ) -> Result<Target, MapError> {
+        let quota = |what, limit| MapError::Quota { iova, what, limit };
+        if table.len() as u64 >= u64::from(self.max_mappings) {
+            return Err(quota("mappings", u64::from(self.max_mappings)));
+        }
+        let Some((memory, offset)) = backing else {
+            return Ok(Target::Message);
+        };
+        if access.contains(DmaAccess::WRITE) && !memory.id.writable {
+            return Err(MapError::Kernel {
+                iova,
+                errno: libc::EACCES,
+            });
+        }
+        if table
+            .direct_bytes()
+            .checked_add(bytes)
+            .is_none_or(|sum| sum > self.max_bytes)
+        {
+            return Err(quota("mapped bytes", self.max_bytes));
+        }
+        // One kernel mapping each for reading and for writing, at most: so twice the quota.
+        let space = self.max_bytes.saturating_mul(2);
+        match table.files.acquire(memory, offset.saturating_add(bytes), space) {
+            Ok(slot) => Ok(Target::Memory {
+                slot,
+                offset: *offset,
+                trust: memory.trust,
+            }),
+            Err(FileError::Quota) => Err(quota("bytes of address space", space)),
+            Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
+        }
+    }
+
+    /// Does an access piece by piece: `copy` is given the way, the IOVA, and the piece's place in the data.
+    fn walk(
+        &self,
+        iova: u64,
+        len: usize,
+        need: DmaAccess,
+        mut copy: impl FnMut(Reach<'_>, u64, Span<usize>) -> Result<(), DmaError>,
+    ) -> Result<(), DmaError> {
+        let mut done = 0;
+        while done < len {
+            let left = (len - done) as u64;
+            let unmapped = |iova| DmaError::NotMapped {
+                iova,
+                bytes: left,
+                write: need.contains(DmaAccess::WRITE),
+            };
+            let at = iova.checked_add(done as u64).ok_or(unmapped(iova))?;
+            let inner = self.shared();
+            // Under the lock: whoever switches it off takes the lock once, and then knows that no copy runs.
+            if !self.bus_master.load(Ordering::SeqCst) || !inner.refused.is_empty() {
+                return Err(DmaError::BusMasterOff { iova: at });
+            }
+            let (first, range) = inner.table.find(at).ok_or(unmapped(at))?;
+            if !range.access.contains(need) {
+                return Err(unmapped(at));
+            }
+            let here = (range.last - at).saturating_add(1).min(left);
+            match range.target {
+                Target::Memory { slot, offset, trust } => {
+                    let mapping = inner.table.files.get(slot).ok_or(unmapped(at))?;
+                    // No longer than one hold, and from then on in step with the address, so that no aligned word
+                    // is copied in two.
+                    let n = here.min(COPY_BYTES - at % COPY_BYTES);
+                    let span = done..done + n as usize;
+                    copy(
+                        Reach::Memory {
+                            mapping,
+                            offset: offset + (at - first),
+                            trust,
+                        },
+                        at,
+                        span,
+                    )?;
+                    done += n as usize;
+                }
+                Target::Message => {
+                    drop(inner);
+                    if FrontEnd::inside() {
+                        let why = "a device may not ask the user from the thread that reads its answers";
+                        return Err(DmaError::Message { iova: at, why });
+                    }
+                    let way = self.way().ok_or(DmaError::Message {
+                        iova: at,
+                        why: "the user can't be asked",
+                    })?;
+                    copy(Reach::Message(&*way), at, done..done + here as usize)?;
+                    done += here as usize;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Notes a range whose absence holds DMA back.
+    fn refuse(&mut self, iova: u64, last: u64) {
+        if self.refused.len() < MAX_REFUSED {
+            self.refused.push((iova, last));
+        } else if let Some((first, end)) = self.refused.last_mut() {
+            *first = iova.min(*first);
+            *end = last.max(*end);
+        }
+    }
+}
+
+/// The last address of a range, or the rule that it breaks.
+fn last_address(iova: u64, bytes: u64) -> Result<u64, &'static str> {
+    if bytes == 0 {
+        return Err("it is empty");
+    }
+    if !(iova | bytes).is_multiple_of(PAGE) {
+        return Err("address and length must be multiples of 4096");
+    }
+    iova.checked_add(bytes - 1)
+        .ok_or("it runs past the end of the address space, 2^64")
+}
+
+/// Checks a range against the file it is said to lie in.
+fn check_in_file(memory: &Memory, offset: u64, bytes: u64) -> Result<(), &'static str> {
+    if !offset.is_multiple_of(PAGE) {
+        return Err("the offset in the file must be a multiple of 4096");
+    }
+    let end = offset
+        .checked_add(bytes)
+        .ok_or("the offset in the file overflows")?;
+    if memory.trust == Trust::Sealed && end > memory.size {
+        return Err("it runs past the end of its file");
+    }
+    Ok(())
+}

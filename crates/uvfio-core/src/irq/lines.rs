@@ -1,0 +1,379 @@
+//! The model behind a lock, and the eventfds beside it: decisions and their targets change together.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use uvfio_pci::{
+    Blueprint, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State, Window,
+};
+
+use uvfio_pci::access::split;
+
+use super::delivery::{self, Queue};
+use super::eventfd::{EventFd, Inspector, retire};
+use super::request::{self, Inspected};
+use super::{IrqError, IrqIndex, IrqInfo, SetIrqs};
+use crate::front_end::FrontEnd;
+
+/// How many eventfds a thread takes along under one hold of the lock.
+const BATCH: usize = 8;
+
+/// How long a request waits for a writer of an eventfd that it takes away.
+const REQUEST_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long the end of a user's time waits for it.
+const DETACH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The interrupt lines of one virtual device: the model behind a lock, and the eventfds.
+#[derive(Debug)]
+pub struct Lines {
+    layout: Layout,
+    model: Mutex<Model>,
+    pub(super) queue: Queue,
+    inspector: Inspector,
+    decodes: AtomicU8,
+    bus_master: AtomicBool,
+    mode: AtomicU32,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(super) struct Model {
+    /// The registers.
+    pub(super) state: State,
+    pub(super) targets: Targets,
+    /// Taken away, but a thread is still blocked in writing them.
+    held: Vec<Arc<EventFd>>,
+    /// The device is gone: no eventfd is held any more.
+    closed: bool,
+}
+
+/// Where interrupts go.
+#[derive(Debug)]
+pub(super) struct Targets {
+    /// Eventfds by index and vector; as many as the function has vectors.
+    pub(super) vectors: [Vec<Option<Arc<EventFd>>>; IrqIndex::COUNT as usize],
+    /// By which the user unmasks INTx.
+    pub(super) unmask: Option<Arc<EventFd>>,
+    /// How many vectors a request has enabled, by index.
+    pub(super) enabled: [u16; IrqIndex::COUNT as usize],
+}
+
+impl Targets {
+    fn new(blueprint: &Blueprint<'_>) -> Self {
+        let mut vectors = [const { Vec::new() }; IrqIndex::COUNT as usize];
+        let mut have = |index: IrqIndex, count: usize| vectors[index as usize] = vec![None; count];
+        have(IrqIndex::Intx, usize::from(blueprint.identity.interrupt_pin != 0));
+        for capability in blueprint.capabilities {
+            match *capability {
+                Capability::Msi { messages, .. } => have(IrqIndex::Msi, messages.into()),
+                Capability::MsiX { vectors, .. } => have(IrqIndex::MsiX, vectors.into()),
+                _ => {}
+            }
+        }
+        have(IrqIndex::Err, 1);
+        have(IrqIndex::Req, 1);
+        Self {
+            vectors,
+            unmask: None,
+            enabled: [0; IrqIndex::COUNT as usize],
+        }
+    }
+
+    /// The eventfd of a vector.
+    pub(super) fn get(&self, index: IrqIndex, vector: u16) -> Option<&Arc<EventFd>> {
+        self.vectors[index as usize].get(usize::from(vector))?.as_ref()
+    }
+
+    /// Takes every eventfd away.
+    fn take_all(&mut self) -> Vec<Arc<EventFd>> {
+        self.enabled = [0; IrqIndex::COUNT as usize];
+        self.vectors
+            .iter_mut()
+            .flatten()
+            .filter_map(Option::take)
+            .chain(self.unmask.take())
+            .collect()
+    }
+}
+
+impl Lines {
+    /// A function at power-on, without a user.
+    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>) -> std::io::Result<Arc<Self>> {
+        let state = State::new(&layout);
+        let lines = Arc::new(Self {
+            model: Mutex::new(Model {
+                state,
+                targets: Targets::new(blueprint),
+                held: Vec::new(),
+                closed: false,
+            }),
+            layout,
+            queue: Queue::new()?,
+            inspector: Inspector::new()?,
+            decodes: AtomicU8::new(0),
+            bus_master: AtomicBool::new(false),
+            mode: AtomicU32::new(0),
+        });
+        lines.publish(&lines.lock().state);
+        delivery::start(&lines)?;
+        Ok(lines)
+    }
+
+    /// See [`crate::Host::signal`].
+    pub fn signal(&self, vector: u16) {
+        self.happen(Input::VectorFired { vector });
+    }
+
+    /// See [`crate::Host::set_intx`].
+    pub fn set_intx(&self, asserted: bool) {
+        self.happen(Input::IntxLevel { asserted });
+    }
+
+    /// See [`crate::Host::interrupt_mode`].
+    #[must_use]
+    pub fn mode(&self) -> InterruptMode {
+        let mode = self.mode.load(Ordering::Acquire);
+        match mode >> 16 {
+            1 => InterruptMode::Msi(mode as u16),
+            2 => InterruptMode::MsiX(mode as u16),
+            _ => InterruptMode::Intx,
+        }
+    }
+
+    /// The layout of configuration space.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Whether the function answers accesses to BAR `bar` (6: the ROM).
+    pub(crate) fn decodes(&self, bar: u8) -> bool {
+        self.decodes
+            .load(Ordering::Acquire)
+            .checked_shr(bar.into())
+            .unwrap_or(0)
+            & 1
+            != 0
+    }
+
+    /// Whether the function may access memory, as the model says.
+    pub(crate) fn bus_master(&self) -> bool {
+        self.bus_master.load(Ordering::Acquire)
+    }
+
+    /// A copy of the registers.
+    pub(crate) fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+
+    /// Puts saved registers in the place of the present ones.
+    pub(crate) fn restore(&self, state: State) -> Result<(), RestoreError> {
+        if state.resetting() {
+            return Err(RestoreError {
+                offset: self.layout.config_bytes(),
+            });
+        }
+        let state = state.restore(&self.layout)?;
+        let mut model = self.lock();
+        model.state = state;
+        self.publish(&model.state);
+        self.deliver(model);
+        Ok(())
+    }
+
+    /// Reads bytes of a window, which the caller has found to lie within it.
+    pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
+        let model = self.lock();
+        for piece in split(offset, data.len()) {
+            piece.scatter(
+                uvfio_pci::read(&self.layout, &model.state, window, piece.register),
+                data,
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does one thing, publishes what came of it, and delivers interrupts. What else must happen outside is in
+    /// `effects`.
+    pub(crate) fn step(&self, input: Input, effects: &mut Effects) {
+        let mut model = self.lock();
+        uvfio_pci::step(&self.layout, &mut model.state, input, effects);
+        let mut deliver = false;
+        let mut publish = false;
+        for effect in effects.iter() {
+            match effect {
+                Effect::Deliver => deliver = true,
+                _ => publish = true,
+            }
+        }
+        // An effect that is done shows in what decodes; interrupts alone show nowhere.
+        if publish || matches!(input, Input::EffectDone { .. }) {
+            self.publish(&model.state);
+        }
+        if deliver {
+            self.deliver(model);
+        }
+    }
+
+    fn happen(&self, input: Input) {
+        self.step(input, &mut Effects::new());
+    }
+
+    /// What GET_IRQ_INFO tells.
+    pub(crate) fn info(&self, index: u32) -> Result<IrqInfo, IrqError> {
+        let known = IrqIndex::from_number(index).ok_or(IrqError::NoSuchIndex(index))?;
+        let count = self.lock().targets.vectors[known as usize].len() as u32;
+        let intx = known == IrqIndex::Intx;
+        Ok(IrqInfo {
+            count,
+            eventfd: true,
+            maskable: intx,
+            automasked: intx,
+            noresize: known == IrqIndex::Msi,
+        })
+    }
+
+    /// SET_IRQS.
+    pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
+        // Asked before the lock is taken: that may be two thousand questions to the kernel.
+        let request = Inspected::new(request, &self.inspector);
+        let mut model = self.lock();
+        if model.closed {
+            return Ok(());
+        }
+        let change = request.check(&model.targets, self.mode())?;
+        let mut removed = Vec::new();
+        let wake = change.apply(&self.layout, &mut model, &self.queue, &mut removed);
+        self.publish(&model.state);
+        self.deliver(model);
+        if wake {
+            self.queue.wake();
+        }
+        // The delivery thread lets go of an unmask eventfd when it is woken.
+        let held = retire(removed, REQUEST_PATIENCE);
+        if !held.is_empty() {
+            let mut model = self.lock();
+            // No more than there are threads that write.
+            model.held.retain(|target| Arc::strong_count(target) > 1);
+            model.held.extend(held);
+        }
+        Ok(())
+    }
+
+    /// Signals ERR or REQ, by the delivery thread: whoever takes a device away must not wait for its user.
+    pub(crate) fn notify(&self, index: IrqIndex) {
+        if let Some(target) = self.lock().targets.get(index, 0).cloned() {
+            self.queue.notice(index, target);
+            self.queue.wake();
+        }
+    }
+
+    /// The user's time is over: every eventfd is closed, and the registers are as at power-on. If `for_good`,
+    /// eventfds that still come are closed at once.
+    ///
+    /// # Errors
+    /// Where a thread must be started and can't be.
+    pub(crate) fn end(self: &Arc<Self>, for_good: bool) -> std::io::Result<()> {
+        let removed = {
+            let mut model = self.lock();
+            model.state = State::new(&self.layout);
+            model.closed |= for_good;
+            self.publish(&model.state);
+            self.queue.clear();
+            let mut removed = model.targets.take_all();
+            removed.append(&mut model.held);
+            removed
+        };
+        self.queue.wake();
+        if retire(removed, DETACH_PATIENCE).is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(target: "audit", "a user blocks its interrupts' delivery beyond its time; that thread is left behind");
+        self.queue.dismiss();
+        delivery::start(self)
+    }
+
+    /// Ends the delivery thread.
+    pub(crate) fn stop(&self) {
+        let removed = self.lock().targets.take_all();
+        self.queue.dismiss();
+        retire(removed, REQUEST_PATIENCE);
+    }
+
+    /// Makes the registers' consequences visible to those who don't take the lock.
+    fn publish(&self, state: &State) {
+        let decodes = (0..7)
+            .filter(|&bar| state.decodes(&self.layout, bar))
+            .fold(0, |bits, bar| bits | 1 << bar);
+        self.decodes.store(decodes, Ordering::Release);
+        self.bus_master
+            .store(state.bus_master(&self.layout), Ordering::Release);
+        let mode = match state.interrupt_mode(&self.layout) {
+            InterruptMode::Intx => 0,
+            InterruptMode::Msi(n) => 1 << 16 | u32::from(n),
+            InterruptMode::MsiX(n) => 2 << 16 | u32::from(n),
+        };
+        self.mode.store(mode, Ordering::Release);
+    }
+
+    /// Delivers what the model says can be delivered: from here, or by the delivery thread where this one may not
+    /// wait.
+    fn deliver<'a>(&'a self, mut model: MutexGuard<'a, Model>) {
+        if FrontEnd::inside() {
+            let mut any = false;
+            while let Some(delivery) = uvfio_pci::next_delivery(&self.layout, &mut model.state) {
+                self.queue.push(delivery.kind.into(), delivery.vector);
+                any = true;
+            }
+            drop(model);
+            if any {
+                self.queue.wake();
+            }
+            return;
+        }
+        loop {
+            let mut batch = [const { None }; BATCH];
+            let mut taken = 0;
+            for place in &mut batch {
+                let Some(delivery) = uvfio_pci::next_delivery(&self.layout, &mut model.state) else {
+                    break;
+                };
+                *place = model.targets.get(delivery.kind.into(), delivery.vector).cloned();
+                taken += 1;
+            }
+            drop(model);
+            for target in batch.iter().flatten() {
+                target.signal();
+            }
+            if taken < BATCH {
+                return;
+            }
+            model = self.lock();
+        }
+    }
+
+    /// On the delivery thread: writes the eventfd of an interrupt that waited.
+    pub(super) fn deliver_queued(&self, index: IrqIndex, vector: u16) {
+        let target = self.lock().targets.get(index, vector).cloned();
+        match target {
+            Some(target) => target.signal(),
+            // Taken away since. It is pending again, for whoever is attached next.
+            None if request::by_register(self.mode()) == Some(index) => self.signal(vector),
+            None => {}
+        }
+    }
+
+    /// The eventfd by which the user unmasks INTx.
+    pub(super) fn unmask_eventfd(&self) -> Option<Arc<EventFd>> {
+        self.lock().targets.unmask.clone()
+    }
+
+    /// On the delivery thread: the user has unmasked INTx by eventfd.
+    pub(super) fn unmask_intx(&self) {
+        self.happen(Input::UnmaskIntx);
+    }
+}

@@ -1,0 +1,273 @@
+//! What the virtual device is made of, and how the model's effects are carried out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
+
+use super::route::BarRoute;
+use super::work::{Task, Ticket, Work};
+use super::{CreateError, GoneReason};
+use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy};
+
+/// The parts, shared by the front end's thread and the thread of effects.
+pub(super) struct Core {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) lines: Arc<Lines>,
+    pub(super) dma: Arc<DmaSpace>,
+    pub(super) work: Work,
+    pub(super) bars: [BarRoute; 6],
+    pub(super) rom_bytes: u64,
+    pub(super) memory_bars: u8,
+    gone: AtomicBool,
+    reason: Mutex<Option<GoneReason>>,
+    told: Mutex<Told>,
+}
+
+/// What the device was last told.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    bus_master: bool,
+    mode: InterruptMode,
+}
+
+impl Core {
+    pub(super) fn new(device: Arc<dyn Device>, policy: &Policy) -> Result<Arc<Self>, CreateError> {
+        let name = device.name();
+        let blueprint = device.blueprint();
+        let layout =
+            uvfio_pci::Layout::compile(&blueprint, policy.view).map_err(|why| CreateError::Blueprint {
+                device: name,
+                why: why.to_string(),
+            })?;
+        let memory = |bar: &uvfio_pci::Bar| {
+            matches!(
+                bar,
+                uvfio_pci::Bar::Memory32 { .. } | uvfio_pci::Bar::Memory64 { .. }
+            )
+        };
+        let memory_bars = (0..)
+            .zip(&blueprint.bars)
+            .filter(|(_, bar)| memory(bar))
+            .fold(0, |bits, (n, _)| bits | 1 << n);
+        let bars = BarRoute::all(&blueprint, &layout);
+        let rom_bytes = blueprint.rom_bytes.into();
+        let thread = |why: std::io::Error| CreateError::Thread {
+            device: name,
+            why: why.to_string(),
+        };
+        let system = |why: std::io::Error| CreateError::System {
+            device: name,
+            why: why.to_string(),
+        };
+        let lines = Lines::new(layout, &blueprint).map_err(system)?;
+        let core = Arc::new(Self {
+            dma: Arc::new(DmaSpace::new(policy)),
+            lines,
+            work: Work::default(),
+            bars,
+            rom_bytes,
+            memory_bars,
+            gone: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            told: Mutex::default(),
+            device,
+        });
+        let worker = core.clone();
+        let started = std::thread::Builder::new()
+            .name("effects".into())
+            .spawn(move || worker.work());
+        if let Err(why) = started {
+            core.lines.stop();
+            return Err(thread(why));
+        }
+        Ok(core)
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(super) fn gone_reason(&self) -> Option<GoneReason> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does one thing to the model and carries out what comes of it.
+    pub(super) fn step(&self, input: Input) {
+        let mut effects = Effects::new();
+        self.lines.step(input, &mut effects);
+        if effects.iter().next().is_some() {
+            self.carry_out(&effects);
+        }
+    }
+
+    fn carry_out(&self, effects: &Effects) {
+        // DMA and decoding stop before a reset begins.
+        self.tell();
+        for effect in effects.iter() {
+            match effect {
+                Effect::Decode | Effect::BusMaster { .. } | Effect::Interrupts | Effect::Deliver => {}
+                Effect::Reset { kind, id } => {
+                    self.dma.forgive();
+                    self.work.add(Task::Reset { kind, id });
+                }
+                Effect::Power { from, to, id } => {
+                    if let (_, Some(replaced)) = self.work.add(Task::Power { from, to, id }) {
+                        self.step(Input::EffectDone {
+                            id: replaced,
+                            outcome: Outcome::Done,
+                        });
+                    }
+                }
+                Effect::Vpd { address, write, id } => {
+                    let outcome = self.vpd(address, write);
+                    self.step(Input::EffectDone { id, outcome });
+                }
+                Effect::BarMoved { bar } => tracing::trace!(bar, "BAR moved"),
+                Effect::HardwareWrite { register, .. } => {
+                    tracing::error!(register, "a software device has no hardware to write");
+                }
+                Effect::Refused { offset, rule } => {
+                    let device = self.device.name();
+                    tracing::warn!(target: "audit", device, offset = format_args!("{offset:#x}"), rule, "write refused");
+                }
+            }
+        }
+    }
+
+    fn vpd(&self, address: u16, write: Option<u32>) -> Outcome {
+        match write {
+            Some(value) if self.device.write_vpd(address, value) => Outcome::Done,
+            Some(_) => {
+                let device = self.device.name();
+                tracing::warn!(target: "audit", device, address, "VPD write refused: the device does not take it");
+                Outcome::Failed
+            }
+            None => {
+                let mut bytes = [0; 4];
+                let from = self.device.vpd().get(address.into()..).unwrap_or_default();
+                bytes.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                Outcome::Data(u32::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    /// Tells the device and the address space what has changed for them. Whatever threads come here in whatever
+    /// order, the last thing told is what holds.
+    pub(super) fn tell(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = Told {
+                bus_master: self.lines.bus_master(),
+                mode: self.lines.mode(),
+            };
+            if *told == now {
+                return;
+            }
+            if told.bus_master != now.bus_master {
+                self.dma.set_bus_master(now.bus_master);
+                self.device.bus_master_changed(now.bus_master);
+            }
+            if told.mode != now.mode {
+                self.device.interrupts_changed(now.mode);
+            }
+            *told = now;
+        }
+    }
+
+    /// Takes the device away.
+    pub(super) fn leave(&self, reason: GoneReason, signal_error: bool) {
+        if self.gone.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::warn!(target: "audit", device = self.device.name(), ?reason, "the device is gone");
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        if signal_error {
+            self.lines.notify(IrqIndex::Err);
+        }
+        self.dma.close();
+        self.work.look();
+        if let Err(error) = self.lines.end(true) {
+            tracing::error!(%error, "the delivery thread could not be replaced");
+        }
+        self.tell();
+        self.fill_mappable();
+    }
+
+    /// Mapped BAR memory of a device that is gone reads all ones.
+    fn fill_mappable(&self) {
+        let ones = [0xff; 4096];
+        for bar in 0..6 {
+            for part in self.device.mappable(bar) {
+                for at in (0..part.bytes).step_by(ones.len()) {
+                    let bytes = (part.bytes - at).min(ones.len() as u64) as usize;
+                    if let Err(error) = rustix::io::pwrite(part.memory, &ones[..bytes], part.offset + at) {
+                        tracing::error!(%error, bar, "mapped BAR memory could not be filled with ones");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The thread of effects.
+    fn work(&self) {
+        while let Some((ticket, task)) = self.work.next() {
+            self.do_task(ticket, task);
+        }
+    }
+
+    fn do_task(&self, ticket: Ticket, task: Task) {
+        let outcome = |done: &Result<(), DeviceError>| match done {
+            Ok(()) => Outcome::Done,
+            Err(_) => Outcome::Failed,
+        };
+        match task {
+            Task::Reset { kind, id } => {
+                let done = self.guarded("reset", || self.device.reset(kind));
+                let outcome = outcome(&done);
+                self.check(done);
+                self.step(Input::EffectDone { id, outcome });
+            }
+            Task::Power { from, to, id } => {
+                let done = self.guarded("power state", || self.device.power(from, to));
+                if let Err(error) = &done {
+                    tracing::warn!(%error, ?from, ?to, "the device refused a power state");
+                }
+                self.step(Input::EffectDone {
+                    id,
+                    outcome: outcome(&done),
+                });
+            }
+            Task::Detach => {
+                let done = self.guarded("reset", || self.device.reset(ResetKind::Conventional));
+                let left = self.guarded("detach", || {
+                    self.device.detach();
+                    Ok(())
+                });
+                self.check(done.and(left));
+            }
+        }
+        self.work.finish(ticket);
+    }
+
+    /// A device that did not come back is gone.
+    fn check(&self, done: Result<(), DeviceError>) {
+        if let Err(error) = done {
+            let reason = GoneReason::Failed(error.what.clone());
+            self.work.fail(error);
+            self.leave(reason, false);
+        }
+    }
+
+    /// A fault in a device must not take the thread with it: others wait for its answer.
+    fn guarded(&self, what: &str, call: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), DeviceError> {
+        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+            Err(DeviceError {
+                device: self.device.name(),
+                what: format!("its code failed in {what}; see the log"),
+            })
+        })
+    }
+}

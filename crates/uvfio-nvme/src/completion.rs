@@ -1,0 +1,292 @@
+//! Completion queues: entries out, head doorbells in (section 4.1, 4.6).
+//!
+//! Entries are counted from the queue's creation on: `acked` consumed by the host, `reserved` given out to be
+//! written, `posted` written. Index and phase tag follow from the count.
+
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Condvar, Mutex};
+
+use uvfio_core::Host;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32};
+
+use crate::doorbell::Shadow;
+use crate::session::{Access, Fault, Memory, Session, Ticket};
+use crate::spec::command::{CQE_BYTES, Cqe};
+use crate::spec::status::Status;
+use crate::sync::{lock, wait};
+
+/// One completion queue's place; the queue itself comes and goes.
+#[derive(Debug, Default)]
+pub(crate) struct CompletionQueue {
+    ring: Mutex<Option<Live>>,
+    room: Condvar,
+    /// One thread at a time looks at the shadow, else an older EventIdx might be written after a newer one.
+    looking: Mutex<()>,
+}
+
+/// How a completion queue is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Creation {
+    pub(crate) base: u64,
+    pub(crate) entries: u32,
+    /// The vector, if the queue interrupts.
+    pub(crate) vector: Option<u16>,
+    pub(crate) shadow: Option<Shadow>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    queue: Creation,
+    acked: u64,
+    reserved: u64,
+    posted: u64,
+    /// Doorbells so far, and shadow heads that were found to have moved.
+    rings: u64,
+}
+
+impl Live {
+    fn is_full(&self) -> bool {
+        // One entry stays free, so that a full queue does not look empty (4.1.2).
+        self.reserved - self.acked >= u64::from(self.queue.entries) - 1
+    }
+
+    /// Takes the host's head. False where it lies past what was given out.
+    fn ack(&mut self, head: u32) -> bool {
+        let entries = u64::from(self.queue.entries);
+        if u64::from(head) >= entries {
+            return false;
+        }
+        let step = (u64::from(head) + entries - self.acked % entries) % entries;
+        if step > self.reserved - self.acked {
+            return false;
+        }
+        self.acked += step;
+        true
+    }
+}
+
+/// What a completion tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) sq_id: u16,
+    pub(crate) cid: u16,
+    pub(crate) status: Status,
+    /// DW0.
+    pub(crate) result: u32,
+}
+
+/// What came of posting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Posted {
+    /// The entry is there; interrupt by this vector.
+    Yes(Option<u16>),
+    /// There was no room when there had been this many doorbells.
+    Full(u64),
+}
+
+impl CompletionQueue {
+    /// The queue comes into being.
+    pub(crate) fn create(&self, queue: Creation) {
+        *lock(&self.ring) = Some(Live {
+            queue,
+            acked: 0,
+            reserved: 0,
+            posted: 0,
+            rings: 0,
+        });
+    }
+
+    /// The queue goes.
+    pub(crate) fn remove(&self) {
+        *lock(&self.ring) = None;
+        self.room.notify_all();
+    }
+
+    /// Whether the queue exists.
+    pub(crate) fn exists(&self) -> bool {
+        lock(&self.ring).is_some()
+    }
+
+    /// Wakes those who wait for room, to see that their command is void.
+    pub(crate) fn wake(&self) {
+        // Taken so that nobody is between looking and sleeping.
+        drop(lock(&self.ring));
+        self.room.notify_all();
+    }
+
+    /// The host wrote the head doorbell. False where the value can't be; none where there is no queue.
+    pub(crate) fn ring(&self, head: u32) -> Option<bool> {
+        let mut ring = lock(&self.ring);
+        let live = ring.as_mut()?;
+        live.rings += 1;
+        self.room.notify_all();
+        if live.queue.shadow.is_none() {
+            return Some(live.ack(head));
+        }
+        // The shadow may be ahead of this message already. A head of before looks like one far ahead, which can
+        // be told from a true one only while there is room; else whoever waits for room looks at the shadow.
+        let good = head < live.queue.entries;
+        if good && !live.is_full() {
+            live.ack(head);
+        }
+        Some(good)
+    }
+
+    /// The vector of a queue that has entries which the host has not consumed.
+    pub(crate) fn interrupt_pending(&self) -> Option<u16> {
+        let ring = lock(&self.ring);
+        let live = ring.as_ref()?;
+        if live.posted > live.acked {
+            live.queue.vector
+        } else {
+            None
+        }
+    }
+
+    /// Uses shadow doorbells from now on.
+    pub(crate) fn set_shadow(&self, memory: &impl Memory, shadow: Shadow) -> Result<(), Fault> {
+        let head = match lock(&self.ring).as_ref() {
+            Some(live) => (live.acked % u64::from(live.queue.entries)) as u32,
+            None => return Ok(()),
+        };
+        shadow.publish(memory, head)?;
+        if let Some(live) = lock(&self.ring).as_mut() {
+            live.queue.shadow = Some(shadow);
+        }
+        Ok(())
+    }
+
+    /// Posts an entry if there is room. `head` gives SQHD once there is.
+    pub(crate) fn try_post(
+        &self,
+        access: &Access<'_>,
+        completion: Completion,
+        line: bool,
+        head: impl FnOnce() -> u16,
+    ) -> Result<Posted, Fault> {
+        let (count, queue) = loop {
+            let rings = {
+                let mut ring = lock(&self.ring);
+                let live = ring.as_mut().ok_or(Fault::Void)?;
+                if !live.is_full() {
+                    live.reserved += 1;
+                    break (live.reserved - 1, live.queue);
+                }
+                live.rings
+            };
+            if !self.look(access)? {
+                return Ok(Posted::Full(rings));
+            }
+        };
+        let entries = u64::from(queue.entries);
+        let phase = u16::from((count / entries) % 2 == 0);
+        let cqe = Cqe {
+            result: U32::new(completion.result),
+            reserved: U32::ZERO,
+            sq_head: U16::new(head()),
+            sq_id: U16::new(completion.sq_id),
+            cid: U16::new(completion.cid),
+            status: U16::new(completion.status.field() << 1 | phase),
+        };
+        write_entry(
+            access,
+            queue.base.wrapping_add(count % entries * CQE_BYTES as u64),
+            &cqe,
+        )?;
+        if let Some(live) = lock(&self.ring).as_mut() {
+            live.posted += 1;
+        }
+        if line {
+            self.look(access)?;
+        }
+        Ok(Posted::Yes(queue.vector))
+    }
+
+    /// Waits until there may be room (a doorbell came after the first `rings`), or the command is void.
+    fn wait_for_room(&self, ticket: Ticket<'_>, rings: u64) {
+        let mut ring = lock(&self.ring);
+        while ticket.is_valid()
+            && ring
+                .as_ref()
+                .is_some_and(|live| live.is_full() && live.rings == rings)
+        {
+            ring = wait(&self.room, ring);
+        }
+    }
+
+    /// Looks at the shadow head, and asks the host to ring when it goes on from there. True where it had moved.
+    fn look(&self, access: &Access<'_>) -> Result<bool, Fault> {
+        let _one = lock(&self.looking);
+        let (shadow, head) = match lock(&self.ring).as_ref() {
+            Some(Live {
+                queue:
+                    Creation {
+                        shadow: Some(shadow),
+                        entries,
+                        ..
+                    },
+                acked,
+                ..
+            }) => (*shadow, (acked % u64::from(*entries)) as u32),
+            _ => return Ok(false),
+        };
+        let mut now = shadow.read(access)?;
+        if now == head {
+            now = shadow.arm(access, head)?;
+        }
+        let mut ring = lock(&self.ring);
+        let Some(live) = ring.as_mut() else {
+            return Ok(false);
+        };
+        if now == head || !live.ack(now) {
+            return Ok(false);
+        }
+        // Everyone who waits looks for himself: whoever is first may take all the room there is, and what the
+        // host was asked to ring for is past.
+        live.rings += 1;
+        self.room.notify_all();
+        Ok(true)
+    }
+}
+
+/// Writes an entry so that the host can't see its phase tag before the rest (4.6): the half with the tag goes
+/// last where memory is shared, and by message the whole goes at once.
+fn write_entry(access: &Access<'_>, iova: u64, cqe: &Cqe) -> Result<(), Fault> {
+    let (first, last) = cqe.as_bytes().split_at(CQE_BYTES / 2);
+    let host: &Host = access.host()?;
+    if !host.dma().is_direct(iova, CQE_BYTES as u64) {
+        return access.write(iova, cqe.as_bytes());
+    }
+    access.write(iova, first)?;
+    fence(Ordering::Release);
+    access.write(iova.wrapping_add(first.len() as u64), last)
+}
+
+/// Posts a completion of a command, waiting for room; nothing happens where the command is void. `head` gives
+/// SQHD and takes the command off its queue's list; `told` is called with the vector while resets are held off.
+pub(crate) fn post(
+    session: &Session,
+    queue: &CompletionQueue,
+    ticket: Ticket<'_>,
+    completion: Completion,
+    line: bool,
+    head: impl Fn() -> u16,
+    told: impl FnOnce(&Host, u16),
+) -> Result<(), Fault> {
+    loop {
+        let access = session.enter(ticket)?;
+        match queue.try_post(&access, completion, line, &head)? {
+            Posted::Yes(vector) => {
+                if let Some(vector) = vector {
+                    told(access.host()?, vector);
+                }
+                return Ok(());
+            }
+            Posted::Full(rings) => {
+                drop(access);
+                queue.wait_for_room(ticket, rings);
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The controller as a PCI device.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use uvfio_core::{Device, DeviceError, Host, Width};
+use uvfio_pci::{Blueprint, InterruptMode, ResetKind};
+
+use crate::completion::CompletionQueue;
+use crate::config::{Config, InterruptConfig, MAX_NAMESPACES, MAX_QUEUES, NvmeError};
+use crate::controller::Registers;
+use crate::executor;
+use crate::features::Features;
+use crate::identity::{self, Function};
+use crate::interrupts::Interrupts;
+use crate::namespace::Namespace;
+use crate::session::Session;
+use crate::shared::Shared;
+use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS};
+use crate::statistics::{Counters, Statistics};
+use crate::submission::SubmissionQueue;
+use crate::sync::lock;
+
+/// An NVMe controller.
+#[derive(Debug)]
+pub struct Nvme {
+    shared: Arc<Shared>,
+    function: Function,
+}
+
+impl Nvme {
+    /// Makes a controller and starts its threads.
+    ///
+    /// # Errors
+    /// Where the configuration breaks a rule, or the system gives no threads or memory.
+    pub fn new(config: Config) -> Result<Arc<Self>, NvmeError> {
+        check(&config)?;
+        let function = Function::new(&config);
+        let vectors = identity::vectors(&config);
+        let (queues, serial) = (config.queues, config.serial);
+        let namespaces = (1..)
+            .zip(config.namespaces)
+            .map(|(number, namespace)| Namespace::new(number, &serial, namespace))
+            .collect::<Result<Vec<_>, _>>()?;
+        let threads = |id| {
+            if id == 0 {
+                1
+            } else {
+                executor::threads_of_a_queue(queues)
+            }
+        };
+        let shared = Arc::new(Shared {
+            session: Session::default(),
+            registers: Mutex::new(Registers::default()),
+            submission: (0..=queues)
+                .map(|id| SubmissionQueue::new(id, threads(id)))
+                .collect(),
+            completion: (0..=queues).map(|_| CompletionQueue::default()).collect(),
+            interrupts: Interrupts::default(),
+            events: Mutex::default(),
+            features: Mutex::new(Features::new(queues, vectors)),
+            namespaces,
+            errors: Mutex::default(),
+            counters: Counters::default(),
+            shadow: Mutex::new(None),
+            shadow_offered: AtomicBool::new(false),
+            write_through: AtomicBool::new(false),
+            serial,
+            vectors,
+            made: Instant::now(),
+        });
+        executor::start(&shared).map_err(NvmeError::Thread)?;
+        Ok(Arc::new(Self { shared, function }))
+    }
+
+    /// What the controller has done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.shared.counters.snapshot()
+    }
+}
+
+fn check(config: &Config) -> Result<(), NvmeError> {
+    if config.namespaces.is_empty() || config.namespaces.len() > MAX_NAMESPACES {
+        return Err(NvmeError::Namespaces(config.namespaces.len()));
+    }
+    if config.queues == 0 || config.queues > MAX_QUEUES {
+        return Err(NvmeError::Queues(config.queues));
+    }
+    if let InterruptConfig::Msi { messages } = config.interrupts
+        && (!messages.is_power_of_two() || messages > 32)
+    {
+        return Err(NvmeError::Messages(messages));
+    }
+    let printable = config
+        .serial
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if !printable || config.serial.is_empty() || config.serial.len() > 20 {
+        return Err(NvmeError::Serial(config.serial.clone()));
+    }
+    Ok(())
+}
+
+impl Drop for Nvme {
+    /// The threads end by themselves: one that waits for its backend is not waited for.
+    fn drop(&mut self) {
+        executor::stop(&self.shared);
+    }
+}
+
+impl Device for Nvme {
+    fn name(&self) -> &'static str {
+        "nvme"
+    }
+
+    fn blueprint(&self) -> Blueprint<'_> {
+        self.function.blueprint()
+    }
+
+    fn attach(&self, host: Host) {
+        self.shared.attach(host);
+    }
+
+    fn detach(&self) {
+        self.shared.detach();
+    }
+
+    fn read(&self, bar: u8, offset: u64, width: Width) -> u64 {
+        // Doorbells read as 0 (3.1.24: reading them has no defined result).
+        if bar != 0 || offset >= DOORBELLS {
+            return 0;
+        }
+        let registers = lock(&self.shared.registers);
+        let low = registers.read(offset & !3);
+        match width {
+            Width::B1 => u64::from(low >> (8 * (offset & 3)) & 0xff),
+            Width::B2 => u64::from(low >> (8 * (offset & 3)) & 0xffff),
+            Width::B4 => u64::from(low),
+            Width::B8 => u64::from(registers.read(offset + 4)) << 32 | u64::from(low),
+        }
+    }
+
+    fn write(&self, bar: u8, offset: u64, width: Width, value: u64) {
+        let low = value as u32;
+        match width {
+            _ if bar != 0 || offset >= identity::REGISTERS_END => {}
+            // Registers are written as whole dwords (3.1); parts of them can't be.
+            Width::B1 | Width::B2 => {}
+            Width::B4 => self.write_dword(offset, low),
+            Width::B8 => {
+                self.write_dword(offset, low);
+                self.write_dword(offset + 4, (value >> 32) as u32);
+            }
+        }
+    }
+
+    fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {
+        self.shared.reset();
+        Ok(())
+    }
+
+    fn interrupts_changed(&self, mode: InterruptMode) {
+        self.shared.interrupts.set_mode(mode);
+        self.shared.interrupts.update(&self.shared.completion, 0);
+    }
+}
+
+impl Nvme {
+    fn write_dword(&self, offset: u64, value: u32) {
+        match offset.checked_sub(DOORBELLS) {
+            None => self.shared.write_register(offset, value),
+            Some(doorbell) => self.shared.ring(doorbell / DOORBELL_STRIDE, value),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The controller as all its threads share it, and the changes of its state that take time.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use uvfio_core::Host;
+
+use crate::completion::{self, Completion, CompletionQueue, Creation};
+use crate::controller::{AdminQueues, Demand, Registers, Step};
+use crate::doorbell::ShadowPages;
+use crate::errors::ErrorLog;
+use crate::events::{Event, Events};
+use crate::features::Features;
+use crate::namespace::Namespace;
+use crate::session::{Fault, Session, Ticket};
+use crate::spec::command::Sqe;
+use crate::spec::log::{self, EventType};
+use crate::spec::status::Status;
+use crate::statistics::Counters;
+use crate::submission::{Fetched, SubmissionQueue};
+use crate::sync::lock;
+
+/// The controller.
+///
+/// Locks are taken in the order session, registers, features, queue rings, and each but the session's is held for
+/// a few instructions only.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) session: Session,
+    pub(crate) registers: Mutex<Registers>,
+    /// By QID; 0 is the admin queue.
+    pub(crate) submission: Vec<SubmissionQueue>,
+    /// By QID; 0 is the admin queue.
+    pub(crate) completion: Vec<CompletionQueue>,
+    pub(crate) interrupts: crate::interrupts::Interrupts,
+    pub(crate) events: Mutex<Events>,
+    pub(crate) features: Mutex<Features>,
+    pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) errors: Mutex<ErrorLog>,
+    pub(crate) counters: Counters,
+    /// The pages of Doorbell Buffer Config.
+    pub(crate) shadow: Mutex<Option<ShadowPages>>,
+    /// Identify has told the host of Doorbell Buffer Config.
+    pub(crate) shadow_offered: AtomicBool,
+    /// Features' volatile write cache, for every write to look at.
+    pub(crate) write_through: AtomicBool,
+    pub(crate) serial: String,
+    /// Vectors that completion queues may name.
+    pub(crate) vectors: u16,
+    pub(crate) made: Instant,
+}
+
+impl Shared {
+    /// Pairs of I/O queues.
+    pub(crate) fn queues(&self) -> u16 {
+        (self.submission.len() - 1) as u16
+    }
+
+    /// Namespace `nsid`.
+    pub(crate) fn namespace(&self, nsid: u32) -> Result<&Namespace, Status> {
+        let index = (nsid as usize).checked_sub(1).ok_or(Status::INVALID_NAMESPACE)?;
+        self.namespaces.get(index).ok_or(Status::INVALID_NAMESPACE)
+    }
+
+    /// The host wrote a doorbell: number 2n is the tail of submission queue n, 2n + 1 the head of completion
+    /// queue n.
+    pub(crate) fn ring(&self, doorbell: u64, value: u32) {
+        let queue = (doorbell / 2) as usize;
+        // Bits 31:16 are reserved.
+        let index = value & 0xffff;
+        let good = if doorbell.is_multiple_of(2) {
+            self.counters.submission_doorbells.add(1);
+            self.submission.get(queue).and_then(|queue| queue.ring(index))
+        } else {
+            self.counters.completion_doorbells.add(1);
+            let good = self.completion.get(queue).and_then(|queue| queue.ring(index));
+            if self.interrupts.is_line() {
+                self.interrupts.update(&self.completion, 0);
+            }
+            good
+        };
+        match good {
+            Some(true) => {}
+            Some(false) => self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
+            None if lock(&self.registers).ready() => {
+                self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_REGISTER);
+            }
+            None => {}
+        }
+    }
+
+    /// The host wrote a doorbell that it must not have written.
+    pub(crate) fn raise_doorbell_error(&self, info: u8) {
+        self.raise(Event {
+            kind: EventType::Error,
+            info,
+            log: log::LID_ERROR,
+        });
+    }
+
+    /// Something happened that an Asynchronous Event Request may wait for.
+    pub(crate) fn raise(&self, event: Event) {
+        lock(&self.events).raise(event);
+        self.attention();
+    }
+
+    /// Has the admin thread look at what there is to do.
+    pub(crate) fn attention(&self) {
+        if let Some(admin) = self.submission.first() {
+            admin.attention();
+        }
+    }
+
+    /// The host wrote a dword of the registers.
+    pub(crate) fn write_register(&self, offset: u64, value: u32) {
+        let mut registers = lock(&self.registers);
+        match registers.write(offset, value) {
+            Demand::None => {}
+            Demand::Work => {
+                drop(registers);
+                self.attention();
+            }
+            Demand::Void => {
+                drop(registers);
+                self.void_commands();
+                self.attention();
+            }
+            Demand::Unmasked(vectors) => {
+                self.interrupts.set_mask(registers.interrupt_mask());
+                drop(registers);
+                self.interrupts.update(&self.completion, vectors);
+            }
+        }
+    }
+
+    /// Makes every command void. Stores and wakes only.
+    fn void_commands(&self) {
+        for queue in &self.submission {
+            queue.invalidate();
+        }
+        for queue in &self.completion {
+            queue.wake();
+        }
+    }
+
+    /// Forgets everything that a controller reset forgets. Returns when no access to the user's memory of before
+    /// is under way and no interrupt of before will come; commands that wait for their backend are not waited
+    /// for, they end without a trace. `then` runs before anything new can begin.
+    fn reset_queues(&self, then: impl FnOnce(&mut Option<Host>, &mut Registers)) {
+        self.void_commands();
+        let mut session = self.session.barrier();
+        // Queues that were created while the first pass was on its way.
+        self.void_commands();
+        for queue in &self.submission {
+            queue.remove();
+        }
+        for queue in &self.completion {
+            queue.remove();
+        }
+        *lock(&self.shadow) = None;
+        lock(&self.events).clear();
+        lock(&self.features).reset();
+        self.write_through.store(false, Ordering::SeqCst);
+        self.interrupts.clear();
+        then(&mut session, &mut lock(&self.registers));
+    }
+
+    /// A user has come.
+    pub(crate) fn attach(&self, host: Host) {
+        self.reset_queues(|session, registers| {
+            registers.reset();
+            self.interrupts.set_host(Some(host.clone()));
+            *session = Some(host);
+        });
+    }
+
+    /// The user has gone.
+    pub(crate) fn detach(&self) {
+        self.reset_queues(|session, registers| {
+            registers.reset();
+            self.interrupts.set_host(None);
+            *session = None;
+        });
+    }
+
+    /// The function is reset.
+    pub(crate) fn reset(&self) {
+        self.reset_queues(|_, registers| registers.reset());
+    }
+
+    /// What registers and events ask for; on the admin thread.
+    pub(crate) fn attend(&self) {
+        loop {
+            let session = self.session.hold();
+            let mut registers = lock(&self.registers);
+            match registers.next() {
+                Some(Step::Enable(queues)) if session.is_some() => {
+                    self.create_admin_queues(queues);
+                    registers.enabled();
+                }
+                Some(Step::Disable) => {
+                    drop(registers);
+                    drop(session);
+                    self.reset_queues(|_, registers| registers.disabled());
+                }
+                Some(Step::ShutDown) => {
+                    drop(registers);
+                    drop(session);
+                    self.flush_all();
+                    lock(&self.registers).shut_down();
+                }
+                Some(Step::Enable(_)) | None => break,
+            }
+        }
+        self.report_events();
+    }
+
+    fn create_admin_queues(&self, queues: AdminQueues) {
+        let (Some(sq), Some(cq)) = (self.submission.first(), self.completion.first()) else {
+            return;
+        };
+        cq.create(Creation {
+            base: queues.cq_base,
+            entries: queues.cq_entries,
+            vector: Some(0),
+            shadow: None,
+        });
+        sq.create(&self.session, queues.sq_base, queues.sq_entries, 0, None);
+    }
+
+    fn flush_all(&self) {
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            if let Err(why) = namespace.backend.flush() {
+                tracing::error!(%why, namespace = index + 1, "not flushed at shutdown");
+            }
+        }
+    }
+
+    /// Completes Asynchronous Event Requests for what has happened; on the admin thread.
+    pub(crate) fn report_events(&self) {
+        let Some(admin) = self.submission.first() else {
+            return;
+        };
+        let ticket = admin.ticket();
+        while ticket.is_valid() {
+            let Some((cid, event)) = lock(&self.events).next() else {
+                return;
+            };
+            let completion = Completion {
+                sq_id: 0,
+                cid,
+                status: Status::SUCCESS,
+                result: event.result(),
+            };
+            self.post(0, 0, ticket, completion);
+        }
+    }
+
+    /// A command is done.
+    pub(crate) fn complete(&self, queue: u16, fetched: &Fetched<'_>, status: Status, result: u32) {
+        let completion = Completion {
+            sq_id: queue,
+            cid: fetched.sqe.cid.get(),
+            status,
+            result,
+        };
+        if queue == 0 {
+            self.counters.admin_commands.add(1);
+        } else {
+            self.counters.io_commands.add(1);
+        }
+        if !status.is_success() {
+            self.counters.errors.add(1);
+            self.log_error(&fetched.sqe, completion);
+        }
+        self.post(queue, fetched.cq, fetched.ticket, completion);
+    }
+
+    fn log_error(&self, sqe: &Sqe, completion: Completion) {
+        let lba = if completion.sq_id == 0 {
+            0
+        } else {
+            sqe.start_block()
+        };
+        lock(&self.errors).add(completion, sqe.nsid.get(), lba);
+    }
+
+    /// Posts a completion on queue `cq` and interrupts.
+    pub(crate) fn post(&self, sq: u16, cq: u16, ticket: Ticket<'_>, completion: Completion) {
+        let (Some(sq), Some(cq)) = (
+            self.submission.get(usize::from(sq)),
+            self.completion.get(usize::from(cq)),
+        ) else {
+            return;
+        };
+        let head = || sq.finish(ticket, completion.cid);
+        let told = |host: &Host, vector| self.interrupts.posted(host, vector, &self.completion);
+        match completion::post(
+            &self.session,
+            cq,
+            ticket,
+            completion,
+            self.interrupts.is_line(),
+            head,
+            told,
+        ) {
+            Ok(()) => {}
+            Err(Fault::Void) => {
+                sq.finish(ticket, completion.cid);
+            }
+            Err(fault) => self.break_down(ticket, &fault),
+        }
+    }
+
+    /// A queue can't be reached: nothing can be told to the host any more but by CSTS.CFS.
+    pub(crate) fn break_down(&self, ticket: Ticket<'_>, fault: &Fault) {
+        // With access in hand, so that it is not told of a controller that was reset meanwhile.
+        if let (Fault::Dma(_), Ok(_access)) = (fault, self.session.enter(ticket)) {
+            tracing::warn!(%fault, "a queue can't be reached, so the controller stops until it is reset");
+            lock(&self.registers).fatal();
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The controller through the real virtual device, driven by a small NVMe driver with its own idea of the
+//! specification's numbers.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // a test's helpers may
+
+mod admin;
+mod driver;
+mod hostile;
+mod interrupts;
+mod io;
+mod registers;
+mod reset;
+mod shadow;
+mod store;

@@ -1,0 +1,26 @@
+//! Many requests at once, of many sizes, each block compared after it is read back.
+
+use anyhow::Result;
+
+use super::{Context, STEP, Scenario};
+use crate::vm::checks::Checks;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "nvme-verify",
+    about: "fio reads back every block that it wrote to our NVMe, at random and in sequence, many at once",
+    run,
+};
+
+fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let nvme = context.nvme(&context.image()?, &[])?;
+    let mut guest = context.guest().attach(&nvme).programs(&["usr/bin/fio"]).start()?;
+    for options in [
+        "--rw=randwrite --bsrange=4k-128k --blockalign=4k --iodepth=16 --size=48M",
+        "--rw=write --bs=512 --iodepth=32 --size=2M",
+        "--rw=randrw --bs=4k --iodepth=64 --size=8M",
+    ] {
+        guest.run(&format!("nvme_fio {options}"), 2 * STEP, checks)?;
+    }
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
