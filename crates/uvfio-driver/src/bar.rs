@@ -1,6 +1,9 @@
 //! BARs: windows onto a device's registers, checked at every access.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+
+use rustix::fs::SealFlags;
 
 use crate::function::{MapBars, Shared};
 use crate::mapped::Mapped;
@@ -163,17 +166,27 @@ impl Bar {
     }
 }
 
+/// statfs(2)'s number for tmpfs, which memfds are of. One of hugetlbfs may have no page left behind a sealed mapping.
+const TMPFS: i64 = 0x0102_1994;
+
+/// Whether every access to a mapping of `memory` succeeds, whatever others do with the file.
+fn is_sealed(memory: &OwnedFd) -> bool {
+    // Asked first: only memory has seals, and only then is the file system asked.
+    let seals = rustix::fs::fcntl_get_seals(memory);
+    // Its type differs between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    let tmpfs = || rustix::fs::fstatfs(memory).is_ok_and(|fs| fs.f_type as i64 == TMPFS);
+    seals.is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) && tmpfs()
+}
+
 /// Maps what a region offers, as far as it is allowed and works; the rest goes by message.
 fn map_areas(index: u8, region: &Region, map: MapBars) -> Vec<Area> {
-    use rustix::fs::{SealFlags, fcntl_get_seals};
-
     let Some(memory) = &region.memory else {
         return Vec::new();
     };
-    let sealed = || fcntl_get_seals(memory).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
     let allowed = match map {
         MapBars::Never => false,
-        MapBars::Sealed => sealed(),
+        MapBars::Sealed => is_sealed(memory),
         MapBars::Always => true,
     };
     if !allowed {
@@ -185,7 +198,7 @@ fn map_areas(index: u8, region: &Region, map: MapBars) -> Vec<Area> {
         let Some(in_file) = region.file_offset.checked_add(offset) else {
             continue;
         };
-        match Mapped::new(std::os::fd::AsFd::as_fd(memory), in_file, bytes) {
+        match Mapped::new(memory.as_fd(), in_file, bytes) {
             Ok(memory) => areas.push(Area {
                 offset,
                 bytes,

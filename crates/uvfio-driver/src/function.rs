@@ -32,7 +32,7 @@ const SETTLING: Duration = Duration::from_secs(60);
 pub enum MapBars {
     /// None: every access is a message.
     Never,
-    /// Memory that is sealed against shrinking: whatever the server does, an access to it succeeds.
+    /// Memory of tmpfs (a memfd) that is sealed against shrinking: whatever the server does, an access to it succeeds.
     #[default]
     Sealed,
     /// Any memory. A server that cuts its file short ends this program by SIGBUS; for servers that you trust.

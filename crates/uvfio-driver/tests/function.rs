@@ -2,13 +2,20 @@
 
 mod common;
 
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{AREA, Access, BAR_BYTES, Case, over_each, over_each_with};
 use rustix::fs::SealFlags;
-use uvfio_core::GoneReason;
+use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
 use uvfio_driver::tables::{express, header, msi, power};
-use uvfio_driver::{DriverError, Event, IrqKind, MapBars, PowerState};
+use uvfio_driver::transport::Region;
+use uvfio_driver::{
+    DriverError, Event, Function, InProcess, IrqKind, MapBars, PowerState, Result, Socket, Transport,
+};
+use uvfio_proto::{Limits, Server};
 
 /// For what must happen; it never does where the test fails.
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
@@ -432,4 +439,126 @@ fn the_usable_ranges_of_iovas_are_the_servers() {
     over_each(|Case { over, function, .. }| {
         assert_eq!(function.usable_iova(), [(0, u64::MAX)], "{over}");
     });
+}
+
+/// A transport to a server that knows no feature of ours.
+struct Silent(InProcess);
+
+impl Transport for Silent {
+    fn resettable(&mut self) -> Result<bool> {
+        self.0.resettable()
+    }
+    fn region(&mut self, index: u32) -> Result<Region> {
+        self.0.region(index)
+    }
+    fn vectors(&mut self, kind: IrqKind) -> Result<u32> {
+        self.0.vectors(kind)
+    }
+    fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<()> {
+        self.0.read(region, offset, data)
+    }
+    fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<()> {
+        self.0.write(region, offset, data)
+    }
+    fn enable_vectors(&mut self, kind: IrqKind, eventfds: &[BorrowedFd<'_>]) -> Result<()> {
+        self.0.enable_vectors(kind, eventfds)
+    }
+    fn disable_vectors(&mut self, kind: IrqKind) -> Result<()> {
+        self.0.disable_vectors(kind)
+    }
+    fn mask_intx(&mut self, masked: bool) -> Result<()> {
+        self.0.mask_intx(masked)
+    }
+    fn map(&mut self, iova: u64, bytes: u64, file: BorrowedFd<'_>) -> Result<()> {
+        self.0.map(iova, bytes, file)
+    }
+    fn unmap(&mut self, iova: u64, bytes: u64) -> Result<()> {
+        self.0.unmap(iova, bytes)
+    }
+    fn reset(&mut self) -> Result<()> {
+        self.0.reset()
+    }
+    fn usable_iova(&mut self) -> Result<Option<Vec<(u64, u64)>>> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn without_the_servers_word_buffers_lie_where_every_iommu_reaches() {
+    let device = common::Board::new(SealFlags::SHRINK);
+    let function = Function::open(Silent(InProcess::over(device).unwrap())).unwrap();
+    let usable = function.usable_iova();
+    assert_eq!(usable.last().map(|range| range.1), Some((1 << 39) - 1));
+    // x86's interrupts.
+    assert!(
+        usable
+            .iter()
+            .all(|&(first, last)| last < 0xfee0_0000 || first > 0xfeef_ffff)
+    );
+    let buffer = function.dma_buffer(1 << 20).unwrap();
+    assert!(
+        usable
+            .iter()
+            .any(|&(first, last)| first <= buffer.iova() && buffer.iova() + 0xf_ffff <= last)
+    );
+}
+
+#[test]
+fn a_thread_that_waits_holds_up_no_other() {
+    over_each(
+        |Case {
+             over,
+             function,
+             board,
+             ..
+         }| {
+            function.set_bus_master(true).unwrap();
+            let vectors = function.interrupts(IrqKind::Msi, 1).unwrap();
+            let bar = function.bar(2).unwrap();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| vectors.wait(0, PATIENCE));
+                let others: Vec<_> = (0..4_u64)
+                    .map(|thread| {
+                        let bar = &bar;
+                        scope.spawn(move || {
+                            for n in 0..50 {
+                                bar.write(AREA.0 + 8 * thread, n).unwrap();
+                                bar.read::<u32>(0x20).unwrap();
+                                assert_eq!(bar.read::<u64>(AREA.0 + 8 * thread).unwrap(), n);
+                            }
+                        })
+                    })
+                    .collect();
+                for other in others {
+                    other.join().unwrap();
+                }
+                board.host().signal(0);
+                assert_eq!(waiting.join().unwrap().unwrap(), 1, "{over}");
+            });
+        },
+    );
+}
+
+#[test]
+fn a_server_that_has_gone_is_an_error_and_no_more() {
+    let device: Arc<dyn Device> = common::Board::new(SealFlags::SHRINK);
+    let device = VirtualDevice::new(device, &Policy::default()).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut server = Server::new(theirs, device.clone(), Limits::default());
+    let handle = server.handle();
+    let thread = std::thread::spawn(move || server.serve().map(|_| ()));
+    let function = Function::open(Socket::over(ours).unwrap()).unwrap();
+    let bar = function.bar(2).unwrap();
+    let buffer = function.dma_buffer(4096).unwrap();
+    let vectors = function.interrupts(IrqKind::Msi, 1).unwrap();
+    handle.shutdown();
+    thread.join().unwrap().unwrap();
+    device.detach().unwrap();
+    let read = bar.read::<u32>(0);
+    assert!(matches!(read, Err(DriverError::Closed { .. })), "{read:?}");
+    assert!(function.reset().is_err());
+    assert_eq!(vectors.poll(0).unwrap(), 0);
+    bar.write(AREA.0, 1_u32).unwrap();
+    buffer.write(0, 1_u32).unwrap();
+    assert_eq!(buffer.read::<u32>(0).unwrap(), 1, "what is mapped stays");
 }

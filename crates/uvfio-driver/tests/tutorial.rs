@@ -81,14 +81,27 @@ fn shell(folder: &Path, socket: &Path, commands: &str) -> Command {
     shell
 }
 
+/// An empty folder, but for the checkout. It is outside the workspace, as a reader's is, and the same whenever this is run:
+/// cargo finds in the target folder what it has built for it before.
+fn place() -> PathBuf {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+    let mut hash = DefaultHasher::new();
+    (workspace(), rustix::process::getuid().as_raw()).hash(&mut hash);
+    let place = std::env::temp_dir().join(format!("uvfio-tutorial-{:016x}", hash.finish()));
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::symlink(workspace(), place.join("uvfio")).unwrap();
+    place
+}
+
 #[test]
 fn the_commands_of_the_page_end_with_a_driver_that_works() {
     use std::os::unix::process::CommandExt as _;
 
-    let place = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(workspace(), place.path().join("uvfio")).unwrap();
-    let socket = place.path().join("edu.sock");
-    let mut folder = place.path().to_path_buf();
+    let place = place();
+    let socket = place.join("edu.sock");
+    let mut folder = place;
     let mut servers = Vec::new();
     let mut said = String::new();
     for (kind, commands) in blocks(&page()) {
