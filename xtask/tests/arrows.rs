@@ -29,10 +29,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "uvfio",
-        &["uvfio-core", "uvfio-pci", "uvfio-proto", "uvfio-worker"],
+        &[
+            "uvfio-core",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+            "uvfio-worker",
+        ],
     ),
-    // Programs that run inside a test machine stand apart: they meet the project through its protocols only.
-    ("uvfio-guest-tools", &[]),
+    // Programs that run inside a test machine meet the project through its protocols only.
+    ("uvfio-guest-tools", &["uvfio-proto"]),
     // The project's own tasks look at everything; nothing may look at them.
     (
         "xtask",

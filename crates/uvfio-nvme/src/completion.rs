@@ -21,6 +21,8 @@ use crate::sync::{lock, wait};
 pub(crate) struct CompletionQueue {
     ring: Mutex<Option<Live>>,
     room: Condvar,
+    /// One thread at a time looks at the shadow, else an older EventIdx might be written after a newer one.
+    looking: Mutex<()>,
 }
 
 /// How a completion queue is made.
@@ -39,7 +41,7 @@ struct Live {
     acked: u64,
     reserved: u64,
     posted: u64,
-    /// Doorbells so far.
+    /// Doorbells so far, and shadow heads that were found to have moved.
     rings: u64,
 }
 
@@ -79,7 +81,7 @@ pub(crate) struct Completion {
 pub(crate) enum Posted {
     /// The entry is there; interrupt by this vector.
     Yes(Option<u16>),
-    /// There is no room, after this many doorbells.
+    /// There was no room when there had been this many doorbells.
     Full(u64),
 }
 
@@ -163,22 +165,19 @@ impl CompletionQueue {
         line: bool,
         head: impl FnOnce() -> u16,
     ) -> Result<Posted, Fault> {
-        let (full, rings) = {
-            let ring = lock(&self.ring);
-            let live = ring.as_ref().ok_or(Fault::Void)?;
-            (live.is_full(), live.rings)
-        };
-        if full && !self.look(access)? {
-            return Ok(Posted::Full(rings));
-        }
-        let (count, queue) = {
-            let mut ring = lock(&self.ring);
-            let live = ring.as_mut().ok_or(Fault::Void)?;
-            if live.is_full() {
+        let (count, queue) = loop {
+            let rings = {
+                let mut ring = lock(&self.ring);
+                let live = ring.as_mut().ok_or(Fault::Void)?;
+                if !live.is_full() {
+                    live.reserved += 1;
+                    break (live.reserved - 1, live.queue);
+                }
+                live.rings
+            };
+            if !self.look(access)? {
                 return Ok(Posted::Full(rings));
             }
-            live.reserved += 1;
-            (live.reserved - 1, live.queue)
         };
         let entries = u64::from(queue.entries);
         let phase = u16::from((count / entries) % 2 == 0);
@@ -216,8 +215,9 @@ impl CompletionQueue {
         }
     }
 
-    /// Looks at the shadow head, and asks the host to ring when it goes on. True where it had moved.
+    /// Looks at the shadow head, and asks the host to ring when it goes on from there. True where it had moved.
     fn look(&self, access: &Access<'_>) -> Result<bool, Fault> {
+        let _one = lock(&self.looking);
         let (shadow, head) = match lock(&self.ring).as_ref() {
             Some(Live {
                 queue:
@@ -235,11 +235,18 @@ impl CompletionQueue {
         if now == head {
             now = shadow.arm(access, head)?;
         }
-        let moved = now != head && lock(&self.ring).as_mut().is_some_and(|live| live.ack(now));
-        if moved {
-            self.room.notify_all();
+        let mut ring = lock(&self.ring);
+        let Some(live) = ring.as_mut() else {
+            return Ok(false);
+        };
+        if now == head || !live.ack(now) {
+            return Ok(false);
         }
-        Ok(moved)
+        // Everyone who waits looks for himself: whoever is first may take all the room there is, and what the
+        // host was asked to ring for is past.
+        live.rings += 1;
+        self.room.notify_all();
+        Ok(true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Threads: one for the admin queue, a few for each I/O queue, all of them made with the controller.
 //!
 //! A queue's threads serve that queue alone, so one that waits for its backend holds up nobody else's commands.
-//! A thread that sleeps costs its stack's first pages; its buffer is not touched before its first command.
+//! A thread that sleeps costs its stack's first pages; it has no buffer before its first command.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::thread;
 
 use crate::admin;
 use crate::io::{Buffer, serve};
-use crate::session::Fault;
 use crate::shared::Shared;
 use crate::spec::log;
 use crate::submission::Work;
@@ -40,7 +39,6 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
     for queue in 0..=shared.queues() {
         for _ in 0..if queue == 0 { 1 } else { threads } {
             let shared = Arc::clone(shared);
-            let mut buffer = Buffer::new();
             let name = if queue == 0 {
                 "nvme-admin".to_owned()
             } else {
@@ -49,7 +47,7 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
             thread::Builder::new()
                 .name(name)
                 .stack_size(STACK)
-                .spawn(move || run(&shared, queue, &mut buffer))?;
+                .spawn(move || run(&shared, queue))?;
         }
     }
     Ok(())
@@ -62,18 +60,18 @@ pub(crate) fn stop(shared: &Shared) {
     }
 }
 
-fn run(shared: &Shared, id: u16, buffer: &mut Buffer) {
+fn run(shared: &Shared, id: u16) {
     let Some(queue) = shared.submission.get(usize::from(id)) else {
         return;
     };
+    let mut buffer = Buffer::default();
     loop {
         match queue.next(&shared.session) {
             Work::Command(fetched) if id == 0 => admin::serve(shared, &fetched),
-            Work::Command(fetched) => serve(shared, id, &fetched, buffer),
+            Work::Command(fetched) => serve(shared, id, &fetched, &mut buffer),
             Work::Attention => shared.attend(),
             Work::BadShadow => shared.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
-            Work::Broken(Fault::Void) => {}
-            Work::Broken(fault) => shared.break_down(&fault),
+            Work::Broken(ticket, fault) => shared.break_down(ticket, &fault),
             Work::Stop => return,
         }
     }

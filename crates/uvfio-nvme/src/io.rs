@@ -27,14 +27,17 @@ pub(crate) const PIECE: usize = 32 * 1024;
 
 const _: () = assert!(DATASET_RANGES * DATASET_RANGE_BYTES <= PIECE);
 
-/// A thread's buffer.
-#[derive(Debug)]
+/// A thread's buffer: made for its first command, so that a queue that nobody uses takes no memory.
+#[derive(Debug, Default)]
 pub(crate) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// A buffer of [`PIECE`] bytes, none of them touched yet.
-    pub(crate) fn new() -> Self {
-        Self(vec![0; PIECE])
+    /// [`PIECE`] bytes.
+    fn bytes(&mut self) -> &mut [u8] {
+        if self.0.is_empty() {
+            self.0 = vec![0; PIECE];
+        }
+        &mut self.0
     }
 }
 
@@ -53,7 +56,7 @@ pub(crate) fn serve(shared: &Shared, queue: u16, fetched: &Fetched<'_>, buffer: 
         Io {
             shared,
             fetched,
-            buffer: &mut buffer.0,
+            buffer: buffer.bytes(),
         }
         .execute()
     };

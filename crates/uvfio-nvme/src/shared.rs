@@ -13,7 +13,7 @@ use crate::errors::ErrorLog;
 use crate::events::{Event, Events};
 use crate::features::Features;
 use crate::namespace::Namespace;
-use crate::session::{Fault, Session};
+use crate::session::{Fault, Session, Ticket};
 use crate::spec::command::Sqe;
 use crate::spec::log::{self, EventType};
 use crate::spec::status::Status;
@@ -287,7 +287,7 @@ impl Shared {
     }
 
     /// Posts a completion on queue `cq` and interrupts.
-    pub(crate) fn post(&self, sq: u16, cq: u16, ticket: crate::session::Ticket<'_>, completion: Completion) {
+    pub(crate) fn post(&self, sq: u16, cq: u16, ticket: Ticket<'_>, completion: Completion) {
         let (Some(sq), Some(cq)) = (
             self.submission.get(usize::from(sq)),
             self.completion.get(usize::from(cq)),
@@ -309,13 +309,14 @@ impl Shared {
             Err(Fault::Void) => {
                 sq.finish(ticket, completion.cid);
             }
-            Err(fault) => self.break_down(&fault),
+            Err(fault) => self.break_down(ticket, &fault),
         }
     }
 
     /// A queue can't be reached: nothing can be told to the host any more but by CSTS.CFS.
-    pub(crate) fn break_down(&self, fault: &Fault) {
-        if matches!(fault, Fault::Dma(_)) {
+    pub(crate) fn break_down(&self, ticket: Ticket<'_>, fault: &Fault) {
+        // With access in hand, so that it is not told of a controller that was reset meanwhile.
+        if let (Fault::Dma(_), Ok(_access)) = (fault, self.session.enter(ticket)) {
             tracing::warn!(%fault, "a queue can't be reached, so the controller stops until it is reset");
             lock(&self.registers).fatal();
         }

@@ -73,7 +73,7 @@ pub(crate) enum Work<'a> {
     /// A doorbell's value, in the shadow page, can't be.
     BadShadow,
     /// The queue's memory can't be reached: the controller can't go on.
-    Broken(Fault),
+    Broken(Ticket<'a>, Fault),
     /// The controller is being dropped.
     Stop,
 }
@@ -239,7 +239,7 @@ impl SubmissionQueue {
                 }
                 Fetch::Failed(fault) => {
                     ring.live = None;
-                    return Work::Broken(fault);
+                    return Work::Broken(ticket, fault);
                 }
             };
             self.take_over(&mut ring, after, doorbell_came);

@@ -3,8 +3,9 @@
 use core::fmt;
 
 use crate::chain::{self, Finding, Found, Item};
+use crate::compile::FIRST_EXTENDED;
 use crate::tables::{self, advanced, aer, express, header, msi, msix, other, power, vendor, vpd};
-use crate::{BarSpan, BlueprintError, Field, Layout, Table, View, layout};
+use crate::{BarSpan, BlueprintError, Field, Layout, Placed, Table, View, layout};
 
 /// Why a page can't be decoded at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,15 @@ impl Layout {
     /// Where the page is not one of a function with a type 0 header. What is wrong with its chains is not an
     /// error but a finding.
     pub fn from_dump(page: &[u8]) -> Result<(Self, Findings), DumpError> {
+        Self::from_dump_in(page, View::Raw)
+    }
+
+    /// As [`Layout::from_dump`], for another view of the same device. In [`View::Virtual`] structures that no table
+    /// describes are left out of the chains, and what no field covers reads 0.
+    ///
+    /// # Errors
+    /// As [`Layout::from_dump`].
+    pub fn from_dump_in(page: &[u8], view: View) -> Result<(Self, Findings), DumpError> {
         let bytes = page.len();
         let config_bytes = u16::try_from(bytes)
             .ok()
@@ -98,7 +108,7 @@ impl Layout {
         if layout != 0 {
             return Err(DumpError::HeaderLayout { layout });
         }
-        let mut dump = Self::empty(View::Raw, config_bytes);
+        let mut dump = Self::empty(view, config_bytes);
         let mut findings = Findings::default();
         dump.decode_header(page);
         for item in chain::walk(page) {
@@ -111,10 +121,75 @@ impl Layout {
                 Item::Finding(finding) => findings.push(finding),
             }
         }
-        for (word, bytes) in dump.words.iter_mut().zip(page.chunks_exact(4)) {
-            word.initial = bytes.try_into().map_or(0, u32::from_le_bytes);
+        if view == View::Virtual {
+            dump.load_fields(page);
+            dump.link_again();
+        } else {
+            for (word, bytes) in dump.words.iter_mut().zip(page.chunks_exact(4)) {
+                word.initial = bytes.try_into().map_or(0, u32::from_le_bytes);
+            }
         }
         Ok((dump, findings))
+    }
+
+    fn nth_placed(&self, n: usize) -> Option<Placed> {
+        self.placed().nth(n)
+    }
+
+    /// Takes from the page the fields that the view shows.
+    fn load_fields(&mut self, page: &[u8]) {
+        let mut next = 0;
+        while let Some(placed) = self.nth_placed(next) {
+            for copy in 0..placed.copies {
+                let at = placed.offset + copy * placed.table.bytes();
+                for field in placed.table.fields {
+                    self.set(at, field, chain::value(page, at, field).unwrap_or_default());
+                }
+            }
+            next += 1;
+        }
+    }
+
+    /// Links the structures that are placed, past those that are not.
+    fn link_again(&mut self) {
+        let mut standard = (0, &header::CAPABILITIES);
+        let mut extended = None;
+        let mut first_extended = None;
+        let mut next = 0;
+        while let Some(placed) = self.nth_placed(next) {
+            next += 1;
+            let first = placed.table.fields.first();
+            if first == Some(&tables::CAPABILITY_ID) {
+                self.set(standard.0, standard.1, placed.offset.into());
+                standard = (placed.offset, &tables::NEXT);
+            } else if first == Some(&tables::EXTENDED_ID) {
+                first_extended.get_or_insert(placed.offset);
+                if let Some(before) = extended.replace(placed.offset) {
+                    self.set(before, &tables::EXTENDED_NEXT, placed.offset.into());
+                }
+            }
+        }
+        self.set(standard.0, standard.1, 0);
+        self.set(0, &header::CAPABILITIES_LIST, u32::from(standard.0 != 0));
+        // The extended chain starts at one place, whatever is there.
+        if let Some(first) = first_extended.filter(|first| *first != FIRST_EXTENDED) {
+            // Without a row in a full list of tables it is a pointer all the same.
+            self.place(FIRST_EXTENDED, FIRST_EXTENDED, &tables::EXTENDED_START, 1)
+                .unwrap_or_default();
+            self.set(FIRST_EXTENDED, &tables::EXTENDED_NEXT, first.into());
+        }
+        if let Some(last) = extended {
+            self.set(last, &tables::EXTENDED_NEXT, 0);
+        }
+    }
+
+    /// Places a structure by its header only; the virtual view has none that no table describes.
+    fn place_unknown(&mut self, at: u16, table: &'static Table) -> Result<(), BlueprintError> {
+        if self.view == View::Virtual {
+            Ok(())
+        } else {
+            self.place(at, at, table, 1)
+        }
     }
 
     /// Places the header's tables, the BARs' by their lowest bits.
@@ -157,7 +232,7 @@ impl Layout {
             &tables::UNKNOWN
         };
         if !found.whole {
-            return self.place(at, at, unknown, 1);
+            return self.place_unknown(at, unknown);
         }
         if found.extended {
             return match found.id {
@@ -168,7 +243,7 @@ impl Layout {
                 other::SERIAL_ID => self.place(at, at, &other::SERIAL, 1),
                 vendor::VSEC_ID => self.decode_body(at, &vendor::VSEC, bytes),
                 vendor::DVSEC_ID => self.decode_body(at, &vendor::DVSEC, bytes),
-                _ => self.place(at, at, unknown, 1),
+                _ => self.place_unknown(at, unknown),
             };
         }
         match u8::try_from(found.id) {
@@ -203,7 +278,7 @@ impl Layout {
             }
             Ok(other::SUBSYSTEM_ID) => self.place(at, at, &other::SUBSYSTEM, 1),
             Ok(vendor::ID) => self.decode_body(at, &vendor::VENDOR, bytes),
-            _ => self.place(at, at, unknown, 1),
+            _ => self.place_unknown(at, unknown),
         }
     }
 

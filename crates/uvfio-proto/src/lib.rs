@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 pub mod client;
 mod dma_channel;
 pub mod error;

@@ -25,6 +25,7 @@ use std::time::Duration;
 use uvfio_core::{DmaMessages, VirtualDevice};
 use zerocopy::FromBytes;
 
+use crate::audit::Ration;
 use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, Kind, RegionAccess};
@@ -32,16 +33,13 @@ use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 use reply::Reply;
 
-/// After so many refusals only those are logged whose count is a power of two: a client must not fill the disk.
-const REFUSALS_LOGGED: u64 = 64;
-
 /// What one client may use, and how long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most data in one read or write, bytes; the receive buffer grows no further than this and a header.
     /// From 4096 to 64 MiB (QEMU takes no more).
     pub max_data_bytes: u32,
-    /// Most DMA mappings that are promised to the client; the device's policy decides.
+    /// Most DMA mappings that are promised to the client, at most 65,535; the device's policy decides.
     pub max_mappings: u32,
     /// How long DEVICE_RESET may wait; a longer reset goes on after the reply. Clients give up after 5 s.
     pub reset_patience: Duration,
@@ -133,7 +131,7 @@ pub struct Server {
     incoming: Incoming,
     out: Arc<Outgoing>,
     reply: Reply,
-    refusals: u64,
+    refusals: Ration,
     /// Set once the version is agreed.
     session: Option<Session>,
 }
@@ -153,6 +151,7 @@ struct Request<'a> {
     device: &'a VirtualDevice,
     limits: &'a Limits,
     session: &'a Session,
+    refusals: &'a Ration,
     command: Command,
     payload: &'a [u8],
     fds: Vec<OwnedFd>,
@@ -200,6 +199,8 @@ impl Server {
             max_data_bytes: limits.max_data_bytes.clamp(4096, 64 << 20),
             ..limits
         };
+        // Whoever accepted it may have set it otherwise; an error shows at the first read.
+        let _ = stream.set_nonblocking(false);
         let stream = Arc::new(stream);
         let longest = limits.max_data_bytes as usize + HEADER_BYTES + size_of::<RegionAccess>();
         Self {
@@ -210,7 +211,7 @@ impl Server {
             out: Arc::new(Outgoing::new(Arc::clone(&stream))),
             stream,
             reply: Reply::default(),
-            refusals: 0,
+            refusals: Ration::default(),
             session: None,
         }
     }
@@ -286,6 +287,7 @@ impl Server {
                     device: &self.device,
                     limits: &self.limits,
                     session,
+                    refusals: &self.refusals,
                     command,
                     payload,
                     fds: message.fds,
@@ -317,7 +319,8 @@ impl Server {
         let ours = Capabilities {
             max_msg_fds: Some(u64::from(MAX_MSG_FDS)),
             max_data_xfer_size: Some(u64::from(self.limits.max_data_bytes)),
-            max_dma_maps: Some(u64::from(self.limits.max_mappings)),
+            // QEMU refuses a server that says more.
+            max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
             pgsizes: None,
             write_multiple: Some(true),
         };
@@ -368,14 +371,13 @@ impl Server {
     fn refused(&mut self, header: &Header, refusal: &Refusal) {
         let errno = refusal.errno();
         self.reply.refuse(errno);
-        self.refusals += 1;
-        if self.refusals <= REFUSALS_LOGGED || self.refusals.is_power_of_two() {
+        if let Some(refusals) = self.refusals.next() {
             tracing::warn!(
                 target: "audit",
                 device = self.device.name(),
-                message = header.id,
+                id = header.id,
                 errno = errno.0,
-                refusals = self.refusals,
+                refusals,
                 "refused: {refusal}"
             );
         }

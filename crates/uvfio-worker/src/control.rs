@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use uvfio_core::{GoneReason, VirtualDevice};
 use uvfio_proto::ServerHandle;
 
-/// A handle to a worker; any thread may use it, before [`crate::run`] and during it.
+/// A handle to a worker; any thread may use it, before [`crate::run()`] and during it.
 #[derive(Debug)]
 pub struct Control {
     /// Readable once the worker must end.

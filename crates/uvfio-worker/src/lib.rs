@@ -7,7 +7,7 @@
 //!                                                                     detach (reset) in between
 //! ```
 //!
-//! Here it is a library, used in-process by `uvfio serve`; see [`run`].
+//! Here it is a library, used in-process by `uvfio serve`; see [`run()`].
 #![forbid(unsafe_code)]
 
 mod control;

@@ -1,11 +1,12 @@
 //! The socket that users connect to.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, RenameFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Why a socket can't be made.
@@ -75,14 +76,30 @@ impl SocketFile {
         .map_err(errno("socket"))?;
         // Linux gives the file the mode of the socket's inode, so it is never open to others, whatever the umask.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(errno("fchmod"))?;
-        rustix::net::bind(&socket, &address).map_err(errno("bind"))?;
-        let metadata = std::fs::symlink_metadata(path).map_err(failed("stat"))?;
-        let made = Self {
-            path: path.into(),
+        // Under a name of its own until it listens, so that who sees the file can connect to it.
+        let own = path.with_file_name(format!(
+            ".uvfio{:08x}",
+            RandomState::new().build_hasher().finish() as u32
+        ));
+        let own_address = SocketAddrUnix::new(&own).ok();
+        let first = if own_address.is_some() {
+            own.as_path()
+        } else {
+            path
+        };
+        rustix::net::bind(&socket, &own_address.unwrap_or(address)).map_err(errno("bind"))?;
+        let metadata = std::fs::symlink_metadata(first).map_err(failed("stat"))?;
+        let mut made = Self {
+            path: first.into(),
             identity: (metadata.dev(), metadata.ino()),
             listener: UnixListener::from(socket),
         };
         rustix::net::listen(&made.listener, BACKLOG).map_err(errno("listen"))?;
+        if first != path {
+            rustix::fs::renameat_with(CWD, first, CWD, path, RenameFlags::NOREPLACE)
+                .map_err(errno("rename"))?;
+            made.path = path.into();
+        }
         Ok(made)
     }
 
@@ -154,6 +171,17 @@ mod tests {
         assert_eq!(mode & 0o7777, 0o600, "mode {mode:o}");
         drop(socket);
         assert!(!path.exists(), "the socket file is still there");
+    }
+
+    #[test]
+    fn nothing_but_the_socket_is_left_in_its_folder() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let _socket = SocketFile::listen(&dir.path().join("s")).expect("listens");
+        let names: Vec<_> = std::fs::read_dir(dir.path())
+            .expect("read")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        assert_eq!(names, ["s"]);
     }
 
     #[test]

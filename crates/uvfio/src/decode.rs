@@ -1,7 +1,8 @@
 //! Configuration space taken apart by the model's tables: structures, registers, fields, with their values.
 
 use serde::Serialize;
-use uvfio_pci::{Bar, Placed, tables};
+use uvfio_pci::tables::header;
+use uvfio_pci::{Field, Placed};
 
 use crate::names;
 use crate::target::Seen;
@@ -58,7 +59,8 @@ pub(crate) struct FieldValue {
     pub(crate) value: u32,
 }
 
-pub(crate) fn function(seen: &Seen) -> Function {
+/// Decodes a function; `sizes` are those of its BARs, as far as they are known.
+pub(crate) fn function(seen: &Seen, sizes: [Option<u64>; 6]) -> Function {
     let mut structures: Vec<Structure> = Vec::new();
     for placed in seen.layout.placed() {
         let at = match structures.iter().position(|s| s.offset == placed.structure) {
@@ -92,14 +94,14 @@ pub(crate) fn function(seen: &Seen) -> Function {
     Function {
         identity: identity(seen),
         config_bytes: seen.layout.config_bytes(),
-        bars: bars(seen),
+        bars: bars(seen, sizes),
         structures,
     }
 }
 
 fn registers(seen: &Seen, placed: &Placed, into: &mut Vec<Register>) {
     // A BAR that isn't implemented is a register all the same, but there is nothing to say about it.
-    if std::ptr::eq(placed.table, &tables::header::BAR_NONE) {
+    if std::ptr::eq(placed.table, &header::BAR_NONE) {
         return;
     }
     for field in placed.table.fields {
@@ -141,34 +143,49 @@ fn identity(seen: &Seen) -> Identity {
     }
 }
 
-fn bars(seen: &Seen) -> Vec<BarSeen> {
-    let mut bars = Vec::new();
-    for number in 0..6 {
-        let (kind, bytes) = match seen.layout.bar(number) {
-            Bar::None => continue,
-            Bar::Memory32 {
-                bytes,
-                prefetchable: false,
-            } => ("32-bit memory", bytes.into()),
-            Bar::Memory32 {
-                bytes,
-                prefetchable: true,
-            } => ("32-bit prefetchable memory", bytes.into()),
-            Bar::Memory64 {
-                bytes,
-                prefetchable: false,
-            } => ("64-bit memory", bytes),
-            Bar::Memory64 {
-                bytes,
-                prefetchable: true,
-            } => ("64-bit prefetchable memory", bytes),
-            Bar::Io { bytes } => ("I/O ports", bytes.into()),
+/// The BARs by the tables that are placed for them; `sizes` by BAR number, as far as they are known.
+fn bars(seen: &Seen, sizes: [Option<u64>; 6]) -> Vec<BarSeen> {
+    let mut bars: Vec<BarSeen> = Vec::new();
+    for placed in seen.layout.placed() {
+        let is = |table| std::ptr::eq(placed.table, table);
+        let value = |field: &Field| seen.layout.value(&seen.state, &placed, field);
+        let prefetchable = |plain, prefetchable| {
+            if value(&header::PREFETCHABLE) == 0 {
+                plain
+            } else {
+                prefetchable
+            }
         };
-        let address = seen.state.bar_address(&seen.layout, number);
+        let memory = u64::from(value(&header::MEMORY_BASE)) << header::MEMORY_BASE.lsb;
+        let (kind, address) = if is(&header::BAR_MEMORY32) {
+            (
+                prefetchable("32-bit memory", "32-bit prefetchable memory"),
+                memory,
+            )
+        } else if is(&header::BAR_MEMORY64) {
+            (
+                prefetchable("64-bit memory", "64-bit prefetchable memory"),
+                memory,
+            )
+        } else if is(&header::BAR_IO) {
+            (
+                "I/O ports",
+                u64::from(value(&header::IO_BASE)) << header::IO_BASE.lsb,
+            )
+        } else if is(&header::BAR_MEMORY64_HIGH) {
+            if let Some(low) = bars.last_mut() {
+                low.address |= u64::from(value(&header::MEMORY_BASE_HIGH)) << 32;
+            }
+            continue;
+        } else {
+            continue;
+        };
+        let number = (placed.offset.saturating_sub(header::BAR0) / 4) as u8;
+        let bytes = sizes.get(usize::from(number)).copied().flatten();
         bars.push(BarSeen {
             number,
             kind,
-            bytes: (bytes != 0).then_some(bytes),
+            bytes,
             address,
         });
     }

@@ -63,10 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         .init();
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
-    let place = Place::open(args)?;
     let control = Control::new().map_err(Failure::running)?;
     control.follow_signals().map_err(Failure::running)?;
     let device = spec.build().map_err(Failure::usage)?;
+    // Last, so that who finds the socket finds the device.
+    let place = Place::open(args)?;
     let policy = Policy {
         view: args.view.into(),
         ..Policy::default()

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let target = Target::open(&args.target)?;
     let view = args.view.map_or(target.natural_view, Into::into);
-    let function = decode::function(&target.seen(view)?);
+    let function = decode::function(&target.seen(view)?, target.bar_bytes);
     if args.json {
         return print(&(serde_json::to_string_pretty(&function).map_err(Failure::running)? + "\n"));
     }

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use uvfio_core::region_index::CONFIG;
-use uvfio_pci::{Layout, State, View, Window};
+use uvfio_pci::{Bar, Layout, State, View, Window};
 use uvfio_proto::{Client, ClientError};
 use uvfio_worker::DeviceSpec;
 
@@ -18,6 +18,8 @@ pub(crate) struct Target {
     /// What it is looked at by, where the user did not say.
     pub(crate) natural_view: View,
     source: Source,
+    /// Sizes of its BARs in bytes, as far as they are known.
+    pub(crate) bar_bytes: [Option<u64>; 6],
     /// What is wrong with its capability chains, as sentences.
     pub(crate) findings: Vec<String>,
 }
@@ -37,31 +39,76 @@ impl Target {
     /// Finds out what `text` is: a socket or a file if there is one, else a device specification.
     pub(crate) fn open(text: &str) -> Result<Self, Failure> {
         let path = Path::new(text);
-        let (source, natural_view) = match std::fs::metadata(path) {
-            Ok(metadata) if metadata.file_type().is_socket() => {
-                (Source::Bytes(over_socket(path)?), View::Raw)
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.file_type().is_socket() => Self::behind_socket(text, path),
+            Ok(metadata) if metadata.is_file() => {
+                Self::given(text, dump::read(path).map_err(Failure::usage)?, [None; 6])
             }
-            Ok(metadata) if metadata.is_file() => (
-                Source::Bytes(dump::read(path).map_err(Failure::usage)?),
-                View::Raw,
-            ),
-            Ok(_) => {
-                return Err(Failure::usage(format_args!(
-                    "{text:?} is neither a socket nor a file"
-                )));
-            }
-            Err(_) => (Source::Device(device(text)?), View::Virtual),
-        };
-        let mut target = Self {
-            name: text.into(),
-            natural_view,
-            source,
-            findings: Vec::new(),
-        };
-        if let Source::Bytes(bytes) = &target.source {
-            target.findings = from_bytes(bytes, View::Raw)?.1;
+            Ok(_) => Err(Failure::usage(format_args!(
+                "{text:?} is neither a socket nor a file"
+            ))),
+            Err(_) => Self::specified(text),
         }
-        Ok(target)
+    }
+
+    fn specified(text: &str) -> Result<Self, Failure> {
+        let spec: DeviceSpec = text.parse().map_err(|e| {
+            // What looks like a path is more likely a file that isn't there.
+            if text.starts_with(['/', '.']) {
+                Failure::usage(format_args!("{text:?} does not exist"))
+            } else {
+                Failure::usage(e)
+            }
+        })?;
+        let device = spec.build().map_err(Failure::usage)?;
+        let bar_bytes = device.blueprint().bars.map(|bar| match bar {
+            Bar::None => None,
+            Bar::Memory32 { bytes, .. } | Bar::Io { bytes } => Some(bytes.into()),
+            Bar::Memory64 { bytes, .. } => Some(bytes),
+        });
+        Ok(Self {
+            name: text.into(),
+            natural_view: View::Virtual,
+            source: Source::Device(device),
+            bar_bytes,
+            findings: Vec::new(),
+        })
+    }
+
+    /// A device behind a socket, as its user reads it.
+    fn behind_socket(text: &str, path: &Path) -> Result<Self, Failure> {
+        let failed = |error: ClientError| {
+            let hint = match error {
+                ClientError::TimedOut { .. } => {
+                    "; a server has one user at a time: look again when that has left"
+                }
+                _ => "",
+            };
+            Failure::running(format_args!(
+                "{text:?} could not be read as a device: {error}{hint}"
+            ))
+        };
+        let mut client = Client::connect(path).map_err(failed)?;
+        let bytes = client.region_info(CONFIG).map_err(failed)?.bytes;
+        let mut config = vec![0; bytes.min(4096) as usize];
+        client.read(CONFIG, 0, &mut config).map_err(failed)?;
+        let mut bar_bytes = [None; 6];
+        for (region, known) in (0..).zip(&mut bar_bytes) {
+            *known = Some(client.region_info(region).map_err(failed)?.bytes).filter(|bytes| *bytes != 0);
+        }
+        Self::given(text, config, bar_bytes)
+    }
+
+    fn given(text: &str, config: Vec<u8>, bar_bytes: [Option<u64>; 6]) -> Result<Self, Failure> {
+        let findings = from_bytes(&config, View::Raw)?.1;
+        let source = Source::Bytes(config);
+        Ok(Self {
+            name: text.into(),
+            natural_view: View::Raw,
+            source,
+            bar_bytes,
+            findings,
+        })
     }
 
     /// The function as it is at power-on, or as the dump holds it, in one view.
@@ -99,32 +146,10 @@ impl Seen {
 
 /// Lays out a configuration space that a device gave, and says what is wrong with it.
 fn from_bytes(bytes: &[u8], view: View) -> Result<(Layout, Vec<String>), Failure> {
-    let _ = view;
-    Err(Failure::running(format_args!(
-        "{} bytes given can't be decoded yet",
-        bytes.len()
-    )))
-}
-
-fn device(text: &str) -> Result<std::sync::Arc<dyn uvfio_core::Device>, Failure> {
-    let spec: DeviceSpec = text.parse().map_err(|e| {
-        // What looks like a path is more likely a file that isn't there.
-        if text.contains('/') {
-            Failure::usage(format_args!("{text:?} does not exist"))
-        } else {
-            Failure::usage(e)
-        }
-    })?;
-    spec.build().map_err(Failure::usage)
-}
-
-/// Configuration space of a device behind a socket, as its user reads it.
-fn over_socket(path: &Path) -> Result<Vec<u8>, Failure> {
-    let failed =
-        |e: ClientError| Failure::running(format_args!("{path:?} could not be read as a device: {e}"));
-    let mut client = Client::connect(path).map_err(failed)?;
-    let bytes = client.region_info(CONFIG).map_err(failed)?.bytes;
-    let mut config = vec![0; bytes.min(4096) as usize];
-    client.read(CONFIG, 0, &mut config).map_err(failed)?;
-    Ok(config)
+    let (layout, findings) = Layout::from_dump_in(bytes, view).map_err(Failure::usage)?;
+    let mut sentences: Vec<String> = findings.iter().map(|finding| finding.to_string()).collect();
+    if findings.left_out() > 0 {
+        sentences.push(format!("and {} more", findings.left_out()));
+    }
+    Ok((layout, sentences))
 }

@@ -141,6 +141,127 @@ fn explain_says_of_an_undeclared_byte_that_it_reads_0() {
     }
 }
 
+/// edu's configuration space at power-on.
+fn page() -> Vec<u8> {
+    use uvfio_core::Device;
+    let edu = uvfio_soft::edu::Edu::new(uvfio_soft::edu::Config::default()).expect("a device");
+    let layout =
+        uvfio_pci::Layout::compile(&edu.blueprint(), uvfio_pci::View::Virtual).expect("a possible function");
+    let state = uvfio_pci::State::new(&layout);
+    let dword = |n| uvfio_pci::read(&layout, &state, uvfio_pci::Window::Config, n);
+    (0..1024).flat_map(|n| dword(n).to_le_bytes()).collect()
+}
+
+#[test]
+fn a_dump_shows_the_same_structures_as_the_device_it_was_taken_from() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let page = page();
+    let rows = page.chunks(16).enumerate().map(|(n, row)| {
+        let bytes: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:02x}: {}\n", n * 16, bytes.join(" "))
+    });
+    let text = format!(
+        "00:01.0 Unclassified device [00ff]: Device 1234:11e8\n{}",
+        rows.collect::<String>()
+    );
+    std::fs::write(path("page.bin"), &page).expect("written");
+    std::fs::write(path("page.txt"), text).expect("written");
+
+    // A dump can't tell a BAR that holds 0 from none.
+    let structures = |mut function: Value| {
+        let registers = function["structures"][0]["registers"]
+            .as_array_mut()
+            .expect("the header");
+        registers.retain(|register| register["offset"] != 0x10);
+        function["structures"].take()
+    };
+    let device = json(&["show", "edu", "--json"]);
+    let expected = structures(device.clone());
+    for dump in ["page.bin", "page.txt"] {
+        for view in ["virtual", "filtered", "raw"] {
+            let shown = json(&["show", &path(dump), "--view", view, "--json"]);
+            assert_eq!(
+                shown["identity"], device["identity"],
+                "identity of {dump}, {view} view"
+            );
+            assert_eq!(structures(shown), expected, "structures of {dump}, {view} view");
+        }
+    }
+    // Message control of MSI, which the views treat differently.
+    let explained = json(&["explain", &path("page.bin"), "0x4a", "--json"]);
+    assert_eq!(
+        explained,
+        json(&["explain", "edu", "0x4a", "--json"]),
+        "MSI control of page.bin"
+    );
+}
+
+#[test]
+fn a_structure_that_no_table_describes_is_shown_raw_and_hidden_in_the_virtual_view() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("page.bin").display().to_string();
+    let mut page = page();
+    // Between power management (0x40) and MSI (0x48): HyperTransport (ID 8) at 0xe0, with data behind its header.
+    page[0x41] = 0xe0;
+    page[0xe0..0xe8].copy_from_slice(&[0x08, 0x48, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]);
+    std::fs::write(&path, &page).expect("written");
+    let raw = says(&["show", &path]);
+    assert!(raw.contains("[0e0] Unknown capability"), "{raw}");
+    let hidden = says(&["show", &path, "--view", "virtual"]);
+    assert!(!hidden.contains("[0e0]"), "{hidden}");
+    let function = json(&["show", &path, "--view", "virtual", "--json"]);
+    assert_eq!(
+        field(&function, "Power Management", "Next Capability Pointer"),
+        0x48,
+        "the chain goes past it"
+    );
+    let bytes = says(&["explain", &path, "0xe2"]);
+    assert!(
+        bytes.contains("virtual   reads 0x00") && bytes.contains("raw       reads 0xaa"),
+        "{bytes}"
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_chain_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("page.bin").display().to_string();
+    let mut page = page();
+    page[0x49] = 0x40;
+    std::fs::write(&path, &page).expect("written");
+    let text = says(&["show", &path]);
+    assert!(
+        text.lines()
+            .any(|line| line.trim_start().starts_with("! ") && line.contains("0x040")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_dump_ends_with_status_2_and_a_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, content, sentence) in [
+        ("short", vec![1; 100], "neither a binary configuration space"),
+        ("ones", vec![0xff; 256], "all ones"),
+        (
+            "bridge",
+            [&[1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 6, 0, 0, 1][..], &[0; 241]].concat(),
+            "type 0 header",
+        ),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        let output = uvfio(&["show", &path.display().to_string()]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+        assert!(
+            said.contains(sentence),
+            "{name} should be refused with {sentence:?}, but: {said}"
+        );
+    }
+}
+
 #[test]
 fn a_target_or_offset_that_is_not_there_ends_with_status_2_and_a_sentence() {
     for (args, sentence) in [

@@ -117,11 +117,6 @@ impl Report {
         }
     }
 
-    /// Says something that belongs beside the figures.
-    pub(super) fn note(text: &str) {
-        println!("\n{text}\n");
-    }
-
     /// The last line; whether the run as a whole is good. A smoke run's figures fail nothing.
     pub(super) fn finish(&self) -> bool {
         let failed = self.failed.len();

@@ -34,7 +34,10 @@ mod qmp;
 mod scenarios;
 mod server;
 mod sources;
+mod tap;
 mod testbed;
+
+pub(super) use scenarios::disk_rates::Rates;
 
 /// Options of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -183,27 +186,58 @@ fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut
     println!("{}: {}", scenario.name, scenario.about);
     checks.scenario(scenario.name);
     let start = Instant::now();
-    let dir = testbed.dir().join("runs").join(scenario.name);
-    let result = (|| {
-        if dir.exists() {
-            fs::remove_dir_all(&dir)?;
-        }
-        fs::create_dir_all(&dir)?;
-        // A short path: names of UNIX sockets are limited to 107 bytes.
-        let scratch = tempfile::Builder::new().prefix("uvfio-vm").tempdir()?;
-        let context = Context {
-            testbed,
-            dir: dir.clone(),
-            scratch: scratch.path(),
-            programs,
-        };
-        (scenario.run)(&context, checks)
-    })();
+    let result = in_folder(testbed, programs, scenario.name, |context| {
+        (scenario.run)(context, checks)
+    });
     if let Err(error) = result {
         checks.fail(&format!(
             "could not go on: {error:#}\n    logs: {}",
-            dir.display()
+            folder(testbed, scenario.name).display()
         ));
     }
     println!("  took {:.1} s", start.elapsed().as_secs_f32());
+}
+
+/// Where the logs of a scenario are kept.
+fn folder(testbed: &Testbed, name: &str) -> PathBuf {
+    testbed.dir().join("runs").join(name)
+}
+
+/// Gives `work` an empty folder for its logs, and one with a short path that is removed after it.
+fn in_folder<T>(
+    testbed: &Testbed,
+    programs: &Programs,
+    name: &str,
+    work: impl FnOnce(&Context<'_>) -> Result<T>,
+) -> Result<T> {
+    let dir = folder(testbed, name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    // A short path: names of UNIX sockets are limited to 107 bytes.
+    let scratch = tempfile::Builder::new().prefix("uvfio-vm").tempdir()?;
+    let context = Context {
+        testbed,
+        dir,
+        scratch: scratch.path(),
+        programs,
+    };
+    work(&context)
+}
+
+/// Measures NVMe reads in a guest, ours beside QEMU's own: at each of `depths`, `runs` runs of `seconds` each.
+pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Vec<Rates>> {
+    /// The options as they are where none is given, which also looks at the environment.
+    #[derive(Debug, clap::Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        args: Args,
+    }
+    let Defaults { args } = clap::Parser::parse_from(["bench"]);
+    let programs = build_all(&args)?;
+    let testbed = prepare(&args).context("the testbed cannot be made")?;
+    in_folder(&testbed, &programs, "disk-rates", |context| {
+        scenarios::disk_rates::measure(context, depths, runs, seconds)
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::completion::{Completion, CompletionQueue, Creation};
+use crate::completion::{Completion, CompletionQueue, Creation, Posted};
 use crate::doorbell::ShadowPages;
 use crate::prp::Failure;
 use crate::session::Fault;
@@ -131,16 +131,27 @@ impl Admin<'_> {
                 status: Status::ABORTED_SQ_DELETION,
                 result: 0,
             };
-            let access = self.shared.session.enter(self.fetched.ticket)?;
-            // Without room nothing is told: the host need not take out of a queue whose commands it gave up.
-            match completion.try_post(&access, aborted, self.shared.interrupts.is_line(), || 0) {
-                Ok(crate::completion::Posted::Yes(Some(vector))) => {
-                    self.shared
-                        .interrupts
-                        .posted(access.host()?, vector, &self.shared.completion);
-                }
-                Ok(_) => {}
-                Err(fault) => self.shared.break_down(&fault),
+            self.tell_aborted(completion, aborted)?;
+        }
+        Ok(())
+    }
+
+    /// Posts a completion if there is room. Without, nothing is told: the host need not take out of a queue whose
+    /// commands it gave up, and the admin queue must not wait for that.
+    fn tell_aborted(&self, queue: &CompletionQueue, aborted: Completion) -> Result<(), Failure> {
+        let access = self.shared.session.enter(self.fetched.ticket)?;
+        let posted = queue.try_post(&access, aborted, self.shared.interrupts.is_line(), || 0);
+        match posted {
+            Ok(Posted::Yes(Some(vector))) => {
+                self.shared
+                    .interrupts
+                    .posted(access.host()?, vector, &self.shared.completion);
+            }
+            Ok(_) => {}
+            Err(fault) => {
+                // Breaking down takes an access of its own.
+                drop(access);
+                self.shared.break_down(self.fetched.ticket, &fault);
             }
         }
         Ok(())

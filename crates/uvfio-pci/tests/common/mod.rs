@@ -187,6 +187,19 @@ pub(crate) struct Device {
     pub(crate) effects: Vec<Effect>,
 }
 
+/// Which function it is; its thousands of registers would tell a reader nothing.
+impl core::fmt::Debug for Device {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let bytes = self.page().len();
+        let capability = self.r8(0x40);
+        write!(
+            f,
+            "{:?} view, {bytes} bytes, first capability {capability:#x}",
+            self.layout.view()
+        )
+    }
+}
+
 impl Device {
     pub(crate) fn new(blueprint: &Blueprint<'_>) -> Self {
         Self::seen(blueprint, View::Virtual)

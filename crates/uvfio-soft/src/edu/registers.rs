@@ -139,8 +139,7 @@ impl Dma {
 /// A transfer that does not lie within the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "DMA command (BAR 0, 0x98): {bytes} bytes at device address {at:#x} do not lie within the buffer \
-     (4096 bytes from 0x40000); nothing was moved"
+    "DMA command (BAR 0, 0x98): {bytes} bytes at {at:#x} leave the buffer, 4096 bytes at 0x40000; nothing moved"
 )]
 pub(super) struct OutsideBuffer {
     at: u64,

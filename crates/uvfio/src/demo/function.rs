@@ -24,9 +24,6 @@ pub(super) const EXPRESS_FLR_CAPABLE: u32 = 1 << 28;
 /// In PCI Express' device control: initiate function level reset.
 pub(super) const EXPRESS_FLR: u16 = 1 << 15;
 
-/// What a mapped function level reset may take at most (PCI Express Base 5.0, section 6.6.2).
-pub(super) const FLR_MILLISECONDS: u64 = 100;
-
 pub(super) fn config_u8(link: &mut Link, offset: u64) -> Result<u8, Refused> {
     let mut data = [0; 1];
     link.read(CONFIG, offset, &mut data)?;

@@ -36,7 +36,7 @@ pub(crate) struct Args {
 /// How long the server may take to listen, and to end.
 const SERVER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the user may take for everything.
-const USER_PATIENCE: Duration = Duration::from_secs(60);
+const USER_PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let page = measure()?;

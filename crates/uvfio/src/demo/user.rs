@@ -45,6 +45,9 @@ pub(super) const MEMORY_BYTES: u64 = 1 << 20;
 /// Where that memory lies for the device.
 pub(super) const MEMORY_IOVA: u64 = 0x10_0000;
 
+/// How long the server may take to log a reason.
+const LOG_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A driver in user space, with one function and some memory.
 pub(super) struct User {
     pub(super) link: Link,
@@ -173,7 +176,7 @@ impl User {
     /// The next reason that the server logs; none if it logs none soon.
     pub(super) fn reason(&self) -> Option<String> {
         loop {
-            match self.log.recv_timeout(Duration::from_secs(2)) {
+            match self.log.recv_timeout(LOG_PATIENCE) {
                 Ok(line) => {
                     if let Some((_, logged)) = line.split_once("audit: ") {
                         // What follows the sentence is for machines: ` device="edu" ..`.

@@ -11,6 +11,7 @@ use super::guest::{Builder, Guest};
 use super::server::Server;
 use super::testbed::Testbed;
 
+pub(in crate::vm) mod disk_rates;
 mod edu_msi;
 mod gone;
 mod lspci;

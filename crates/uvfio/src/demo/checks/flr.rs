@@ -1,14 +1,13 @@
 //! A function level reset: the device forgets, configuration is as the user had it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use uvfio_core::{Device, region_index::CONFIG};
 use uvfio_soft::edu::Reg;
 
 use super::{register, set_register, until};
 use crate::demo::function::{
-    BAR0, CAP_EXPRESS, COMMAND, EXPRESS_FLR, FLR_MILLISECONDS, capability, config_u16, config_u32,
-    set_config_u16,
+    BAR0, CAP_EXPRESS, COMMAND, EXPRESS_FLR, capability, config_u16, config_u32, set_config_u16,
 };
 use crate::demo::link::Refused;
 use crate::demo::page::Section;
@@ -35,12 +34,7 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     } else {
         "does not answer".into()
     };
-    page.check(
-        "FLR by DEVCTL bit 15",
-        seen,
-        answers && took < Duration::from_millis(FLR_MILLISECONDS),
-        format!("within {FLR_MILLISECONDS} ms"),
-    );
+    page.check("FLR by DEVCTL bit 15", seen, answers, "that it answers again");
 
     let after = register(link, Reg::Liveness)?;
     page.check(

@@ -21,7 +21,7 @@ use uvfio_soft::edu::Reg;
 use super::link::{Link, Refused};
 
 /// How long an interrupt or a transfer may take before it counts as not coming.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn register(link: &mut Link, register: Reg) -> Result<u32, Refused> {
     let mut data = [0; 4];
