@@ -314,6 +314,9 @@ fn a_write_sealed_file_can_be_read_but_not_mapped_for_writes() {
     let space = space();
     let refusal = space.map(backed(0, PAGE, RW, &file, 0));
     assert!(matches!(refusal, Err(MapError::Kernel { .. })), "{refusal:?}");
+    space.unmap(0, PAGE).unwrap();
+    space.map(backed(0, PAGE, DmaAccess::READ, &file, 0)).unwrap();
+    assert_eq!(space.read(0, &mut [1; 4]), Ok(()));
 }
 
 #[test]

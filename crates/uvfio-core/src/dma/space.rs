@@ -217,7 +217,7 @@ impl DmaSpace {
         } = map;
         // Finds out about the descriptor first, and outside the lock: whatever happens, it must not be closed here
         // unless it is known to be memory.
-        let backing = backing.and_then(|backing| match backing::classify(backing.file) {
+        let mut backing = backing.and_then(|backing| match backing::classify(backing.file) {
             Kind::Memory(memory) => Some((memory, backing.offset)),
             Kind::Other(file) => {
                 close_elsewhere(file);
@@ -239,7 +239,7 @@ impl DmaSpace {
             return Ok(());
         }
         inner.table.check_free(iova, last)?;
-        match self.target(&mut inner.table, iova, bytes, access, backing.as_ref()) {
+        match self.target(&mut inner.table, iova, bytes, access, &mut backing) {
             Ok(target) => {
                 inner.table.insert(iova, Range { last, access, target });
                 inner.refused.retain(|&(first, end)| first < iova || end > last);
@@ -358,7 +358,7 @@ impl DmaSpace {
         iova: u64,
         bytes: u64,
         access: DmaAccess,
-        backing: Option<&(Memory, u64)>,
+        backing: &mut Option<(Memory, u64)>,
     ) -> Result<Target, MapError> {
         let quota = |what, limit| MapError::Quota { iova, what, limit };
         if table.len() as u64 >= u64::from(self.max_mappings) {
@@ -382,7 +382,16 @@ impl DmaSpace {
         }
         // One kernel mapping each for reading and for writing, at most: so twice the quota.
         let space = self.max_bytes.saturating_mul(2);
-        match table.files.acquire(memory, offset.saturating_add(bytes), space) {
+        let mut found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        if matches!(found, Err(FileError::Errno(_)))
+            && memory.id.writable
+            && !access.contains(DmaAccess::WRITE)
+        {
+            // The descriptor allows writes that the file's seals don't: read-only is all that is asked for.
+            memory.id.writable = false;
+            found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        }
+        match found {
             Ok(slot) => Ok(Target::Memory {
                 slot,
                 offset: *offset,

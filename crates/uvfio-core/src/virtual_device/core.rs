@@ -34,6 +34,7 @@ struct Told {
 
 impl Core {
     pub(super) fn new(device: Arc<dyn Device>, policy: &Policy) -> Result<Arc<Self>, CreateError> {
+        crate::dispose::prepare();
         let name = device.name();
         let blueprint = device.blueprint();
         let layout =
