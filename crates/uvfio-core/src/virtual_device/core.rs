@@ -9,6 +9,7 @@ use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
 use super::{CreateError, GoneReason};
+use crate::front_end::FrontEnd;
 use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy};
 
 /// The parts, shared by the front end's thread and the thread of effects.
@@ -156,6 +157,8 @@ impl Core {
     /// Tells the device and the address space what has changed for them. Whatever threads come here in whatever
     /// order, the last thing told is what holds.
     pub(super) fn tell(&self) {
+        // With the lock in hand no eventfd may be written, whatever thread this is: the socket's waits for the lock.
+        let _inside = FrontEnd::enter();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let now = Told {
