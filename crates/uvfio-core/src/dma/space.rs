@@ -269,8 +269,10 @@ impl DmaSpace {
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
         drop(inner);
-        if removed.messages {
-            self.abandon();
+        if removed.messages
+            && let Some(messages) = self.way()
+        {
+            messages.abandon_range(iova, last);
         }
         Ok(removed.bytes)
     }
