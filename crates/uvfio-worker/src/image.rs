@@ -125,6 +125,10 @@ fn create(path: &Path, size: u64) -> io::Result<File> {
         let _ = std::fs::remove_file(path);
         return Err(why);
     }
+    // A host's flush covers its data; that the file is there at all after a crash is ours to see to.
+    file.sync_all()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(file)
 }
 
