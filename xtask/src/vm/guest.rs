@@ -205,6 +205,8 @@ impl<'a> Builder<'a> {
             "-nic",
             "none",
         ]);
+        // Nothing is left over when we are killed.
+        command.args(["-run-with", "exit-with-parent=on"]);
         if !self.may_reboot {
             command.arg("-no-reboot");
         }

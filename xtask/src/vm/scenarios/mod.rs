@@ -68,6 +68,17 @@ fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
     Ok(flushed)
 }
 
+/// How a device reaches a guest's memory.
+#[derive(Clone, Copy, Debug)]
+enum Reach {
+    /// By descriptors of all of it
+    Shared,
+    /// By messages
+    Messages,
+    /// By descriptors of what the guest's IOMMU lets it reach at the time
+    Iommu,
+}
+
 /// What a scenario may use.
 #[derive(Debug)]
 pub(super) struct Context<'a> {
@@ -92,6 +103,15 @@ impl<'a> Context<'a> {
     /// A virtual machine in the making.
     fn guest(&self) -> Builder<'a> {
         Builder::new(self.testbed, &self.dir, self.scratch)
+    }
+
+    /// The same, with a way to its memory.
+    fn guest_reached_by(&self, reach: Reach) -> Builder<'a> {
+        match reach {
+            Reach::Shared => self.guest(),
+            Reach::Messages => self.guest().memory_shared(false),
+            Reach::Iommu => self.guest().iommu(),
+        }
     }
 
     /// An empty disk image of 64 MiB.
