@@ -294,9 +294,11 @@ impl SubmissionQueue {
         live.head = (live.head + 1) % live.entries;
         live.unread_shadow = live.shadow.is_some();
         if live.head == live.tail && others_idle {
-            // A value that can't be is found by the next to look.
-            if let Err(fault) = Self::look(access, &mut live) {
-                return Fetch::Failed(fault);
+            match Self::look(access, &mut live) {
+                Ok(true) => {}
+                // To be told of by whoever looks next.
+                Ok(false) => live.unread_shadow = true,
+                Err(fault) => return Fetch::Failed(fault),
             }
         }
         Fetch::Got(sqe, live)
