@@ -162,8 +162,7 @@ impl Device for Nvme {
     }
 
     fn interrupts_changed(&self, mode: InterruptMode) {
-        self.shared.interrupts.set_mode(mode);
-        self.shared.interrupts.update(&self.shared.completion, 0);
+        self.shared.interrupts.change_mode(mode, &self.shared.completion);
     }
 }
 

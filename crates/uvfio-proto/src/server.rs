@@ -39,7 +39,7 @@ pub struct Limits {
     /// Most data in one read or write, bytes; the receive buffer grows no further than this and a header.
     /// From 4096 to 64 MiB (QEMU takes no more).
     pub max_data_bytes: u32,
-    /// Most DMA mappings that are promised to the client; the device's policy decides.
+    /// Most DMA mappings that are promised to the client, at most 65,535; the device's policy decides.
     pub max_mappings: u32,
     /// How long DEVICE_RESET may wait; a longer reset goes on after the reply. Clients give up after 5 s.
     pub reset_patience: Duration,
@@ -319,7 +319,8 @@ impl Server {
         let ours = Capabilities {
             max_msg_fds: Some(u64::from(MAX_MSG_FDS)),
             max_data_xfer_size: Some(u64::from(self.limits.max_data_bytes)),
-            max_dma_maps: Some(u64::from(self.limits.max_mappings)),
+            // QEMU refuses a server that says more.
+            max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
             pgsizes: None,
             write_multiple: Some(true),
         };

@@ -8,6 +8,7 @@ mod driver;
 mod hostile;
 mod interrupts;
 mod io;
+mod messages;
 mod registers;
 mod reset;
 mod shadow;

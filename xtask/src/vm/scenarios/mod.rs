@@ -19,6 +19,7 @@ mod machine_killed;
 mod nvme_files;
 mod nvme_hotplug;
 mod nvme_killed;
+mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
 
@@ -41,6 +42,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_files::IOMMU,
     nvme_verify::SCENARIO,
     nvme_hotplug::SCENARIO,
+    nvme_sleep::SCENARIO,
     nvme_killed::SCENARIO,
     machine_killed::SCENARIO,
     gone::SCENARIO,
