@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::{CONFIG, IO, MASTER, MEMORY, Recorder, Told, User, count, event, eventually, signalled};
 use rustix::fs::MemfdFlags;
 use uvfio_core::{
-    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, GoneReason, IrqAction, IrqData, Policy, ResetProgress,
-    VirtualDevice, region_index,
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, GoneReason, IrqAction, IrqData, Policy,
+    ResetProgress, VirtualDevice, region_index,
 };
 use uvfio_pci::{InterruptMode, ResetKind};
 
@@ -305,11 +305,11 @@ impl Deaf {
 }
 
 impl DmaMessages for Deaf {
-    fn read(&self, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
         self.wait(iova)
     }
 
-    fn write(&self, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
         self.wait(iova)
     }
 
