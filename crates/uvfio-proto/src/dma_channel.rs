@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use uvfio_core::{DmaError, DmaMessages, DmaTicket};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::audit::Ration;
 use crate::error::Errno;
 use crate::message::{Command, DmaAccess, HEADER_BYTES, Header};
 use crate::transport::{Blocked, Outgoing, SendError};
@@ -37,7 +36,6 @@ pub(crate) struct DmaChannel {
     changed: Condvar,
     /// The thread that reads the socket, which must never wait for an answer.
     reader: OnceLock<ThreadId>,
-    failures: Ration,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +87,6 @@ impl DmaChannel {
             open: Mutex::default(),
             changed: Condvar::new(),
             reader: OnceLock::new(),
-            failures: Ration::default(),
         }
     }
 
@@ -108,12 +105,9 @@ impl DmaChannel {
         match slot {
             Slot::Due(asked, command) if *command as u16 == header.command => {
                 let result = judge(*asked, *command, header, payload);
-                if let Err(why) = &result
-                    && let Some(failures) = self.failures.next()
-                {
+                if let Err(why) = &result {
                     tracing::warn!(
                         target: "audit",
-                        failures,
                         "{} of {:#x} bytes at {:#x} by message: {why} (error number {})",
                         command.name(), asked.count, asked.iova, Errno(header.errno).0
                     );

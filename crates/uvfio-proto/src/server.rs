@@ -25,7 +25,6 @@ use std::time::Duration;
 use uvfio_core::{DmaMessages, VirtualDevice};
 use zerocopy::FromBytes;
 
-use crate::audit::Ration;
 use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, Kind, RegionAccess};
@@ -131,7 +130,6 @@ pub struct Server {
     incoming: Incoming,
     out: Arc<Outgoing>,
     reply: Reply,
-    refusals: Ration,
     /// Set once the version is agreed.
     session: Option<Session>,
 }
@@ -151,7 +149,6 @@ struct Request<'a> {
     device: &'a VirtualDevice,
     limits: &'a Limits,
     session: &'a Session,
-    refusals: &'a Ration,
     command: Command,
     payload: &'a [u8],
     fds: Vec<OwnedFd>,
@@ -211,7 +208,6 @@ impl Server {
             out: Arc::new(Outgoing::new(Arc::clone(&stream))),
             stream,
             reply: Reply::default(),
-            refusals: Ration::default(),
             session: None,
         }
     }
@@ -287,7 +283,6 @@ impl Server {
                     device: &self.device,
                     limits: &self.limits,
                     session,
-                    refusals: &self.refusals,
                     command,
                     payload,
                     fds: message.fds,
@@ -371,16 +366,13 @@ impl Server {
     fn refused(&mut self, header: &Header, refusal: &Refusal) {
         let errno = refusal.errno();
         self.reply.refuse(errno);
-        if let Some(refusals) = self.refusals.next() {
-            tracing::warn!(
-                target: "audit",
-                device = self.device.name(),
-                id = header.id,
-                errno = errno.0,
-                refusals,
-                "refused: {refusal}"
-            );
-        }
+        tracing::warn!(
+            target: "audit",
+            device = self.device.name(),
+            id = header.id,
+            errno = errno.0,
+            "refused: {refusal}"
+        );
     }
 
     /// Sends the reply, unless the client wants none.

@@ -212,3 +212,23 @@ fn an_image_that_one_server_has_is_refused_to_another() {
     server.signal(Signal::TERM);
     assert!(server.wait().success());
 }
+
+#[test]
+fn a_user_who_is_refused_ten_thousand_times_over_many_connections_does_not_fill_the_log() {
+    let (_folder, socket) = place();
+    let mut server = Server::listening("edu", &socket);
+    for _ in 0..100 {
+        let mut user = Client::connect(&socket).expect("attached");
+        for _ in 0..100 {
+            user.dma_unmap(0x1000, 1).expect_err("not a page");
+        }
+    }
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    let said = server.said();
+    // Refusals, comings and goings, each 64 and a few a second; far from 10,200.
+    let lines = said.lines().count();
+    assert!(lines < 1000, "{lines} lines");
+    let refusals = said.lines().filter(|line| line.contains("refused: ")).count();
+    assert!(refusals >= 64, "{refusals} refusals in:\n{said}");
+}
