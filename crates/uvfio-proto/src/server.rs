@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uvfio_core::{DmaMessages, VirtualDevice};
 use zerocopy::FromBytes;
@@ -44,16 +44,20 @@ pub struct Limits {
     pub reset_patience: Duration,
     /// How long one message to the client may take, sending and answer together.
     pub dma_timeout: Duration,
+    /// How long a client that has connected may take until its VERSION is there, whole; after that the connection is
+    /// closed, for the device serves nobody else meanwhile.
+    pub version_patience: Duration,
 }
 
 impl Default for Limits {
-    /// 1 MiB, 65,535 mappings, 3 s for a reset, 5 s for DMA by message.
+    /// 1 MiB, 65,535 mappings, 3 s for a reset, 5 s for DMA by message, 10 s for VERSION.
     fn default() -> Self {
         Self {
             max_data_bytes: DEFAULT_DATA_BYTES,
             max_mappings: 65_535,
             reset_patience: Duration::from_secs(3),
             dma_timeout: Duration::from_secs(5),
+            version_patience: Duration::from_secs(10),
         }
     }
 }
@@ -97,6 +101,9 @@ pub enum ServeError {
     /// The first message was not VERSION.
     #[error("command {0} came before VERSION, which must be the first")]
     BeforeVersion(u16),
+    /// No VERSION in time.
+    #[error("the client has sent no VERSION within {0:?}")]
+    NoVersion(Duration),
     /// No common version.
     #[error("VERSION: {0}")]
     Version(#[from] VersionError),
@@ -249,7 +256,8 @@ impl Server {
     }
 
     fn serve_all(&mut self) -> Result<(), ServeError> {
-        while let Some(message) = self.incoming.next_message()? {
+        let version_due = Instant::now() + self.limits.version_patience;
+        while let Some(message) = self.next_message(version_due)? {
             let Header { id, command, .. } = message.header;
             match message.header.kind() {
                 Kind::Command => self.command(message)?,
@@ -265,6 +273,21 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The next message, where it is one before VERSION no later than `version_due`.
+    fn next_message(&mut self, version_due: Instant) -> Result<Option<Message>, ServeError> {
+        if self.session.is_some() {
+            return Ok(self.incoming.next_message()?);
+        }
+        self.incoming
+            .next_message_until(version_due)
+            .map_err(|error| match error {
+                ReceiveError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    ServeError::NoVersion(self.limits.version_patience)
+                }
+                error => error.into(),
+            })
     }
 
     /// Carries out one command and answers it.
