@@ -216,7 +216,8 @@ impl DmaSpace {
         }
     }
 
-    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096.
+    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096. What a range breaks by itself
+    /// ([`MapError::Invalid`]) is told before what stands in its way ([`MapError::Exists`]).
     ///
     /// # Errors
     /// Nothing is mapped then. After [`MapError::Quota`] and [`MapError::Kernel`] DMA is held back; see
