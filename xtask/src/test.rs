@@ -37,12 +37,13 @@ pub(super) fn main(args: &Args) -> ExitCode {
 
 fn run(args: &Args) -> Result<Vec<Part>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(cargo);
+    let mut tests = Command::new(&cargo);
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     let mut parts = vec![part("cargo test", tests)?];
     if !args.no_vm {
-        let mut machines = Command::new(std::env::current_exe().context("where xtask lies")?);
-        machines.arg("vm");
+        // By cargo and not by this program's own path: the tests before may have built it anew.
+        let mut machines = Command::new(&cargo);
+        machines.args(["run", "--quiet", "--package", "xtask", "--", "vm"]);
         parts.push(part("virtual machines", machines)?);
     }
     Ok(parts)

@@ -553,3 +553,27 @@ fn huge_pages_that_are_not_there_give_an_error_and_no_signal() {
     }
     assert!(matches!(last, Err(DmaError::Truncated { .. })), "{last:?}");
 }
+
+#[test]
+fn a_user_with_many_files_leaves_the_process_mappings_for_itself() {
+    let space = space();
+    let mut mapped = 0;
+    let refusal = loop {
+        let file = memfd(PAGE, true);
+        match space.map(backed(mapped * PAGE, PAGE, RW, &file, 0)) {
+            Ok(()) => mapped += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(
+        matches!(refusal, MapError::Quota { what: "files", .. }),
+        "after {mapped} files: {refusal}"
+    );
+    // What the allocator takes from the kernel by a mapping of its own: without one the process would be aborted.
+    let large = vec![1_u8; 64 << 20];
+    assert_eq!(large.iter().filter(|byte| **byte == 1).count(), 64 << 20);
+    space.unmap(0, PAGE).unwrap();
+    space.unmap(mapped * PAGE, PAGE).unwrap();
+    let file = memfd(PAGE, true);
+    space.map(backed(0, PAGE, RW, &file, 0)).unwrap();
+}

@@ -7,6 +7,7 @@ use std::time::Instant;
 use uvfio_core::{Device, DeviceError, Host, Width};
 use uvfio_pci::{Blueprint, InterruptMode, ResetKind};
 
+use crate::changes::Changes;
 use crate::completion::CompletionQueue;
 use crate::config::{Config, InterruptConfig, MAX_NAMESPACES, MAX_QUEUES, NvmeError};
 use crate::controller::Registers;
@@ -63,6 +64,7 @@ impl Nvme {
             namespaces,
             errors: Mutex::default(),
             counters: Counters::default(),
+            changes: Changes::new(usize::from(queues) + 1),
             shadow: Mutex::new(None),
             shadow_offered: AtomicBool::new(false),
             write_through: AtomicBool::new(false),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use uvfio_core::Host;
 
+use crate::changes::Changes;
 use crate::completion::{self, Completion, CompletionQueue, Creation};
 use crate::controller::{AdminQueues, Demand, Registers, Step};
 use crate::doorbell::ShadowPages;
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) errors: Mutex<ErrorLog>,
     pub(crate) counters: Counters,
+    pub(crate) changes: Changes,
     /// The pages of Doorbell Buffer Config.
     pub(crate) shadow: Mutex<Option<ShadowPages>>,
     /// Identify has told the host of Doorbell Buffer Config.
@@ -142,6 +144,14 @@ impl Shared {
         for queue in &self.completion {
             queue.wake();
         }
+        self.changes.wake();
+    }
+
+    /// Forgets a submission queue whose commands are void and have no access in hand; gives the identifiers of
+    /// those that were being executed.
+    pub(crate) fn remove_submission_queue(&self, queue: &SubmissionQueue) -> Vec<u16> {
+        self.changes.retire(queue.id, self.session.last_number());
+        queue.remove()
     }
 
     /// Forgets everything that a controller reset forgets. Returns when no access to the user's memory of before
@@ -153,7 +163,7 @@ impl Shared {
         // Queues that were created while the first pass was on its way.
         self.void_commands();
         for queue in &self.submission {
-            queue.remove();
+            self.remove_submission_queue(queue);
         }
         for queue in &self.completion {
             queue.remove();

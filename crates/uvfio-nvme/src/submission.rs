@@ -207,7 +207,8 @@ impl SubmissionQueue {
                 return Work::Attention;
             }
             let live = match ring.live {
-                Some(live) if !ring.fetching && live.has_work() => live,
+                // Commands of a queue that was made void are not looked at while it waits for its removal.
+                Some(live) if !ring.fetching && live.has_work() && self.validity.ticket().is_valid() => live,
                 _ => {
                     ring.idle += 1;
                     ring = wait(&self.work, ring);
@@ -293,9 +294,11 @@ impl SubmissionQueue {
         live.head = (live.head + 1) % live.entries;
         live.unread_shadow = live.shadow.is_some();
         if live.head == live.tail && others_idle {
-            // A value that can't be is found by the next to look.
-            if let Err(fault) = Self::look(access, &mut live) {
-                return Fetch::Failed(fault);
+            match Self::look(access, &mut live) {
+                Ok(true) => {}
+                // To be told of by whoever looks next.
+                Ok(false) => live.unread_shadow = true,
+                Err(fault) => return Fetch::Failed(fault),
             }
         }
         Fetch::Got(sqe, live)

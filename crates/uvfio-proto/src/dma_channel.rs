@@ -44,9 +44,36 @@ pub(crate) struct DmaChannel {
 struct Open {
     commands: BTreeMap<u16, Slot>,
     next_id: u16,
-    /// Counts calls of `abandon`.
-    generation: u64,
+    /// Accesses under way, by number; each may take several commands.
+    accesses: BTreeMap<u64, Under>,
+    next_access: u64,
     closed: bool,
+}
+
+/// An access under way, and whether it is abandoned.
+#[derive(Debug)]
+struct Under {
+    first: u64,
+    last: u64,
+    abandoned: bool,
+}
+
+impl Open {
+    fn is_abandoned(&self, number: u64) -> bool {
+        self.accesses.get(&number).is_none_or(|access| access.abandoned)
+    }
+}
+
+/// An access under way; it ends when this is dropped.
+struct UnderWay<'a> {
+    channel: &'a DmaChannel,
+    number: u64,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.channel.lock().accesses.remove(&self.number);
+    }
 }
 
 /// A command whose answer has not been fetched.
@@ -120,19 +147,36 @@ impl DmaChannel {
         self.changed.notify_all();
     }
 
+    /// Begins an access of `bytes` bytes at `iova`.
+    fn under_way(&self, iova: u64, bytes: usize) -> UnderWay<'_> {
+        let mut open = self.lock();
+        let number = open.next_access;
+        open.next_access = number.wrapping_add(1);
+        let access = Under {
+            first: iova,
+            last: iova.saturating_add((bytes as u64).saturating_sub(1)),
+            abandoned: false,
+        };
+        open.accesses.insert(number, access);
+        UnderWay {
+            channel: self,
+            number,
+        }
+    }
+
     /// Sends one command and waits for its answer.
     fn ask(
         &self,
         command: Command,
         access: DmaAccess,
         data: &[u8],
-        generation: u64,
+        number: u64,
     ) -> Result<Vec<u8>, &'static str> {
         if self.reader.get() == Some(&std::thread::current().id()) {
             return Err("asked for by the thread that would have to read the answer");
         }
         let until = Instant::now() + self.timeout;
-        let id = self.begin(command, access, generation)?;
+        let id = self.begin(command, access, number)?;
         let header = Header {
             id,
             command: command as u16,
@@ -144,17 +188,21 @@ impl DmaChannel {
         let _ = access.write_to_suffix(&mut first);
         let mut blocked = || {
             let open = self.lock();
-            if open.closed || open.generation != generation || Instant::now() >= until {
+            if open.closed || open.is_abandoned(number) || Instant::now() >= until {
                 Blocked::GiveUp
             } else {
                 Blocked::Wait
             }
         };
         match self.out.send(&[&first, data], &[], &mut blocked) {
-            Ok(()) => self.wait(id, command, generation, until),
+            Ok(()) => self.wait(id, command, number, until),
             Err(SendError::Delayed) => {
-                // It goes out with the next message, and is answered then.
-                self.lock().commands.insert(id, Slot::GivenUp(command));
+                // It goes out with the next message, and is answered then; which may have been by now.
+                let mut open = self.lock();
+                match open.commands.get(&id) {
+                    Some(Slot::Answered(_)) => drop(open.commands.remove(&id)),
+                    _ => drop(open.commands.insert(id, Slot::GivenUp(command))),
+                }
                 Err("given up while it was sent")
             }
             Err(SendError::GivenUp) => {
@@ -169,9 +217,9 @@ impl DmaChannel {
     }
 
     /// Opens a command under an id that no other open one has.
-    fn begin(&self, command: Command, access: DmaAccess, generation: u64) -> Result<u16, &'static str> {
+    fn begin(&self, command: Command, access: DmaAccess, number: u64) -> Result<u16, &'static str> {
         let mut open = self.lock();
-        if open.generation != generation {
+        if open.is_abandoned(number) {
             return Err(ABANDONED);
         }
         if open.closed {
@@ -189,13 +237,7 @@ impl DmaChannel {
         Ok(id)
     }
 
-    fn wait(
-        &self,
-        id: u16,
-        command: Command,
-        generation: u64,
-        until: Instant,
-    ) -> Result<Vec<u8>, &'static str> {
+    fn wait(&self, id: u16, command: Command, number: u64, until: Instant) -> Result<Vec<u8>, &'static str> {
         let mut open = self.lock();
         loop {
             if let Some(Slot::Answered(_)) = open.commands.get(&id)
@@ -206,7 +248,7 @@ impl DmaChannel {
             let left = until.saturating_duration_since(Instant::now());
             let why = if open.closed {
                 "the connection is gone"
-            } else if open.generation != generation {
+            } else if open.is_abandoned(number) {
                 ABANDONED
             } else if left.is_zero() {
                 "the client gave no answer in time"
@@ -272,7 +314,8 @@ fn judge(
 impl DmaMessages for DmaChannel {
     fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
         // An access of several messages is abandoned as one.
-        let generation = self.lock().generation;
+        let under_way = self.under_way(iova, data.len());
+        let number = under_way.number;
         let mut at = iova;
         for piece in data.chunks_mut(self.chunk) {
             let access = DmaAccess {
@@ -280,7 +323,7 @@ impl DmaMessages for DmaChannel {
                 count: piece.len() as u64,
             };
             let got = self
-                .ask(Command::DmaRead, access, &[], generation)
+                .ask(Command::DmaRead, access, &[], number)
                 .map_err(|why| DmaError::Message { iova: at, why })?;
             if got.len() == piece.len() {
                 piece.copy_from_slice(&got);
@@ -292,14 +335,15 @@ impl DmaMessages for DmaChannel {
 
     fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         // An access of several messages is abandoned as one.
-        let generation = self.lock().generation;
+        let under_way = self.under_way(iova, data.len());
+        let number = under_way.number;
         let mut at = iova;
         for piece in data.chunks(self.chunk) {
             let access = DmaAccess {
                 iova: at,
                 count: piece.len() as u64,
             };
-            self.ask(Command::DmaWrite, access, piece, generation)
+            self.ask(Command::DmaWrite, access, piece, number)
                 .map_err(|why| DmaError::Message { iova: at, why })?;
             at = at.wrapping_add(piece.len() as u64);
         }
@@ -307,8 +351,13 @@ impl DmaMessages for DmaChannel {
     }
 
     fn abandon(&self) {
-        let mut open = self.lock();
-        open.generation = open.generation.wrapping_add(1);
+        self.abandon_range(0, u64::MAX);
+    }
+
+    fn abandon_range(&self, first: u64, last: u64) {
+        for access in self.lock().accesses.values_mut() {
+            access.abandoned |= access.first <= last && access.last >= first;
+        }
         self.changed.notify_all();
     }
 }

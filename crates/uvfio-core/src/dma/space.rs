@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
-use super::table::{FileError, Range, Table, Target};
+use super::table::{FileError, MAX_FILES, Range, Table, Target};
 use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
 use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
@@ -255,7 +255,7 @@ impl DmaSpace {
     }
 
     /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
-    /// the device's touches them any more; accesses by message that were under way are abandoned. `bytes` 0 with
+    /// the device's touches them any more; accesses by message to that range that were under way are abandoned. `bytes` 0 with
     /// `iova` 0 means 2^64.
     ///
     /// # Errors
@@ -269,8 +269,10 @@ impl DmaSpace {
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
         drop(inner);
-        if removed.messages {
-            self.abandon();
+        if removed.messages
+            && let Some(messages) = self.way()
+        {
+            messages.abandon_range(iova, last);
         }
         Ok(removed.bytes)
     }
@@ -398,6 +400,7 @@ impl DmaSpace {
                 trust: memory.trust,
             }),
             Err(FileError::Quota) => Err(quota("bytes of address space", space)),
+            Err(FileError::Files) => Err(quota("files", MAX_FILES as u64)),
             Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
         }
     }

@@ -320,3 +320,39 @@ fn a_message_given_up_half_way_is_finished_before_the_next_one() {
     assert!(whole.2.iter().all(|&byte| byte == 5));
     assert_eq!(next.iova, 0x2000);
 }
+
+#[test]
+fn an_unmap_ends_accesses_to_its_range_and_no_others() {
+    for (first, last, ended) in [
+        (0x9000, 0x9fff, false),
+        (0, 0xfff, false),
+        (0x1064, u64::MAX, false),
+        (0x1063, 0x1063, true),
+        (0, 0x1000, true),
+        (0, u64::MAX, true),
+    ] {
+        let (channel, mut peer) = pair(1000, LONG);
+        let asked = Arc::clone(&channel);
+        let writer = std::thread::spawn(move || asked.write(0x1000, &[7; 100]));
+        let command = peer.command();
+        channel.abandon_range(first, last);
+        if ended {
+            let result = writer.join().expect("no panic");
+            assert_eq!(
+                why(result),
+                ABANDONED,
+                "after an unmap of {first:#x} to {last:#x}"
+            );
+            peer.answer(&command, &[]).expect("a late answer is known");
+        } else {
+            peer.answer(&command, &[]).expect("asked");
+            let result = writer.join().expect("no panic");
+            assert_eq!(result, Ok(()), "after an unmap of {first:#x} to {last:#x}");
+        }
+        let open = channel.lock();
+        assert!(
+            open.accesses.is_empty() && open.commands.is_empty(),
+            "left: {open:?}"
+        );
+    }
+}
