@@ -34,9 +34,10 @@ pub(crate) fn run(address: &str, accesses: u32, seed: u64, report: &mut Report) 
         .open(&path)
         .with_context(|| format!("opening {path}"))?;
     let mut random = Random(seed | 1);
-    let noise: Vec<u8> = (0..NOISE).map(|_| random.next() as u8).collect();
     let memory = device.dma_memory(IOVA, NOISE)?;
-    memory.write(0, &noise)?;
+    for offset in (0..NOISE).step_by(64) {
+        memory.write(offset, &random.noise())?;
+    }
     let mut refused = 0;
     for _ in 0..accesses {
         // What is refused is none of our business; that the device's server lives is.
@@ -45,7 +46,8 @@ pub(crate) fn run(address: &str, accesses: u32, seed: u64, report: &mut Report) 
             1..10 => interrupts(&device, &mut random),
             // Whatever was written there: most registers need memory enabled.
             10..60 => device.write(CONFIG, COMMAND, &COMMAND_MEMORY_AND_MASTER.to_le_bytes()),
-            60..200 => past_vfio(&config, &mut random),
+            60..70 => run_noise(&device, &mut random),
+            70..200 => past_vfio(&config, &mut random),
             200..400 => access(&device, CONFIG, 256, &mut random),
             400..950 => access(&device, 0, 0x1100, &mut random),
             _ => {
@@ -73,6 +75,20 @@ fn access(device: &Device, region: u32, size: u64, random: &mut Random) -> Resul
         };
     }
     device.write(region, offset, &random.value()[..length])
+}
+
+/// Where the device is an NVMe controller: has it take noise for its queue of commands.
+fn run_noise(device: &Device, random: &mut Random) -> Result<()> {
+    // CC, AQA, ASQ, ACQ, CC again, the doorbell of the admin submission queue (NVM Express base
+    // specification 2.0, section 3.1).
+    let (queue, other) = (random.page(), random.page());
+    device.write(0, 0x14, &0u32.to_le_bytes())?;
+    device.write(0, 0x24, &0x003f_003f_u32.to_le_bytes())?;
+    device.write(0, 0x28, &queue.to_le_bytes())?;
+    device.write(0, 0x30, &other.to_le_bytes())?;
+    device.write(0, 0x14, &0x0046_0001_u32.to_le_bytes())?;
+    let tail = random.below(64) as u32;
+    device.write(0, 0x1000, &tail.to_le_bytes())
 }
 
 fn past_vfio(config: &File, random: &mut Random) -> Result<()> {
@@ -118,11 +134,33 @@ impl Random {
         }
     }
 
+    /// The address of a page of noise, or of one just outside.
+    fn page(&mut self) -> u64 {
+        IOVA + (self.below(NOISE + NOISE / 8) & !0xfff)
+    }
+
+    /// 64 bytes: any, or such as an NVMe controller takes for a command of a few that it may know,
+    /// with addresses of noise and small numbers in its fields.
+    fn noise(&mut self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let command = self.below(4) != 0;
+        for (field, word) in bytes.chunks_exact_mut(8).enumerate() {
+            let value = match field {
+                _ if !command => self.next(),
+                0 => self.below(0x12) | self.below(3) << 32,
+                // PRP entries
+                3 | 4 => self.page(),
+                _ => self.below(4) | self.below(0x40) << 16 | self.below(4) << 32,
+            };
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
     fn value(&mut self) -> [u8; 8] {
         let value = match self.below(3) {
             0 => self.next(),
-            // An address of a page of noise, or just outside.
-            1 => IOVA + (self.below(2 * NOISE) & !0xfff),
+            1 => self.page(),
             _ => VALUES[self.below(VALUES.len() as u64) as usize],
         };
         value.to_le_bytes()
