@@ -1,2 +1,45 @@
 //! The project's own tasks; `cargo xtask --help` lists them.
-fn main() {}
+//!
+//! One module a subcommand; this file only chooses between them.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod docs;
+mod test;
+mod vm;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The project's own tasks",
+    disable_version_flag = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Runs all tests: `cargo test` of the workspace, then the virtual machines
+    Test(test::Args),
+    /// Runs the scenarios that need virtual machines
+    Vm(vm::Args),
+    /// Measures against limits, each figure beside a floor or a peer of the same run
+    Bench(bench::Args),
+    /// Writes the book's register pages from the tables, and checks the book
+    Docs(docs::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().task {
+        Task::Test(args) => test::main(&args),
+        Task::Vm(args) => vm::main(&args),
+        Task::Bench(args) => bench::main(&args),
+        Task::Docs(args) => docs::main(&args),
+    }
+}

@@ -42,10 +42,12 @@ pub struct DeviceError {
 
 /// A PCI device below the model.
 ///
-/// Calls come from the user's socket thread, except [`reset`](Device::reset) and [`power`](Device::power),
-/// which come from a thread of their own. Every method but those two returns without waiting: not for the
-/// disk, and never for the user (DMA may go by message, and the user answers only once it has its reply). So
-/// **DMA is done by the device's own threads, never in `read` or `write`**.
+/// Calls come from the front end's thread, which answers the user's messages, except [`reset`](Device::reset),
+/// [`power`](Device::power) and [`detach`](Device::detach), which come from a thread of their own, and
+/// [`interrupts_changed`](Device::interrupts_changed) and [`bus_master_changed`](Device::bus_master_changed), which
+/// come from either. Every method but those three returns without waiting: not for the disk, and never for the user
+/// (DMA may go by message, and the user answers only once it has its reply). So **DMA is done by the device's own
+/// threads, never in `read` or `write`**; by message it is refused there.
 pub trait Device: Send + Sync {
     /// The device's name, as on the command line.
     fn name(&self) -> &'static str;

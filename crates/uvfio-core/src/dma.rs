@@ -175,4 +175,11 @@ pub trait DmaMessages: Send + Sync + std::fmt::Debug {
 
     /// Ends every access under way with an error; late answers are dropped.
     fn abandon(&self);
+
+    /// As [`abandon`](DmaMessages::abandon), for accesses that touch `first ..= last` at least: that memory is being
+    /// unmapped. Others should go on, or an unmap of one page fails transfers of all others.
+    fn abandon_range(&self, first: u64, last: u64) {
+        let _ = (first, last);
+        self.abandon();
+    }
 }

@@ -302,7 +302,15 @@ impl VirtualDevice {
             {
                 Some(Ok(())) => return Ok(ResetProgress::Done),
                 Some(Err(error)) => return Err(error),
-                None if self.is_gone() => return Ok(ResetProgress::Done),
+                None if self.is_gone() => {
+                    return match self.gone_reason() {
+                        Some(GoneReason::Failed(what)) => Err(DeviceError {
+                            device: self.name(),
+                            what,
+                        }),
+                        _ => Ok(ResetProgress::Done),
+                    };
+                }
                 None if start.elapsed() >= patience => return Ok(ResetProgress::UnderWay),
                 // A device's thread that was just about to ask by message when that was abandoned waits for an
                 // answer that this thread does not read, and the reset for that thread.

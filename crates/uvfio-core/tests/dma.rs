@@ -314,6 +314,9 @@ fn a_write_sealed_file_can_be_read_but_not_mapped_for_writes() {
     let space = space();
     let refusal = space.map(backed(0, PAGE, RW, &file, 0));
     assert!(matches!(refusal, Err(MapError::Kernel { .. })), "{refusal:?}");
+    space.unmap(0, PAGE).unwrap();
+    space.map(backed(0, PAGE, DmaAccess::READ, &file, 0)).unwrap();
+    assert_eq!(space.read(0, &mut [1; 4]), Ok(()));
 }
 
 #[test]
@@ -534,7 +537,10 @@ fn huge_pages_that_are_not_there_give_an_error_and_no_signal() {
     let file = rustix::fs::memfd_create("huge", flags).unwrap();
     rustix::fs::ftruncate(&file, 1 << 40).unwrap();
     rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
-    let space = DmaSpace::new(&Policy { max_mapped_bytes: 1 << 41, ..Policy::default() });
+    let space = DmaSpace::new(&Policy {
+        max_mapped_bytes: 1 << 41,
+        ..Policy::default()
+    });
     space.set_bus_master(true);
     space.map(backed(0, 1 << 40, RW, &file, 0)).unwrap();
     // No machine has so many. Sealed or not, what is missing is found out by the kernel.
@@ -546,4 +552,28 @@ fn huge_pages_that_are_not_there_give_an_error_and_no_signal() {
         }
     }
     assert!(matches!(last, Err(DmaError::Truncated { .. })), "{last:?}");
+}
+
+#[test]
+fn a_user_with_many_files_leaves_the_process_mappings_for_itself() {
+    let space = space();
+    let mut mapped = 0;
+    let refusal = loop {
+        let file = memfd(PAGE, true);
+        match space.map(backed(mapped * PAGE, PAGE, RW, &file, 0)) {
+            Ok(()) => mapped += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(
+        matches!(refusal, MapError::Quota { what: "files", .. }),
+        "after {mapped} files: {refusal}"
+    );
+    // What the allocator takes from the kernel by a mapping of its own: without one the process would be aborted.
+    let large = vec![1_u8; 64 << 20];
+    assert_eq!(large.iter().filter(|byte| **byte == 1).count(), 64 << 20);
+    space.unmap(0, PAGE).unwrap();
+    space.unmap(mapped * PAGE, PAGE).unwrap();
+    let file = memfd(PAGE, true);
+    space.map(backed(0, PAGE, RW, &file, 0)).unwrap();
 }

@@ -6,6 +6,8 @@ mod common;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{CONFIG, Recorder, Told, User, VECTORS, count, event, eventually, signalled};
@@ -362,120 +364,188 @@ fn a_signal_from_within_a_register_write_is_delivered_by_another_thread() {
     }
 }
 
-/// A blocking eventfd that its user keeps full: a poll may still see room, and the write after it then blocks.
+/// A blocking eventfd that its user keeps full, by a thread that writes as much as goes in, again and again; and
+/// empties it before, while it teases.
 struct Hostile {
     file: OwnedFd,
-    stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    tease: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    filler: Option<JoinHandle<()>>,
 }
 
 impl Hostile {
     fn new() -> Self {
         let file = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (theirs, stopped) = (file.try_clone().unwrap(), stop.clone());
-        let thread = std::thread::spawn(move || {
-            use rustix::io::{Errno, ReadWriteFlags, preadv2};
-            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-                // Empty, and full again before anyone looks: by turns, as fast as can be.
-                let mut bytes = [0; 8];
-                let emptied: Result<_, Errno> = preadv2(
-                    &theirs,
-                    &mut [std::io::IoSliceMut::new(&mut bytes)],
-                    u64::MAX,
-                    ReadWriteFlags::NOWAIT,
-                );
-                if emptied.is_ok() || u64::from_ne_bytes(bytes) == 0 {
-                    let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
+        let flags = [false, false].map(|flag| Arc::new(AtomicBool::new(flag)));
+        let (theirs, [teasing, stopped]) = (file.try_clone().unwrap(), flags.clone());
+        let filler = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                if teasing.load(Ordering::SeqCst) {
+                    empty(&theirs);
                 }
+                let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
             }
         });
+        let [tease, stop] = flags;
         Self {
             file,
+            tease,
             stop,
-            thread: Some(thread),
+            filler: Some(filler),
         }
     }
+
+    /// Makes room for a moment, until somebody who saw the room has found it gone, and hangs in writing: a thread
+    /// whose work counts up `progress` without end otherwise.
+    fn until_blocked(&self, progress: &AtomicU64) {
+        let start = Instant::now();
+        loop {
+            self.tease.store(true, Ordering::SeqCst);
+            for _ in 0..10 {
+                empty(&self.file);
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            self.tease.store(false, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
+            let before = progress.load(Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            if progress.load(Ordering::SeqCst) == before {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "nobody was caught in a minute"
+            );
+        }
+    }
+}
+
+/// Empties an eventfd without waiting.
+fn empty(file: &OwnedFd) {
+    let mut bytes = [0; 8];
+    let mut into = [std::io::IoSliceMut::new(&mut bytes)];
+    let _ = rustix::io::preadv2(file, &mut into, u64::MAX, rustix::io::ReadWriteFlags::NOWAIT);
 }
 
 impl Drop for Hostile {
     fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        // Let it out of its own blocking write.
-        let thread = self.thread.take().unwrap();
-        while !thread.is_finished() {
-            let mut bytes = [0; 8];
-            let _ = rustix::io::preadv2(
-                &self.file,
-                &mut [std::io::IoSliceMut::new(&mut bytes)],
-                u64::MAX,
-                rustix::io::ReadWriteFlags::NOWAIT,
-            );
+        self.stop.store(true, Ordering::SeqCst);
+        let filler = self.filler.take().unwrap();
+        while !filler.is_finished() {
+            empty(&self.file);
             std::thread::yield_now();
         }
-        thread.join().unwrap();
+        filler.join().unwrap();
+    }
+}
+
+/// A thread that does something until it is told to stop, and counts.
+struct Pump {
+    count: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Pump {
+    fn new(mut work: impl FnMut() -> u64 + Send + 'static) -> Self {
+        let (count, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, stopped) = (count.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                counter.fetch_add(work(), Ordering::SeqCst);
+            }
+        });
+        Self { count, stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
     }
 }
 
 #[test]
-fn a_user_who_fills_its_eventfds_blocks_no_access_and_no_detach() {
-    let on_write = |host: &uvfio_core::Host, _, _| host.signal(0);
+fn a_user_who_blocks_the_delivery_thread_blocks_no_access_and_no_detach() {
+    let on_write = |host: &uvfio_core::Host, _, _| {
+        host.signal(0);
+        host.signal(1);
+    };
     let user = User::of(Recorder {
         on_write: Some(Box::new(on_write)),
         ..Recorder::default()
     });
     user.command(common::MEMORY | common::MASTER);
-    let hostile = Hostile::new();
-    let good = event();
+    let (hostile, good) = (Hostile::new(), event());
     user.trigger(MSIX, 0, &[&hostile.file, &good]).unwrap();
-    let host = user.device.host();
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let stopped = stop.clone();
-    let device_thread = std::thread::spawn(move || {
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            host.signal(0);
-        }
+    let virt = user.virt.clone();
+    let accesses = Pump::new(move || {
+        virt.write(0, 0, &[1]).unwrap();
+        1
     });
-    let start = Instant::now();
-    let mut accesses = 0u32;
-    while start.elapsed() < Duration::from_millis(300) {
-        user.write(0, 0, &[1]);
-        assert_eq!(user.read16(0), 0x1234);
-        accesses += 1;
-    }
-    assert!(accesses > 0);
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let others = good.try_clone().unwrap();
+    let delivered = Pump::new(move || count(&others));
+    hostile.until_blocked(&delivered.count);
+
+    let before = accesses.count.load(Ordering::SeqCst);
+    eventually("accesses go on", || {
+        accesses.count.load(Ordering::SeqCst) > before + 100
+    });
+    accesses.stop();
     user.virt.detach().unwrap();
-    device_thread.join().unwrap();
+    delivered.stop();
     drop(hostile);
     user.virt.attach(None);
     user.command(common::MEMORY | common::MASTER);
-    user.trigger(MSIX, 0, &[&good]).unwrap();
+    let next = [event(), event()];
+    user.trigger(MSIX, 0, &[&next[0], &next[1]]).unwrap();
     user.write(0, 0, &[1]);
-    assert_eq!(signalled(&good), 1, "the next user's interrupts are delivered");
+    assert_eq!(
+        (signalled(&next[0]), signalled(&next[1])),
+        (1, 1),
+        "the next user's interrupts are delivered"
+    );
 }
 
 #[test]
-fn a_writer_blocked_in_a_full_eventfd_is_let_out_when_the_eventfd_is_taken_away() {
-    // Blocks for certain: full, and the look for room is passed because the user makes room and takes it again.
-    let user = User::awake();
-    let hostile = Hostile::new();
-    user.trigger(MSIX, 0, &[&hostile.file]).unwrap();
-    let host = user.device.host();
-    let writer = std::thread::spawn(move || {
-        for _ in 0..20_000 {
-            host.signal(0);
-        }
-    });
-    for _ in 0..20 {
-        user.set_irqs(MSIX, 0, 1, IrqAction::Trigger, eventfds(&[None]))
-            .unwrap();
+fn a_device_thread_blocked_in_a_full_eventfd_is_let_out_when_the_eventfd_is_taken_away() {
+    for by_detach in [false, true] {
+        let user = User::awake();
+        let hostile = Hostile::new();
         user.trigger(MSIX, 0, &[&hostile.file]).unwrap();
+        let host = user.device.host();
+        let device = Pump::new(move || {
+            host.signal(0);
+            1
+        });
+        hostile.until_blocked(&device.count);
+        if by_detach {
+            user.virt.detach().unwrap();
+        } else {
+            user.disable(MSIX).unwrap();
+        }
+        let before = device.count.load(Ordering::SeqCst);
+        eventually("the device's thread goes on", || {
+            device.count.load(Ordering::SeqCst) > before
+        });
+        device.stop();
     }
-    user.disable(MSIX).unwrap();
-    user.virt.detach().unwrap();
-    eventually("the writer is through", || writer.is_finished());
-    writer.join().unwrap();
+}
+
+#[test]
+fn a_user_who_blocks_a_thread_cannot_keep_its_device_from_being_taken_away() {
+    let user = User::awake();
+    let (hostile, error) = (Hostile::new(), event());
+    user.trigger(MSIX, 0, &[&hostile.file]).unwrap();
+    user.trigger(ERR, 0, &[&error]).unwrap();
+    let host = user.device.host();
+    let device = Pump::new(move || {
+        host.signal(0);
+        1
+    });
+    hostile.until_blocked(&device.count);
+    user.virt.gone(uvfio_core::GoneReason::Revoked, true);
+    assert_eq!(signalled(&error), 1);
+    device.stop();
 }
 
 #[test]

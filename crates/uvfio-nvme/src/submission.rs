@@ -210,7 +210,8 @@ impl SubmissionQueue {
                 return Work::Attention;
             }
             let live = match ring.live {
-                Some(live) if !ring.fetching && live.has_work() => live,
+                // Commands of a queue that was made void are not looked at while it waits for its removal.
+                Some(live) if !ring.fetching && live.has_work() && self.validity.ticket().is_valid() => live,
                 _ => {
                     ring.idle += 1;
                     ring = wait(&self.work, ring);

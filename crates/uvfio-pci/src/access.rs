@@ -20,7 +20,12 @@ pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
     let start = u64::from(offset);
     let end = start.saturating_add(len as u64);
     let first = start / 4;
-    let past = end.div_ceil(4).min(u64::from(u16::MAX) + 1);
+    // An access of no bytes touches nothing, also in the middle of a register.
+    let past = if len == 0 {
+        first
+    } else {
+        end.div_ceil(4).min(u64::from(u16::MAX) + 1)
+    };
     (first..past.max(first)).map_while(move |register| {
         let low = start.max(register * 4);
         let high = end.min(register * 4 + 4);

@@ -2,14 +2,14 @@
 
 use crate::tables::{self, advanced, aer, express, header, msi, msix, other, power, vendor, vpd};
 use crate::{
-    Bar, BarSpan, Blueprint, BlueprintError, Capability, Extended, Field, Identity, Layout, ResetKind, Table,
-    View, Window, layout,
+    Bar, BarSpan, Blueprint, BlueprintError, Capability, Extended, Field, Identity, Layout, ResetKind, View,
+    Window, layout,
 };
 
 /// Byte offset of the first capability.
-const FIRST_CAPABILITY: u16 = 0x40;
+pub(crate) const FIRST_CAPABILITY: u16 = 0x40;
 /// Byte offset of the first extended capability (PCI Express Base 5.0, 7.6).
-const FIRST_EXTENDED: u16 = 0x100;
+pub(crate) const FIRST_EXTENDED: u16 = 0x100;
 
 impl Layout {
     /// Lays out a software device's configuration space for one view.
@@ -233,15 +233,9 @@ impl Layout {
         let capable = messages.trailing_zeros();
         let mut end = at;
         let mut masks = None;
-        let parts: [(bool, &'static Table); 4] = [
-            (true, &msi::MSI),
-            (wide, &msi::ADDRESS_HIGH),
-            (true, &msi::DATA),
-            (maskable, &msi::MASKS),
-        ];
-        for (_, table) in parts.iter().filter(|(there, _)| *there) {
+        for table in msi::parts(wide, maskable) {
             self.place(at, end, table, 1)?;
-            if core::ptr::eq(*table, &raw const msi::MASKS) {
+            if core::ptr::eq(table, &raw const msi::MASKS) {
                 masks = Some(end);
                 self.limit(end, &msi::MASK, u32::MAX >> (32 - u32::from(messages)));
             }
@@ -261,6 +255,9 @@ impl Layout {
         self.set(at, &express::EXTENDED_TAG, 1);
         self.set(at, &express::ROLE_BASED, 1);
         self.set(at, &express::FLR_CAPABLE, u32::from(flr));
+        self.set(at, &express::RELAXED, 1);
+        self.set(at, &express::NO_SNOOP, 1);
+        self.set(at, &express::READ_REQUEST, 2);
         if !flr {
             self.drop_action(at, &express::INITIATE_FLR);
         }

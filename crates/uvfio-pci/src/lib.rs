@@ -2,7 +2,7 @@
 //!
 //! A function's configuration space is described by tables ([`Table`]): one table a structure, one row a
 //! field. A device declares what it is and which capabilities it has as a [`Blueprint`]; [`Layout::compile`]
-//! places the tables and turns them into masks for one [`View`]. [`State`] holds the values, and [`step`]
+//! places the tables and turns them into masks for one [`View`]. [`State`] holds the values, and [`step()`]
 //! changes them: it does no I/O, reads no clock, takes no lock and allocates nothing. What has to happen
 //! outside comes back as [`Effect`]s.
 //!
@@ -18,7 +18,9 @@
 
 pub mod access;
 mod blueprint;
+pub mod chain;
 mod compile;
+mod dump;
 mod error;
 mod field;
 mod input;
@@ -30,6 +32,7 @@ pub mod tables;
 mod view;
 
 pub use blueprint::*;
+pub use dump::*;
 pub use field::*;
 pub use input::*;
 pub use layout::*;

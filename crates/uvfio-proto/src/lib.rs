@@ -1,1 +1,28 @@
 //! The vfio-user protocol: messages, server and client.
+//!
+//! ```text
+//! message        what lies on the wire
+//! version        the first message: version and capabilities
+//! error          every refusal, and its error number
+//! transport      a UNIX stream cut into messages, with their descriptors
+//! server         serves one client from one `VirtualDevice`
+//! dma_channel    memory of the client's without descriptor: commands from server to client
+//! client         the other end, for drivers and tests
+//! ```
+//!
+//! Section names in the documentation are those of QEMU's `docs/interop/vfio-user.rst`, the living specification.
+
+#![forbid(unsafe_code)]
+
+mod audit;
+pub mod client;
+mod dma_channel;
+pub mod error;
+pub mod message;
+pub mod server;
+pub mod transport;
+pub mod version;
+
+pub use client::{Client, ClientError, ClientMemory};
+pub use error::{Errno, Refusal};
+pub use server::{End, Limits, ServeError, Server, ServerHandle};

@@ -1,2 +1,82 @@
-//! The `uvfio` command.
-fn main() {}
+//! The `uvfio` command: it reads the command line, calls the crates below, and prints. One module a subcommand.
+//!
+//! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
+
+mod decode;
+mod demo;
+mod dump;
+mod exit;
+mod explain;
+mod inherited;
+mod names;
+mod namespace;
+mod serve;
+mod show;
+mod target;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use uvfio_pci::View;
+
+/// VFIO as a service in user space: virtual PCI devices over the vfio-user protocol.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Show(show::Args),
+    Explain(explain::Args),
+    Demo(demo::Args),
+    #[command(name = demo::user::VERB, hide = true)]
+    DemoUser(demo::user::Args),
+}
+
+/// A view, as on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ViewArg {
+    /// The abstract device: only what the model declares exists.
+    Virtual,
+    /// The real registers; writes that would disrupt the system are stopped.
+    Filtered,
+    /// The real registers and every write. Its user is trusted.
+    Raw,
+}
+
+impl From<ViewArg> for View {
+    fn from(view: ViewArg) -> Self {
+        match view {
+            ViewArg::Virtual => Self::Virtual,
+            ViewArg::Filtered => Self::Filtered,
+            ViewArg::Raw => Self::Raw,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::DemoUser(args) => demo::user::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Prints to standard output. A reader who has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<(), exit::Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(exit::Failure::running(error)),
+        _ => Ok(()),
+    }
+}

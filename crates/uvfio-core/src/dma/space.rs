@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
-use super::table::{FileError, Range, Table, Target};
+use super::table::{FileError, MAX_FILES, Range, Table, Target};
 use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
 use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
@@ -217,7 +217,7 @@ impl DmaSpace {
         } = map;
         // Finds out about the descriptor first, and outside the lock: whatever happens, it must not be closed here
         // unless it is known to be memory.
-        let backing = backing.and_then(|backing| match backing::classify(backing.file) {
+        let mut backing = backing.and_then(|backing| match backing::classify(backing.file) {
             Kind::Memory(memory) => Some((memory, backing.offset)),
             Kind::Other(file) => {
                 close_elsewhere(file);
@@ -239,7 +239,7 @@ impl DmaSpace {
             return Ok(());
         }
         inner.table.check_free(iova, last)?;
-        match self.target(&mut inner.table, iova, bytes, access, backing.as_ref()) {
+        match self.target(&mut inner.table, iova, bytes, access, &mut backing) {
             Ok(target) => {
                 inner.table.insert(iova, Range { last, access, target });
                 inner.refused.retain(|&(first, end)| first < iova || end > last);
@@ -254,8 +254,8 @@ impl DmaSpace {
         }
     }
 
-    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped. On return nothing of
-    /// the device's touches them any more; accesses by message that were under way are abandoned. `bytes` 0 with
+    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
+    /// the device's touches them any more; accesses by message to that range that were under way are abandoned. `bytes` 0 with
     /// `iova` 0 means 2^64.
     ///
     /// # Errors
@@ -269,8 +269,10 @@ impl DmaSpace {
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
         drop(inner);
-        if removed.messages {
-            self.abandon();
+        if removed.messages
+            && let Some(messages) = self.way()
+        {
+            messages.abandon_range(iova, last);
         }
         Ok(removed.bytes)
     }
@@ -358,7 +360,7 @@ impl DmaSpace {
         iova: u64,
         bytes: u64,
         access: DmaAccess,
-        backing: Option<&(Memory, u64)>,
+        backing: &mut Option<(Memory, u64)>,
     ) -> Result<Target, MapError> {
         let quota = |what, limit| MapError::Quota { iova, what, limit };
         if table.len() as u64 >= u64::from(self.max_mappings) {
@@ -382,13 +384,23 @@ impl DmaSpace {
         }
         // One kernel mapping each for reading and for writing, at most: so twice the quota.
         let space = self.max_bytes.saturating_mul(2);
-        match table.files.acquire(memory, offset.saturating_add(bytes), space) {
+        let mut found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        if matches!(found, Err(FileError::Errno(_)))
+            && memory.id.writable
+            && !access.contains(DmaAccess::WRITE)
+        {
+            // The descriptor allows writes that the file's seals don't: read-only is all that is asked for.
+            memory.id.writable = false;
+            found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        }
+        match found {
             Ok(slot) => Ok(Target::Memory {
                 slot,
                 offset: *offset,
                 trust: memory.trust,
             }),
             Err(FileError::Quota) => Err(quota("bytes of address space", space)),
+            Err(FileError::Files) => Err(quota("files", MAX_FILES as u64)),
             Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
         }
     }

@@ -52,17 +52,20 @@ impl EventFd {
     /// Adds 1. May block if its user works against us; no lock may be held, and the thread may not be a front
     /// end's.
     pub(super) fn signal(&self) {
+        if self.has_room() {
+            // The only other failure is EAGAIN: full after all.
+            while rustix::io::write(&self.0, &1u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {}
+        }
+    }
+
+    /// Whether a write would go through at this moment.
+    fn has_room(&self) -> bool {
         let now = Timespec {
             tv_sec: 0,
             tv_nsec: 0,
         };
         let mut ready = [PollFd::new(&self.0, PollFlags::OUT)];
-        let room =
-            poll(&mut ready, Some(&now)).is_ok_and(|n| n > 0) && ready[0].revents().contains(PollFlags::OUT);
-        if room {
-            // The only other failure is EAGAIN: full after all.
-            while rustix::io::write(&self.0, &1u64.to_ne_bytes()) == Err(rustix::io::Errno::INTR) {}
-        }
+        poll(&mut ready, Some(&now)).is_ok_and(|n| n > 0) && ready[0].revents().contains(PollFlags::OUT)
     }
 
     /// Empties it without waiting, and says whether anything was in it.
@@ -81,24 +84,28 @@ impl AsFd for EventFd {
 }
 
 /// Waits until nobody else holds these any more, emptying them where a thread is blocked in writing. Gives up after
-/// `patience`, and says whether it was done: only a user who refills an eventfd faster than it is emptied, for all
-/// that time, can bring that about.
-pub(super) fn retire(targets: &[Arc<EventFd>], patience: Duration) -> bool {
+/// `patience`, and gives back those that are still held: only a user with many threads that all refill an eventfd
+/// while it is being emptied can bring that about.
+pub(super) fn retire(mut targets: Vec<Arc<EventFd>>, patience: Duration) -> Vec<Arc<EventFd>> {
     let start = Instant::now();
-    for target in targets {
-        while Arc::strong_count(target) > 1 {
-            let waited = start.elapsed();
-            if waited > patience {
-                return false;
-            }
-            // A writer that isn't blocked is done in microseconds.
-            if waited > Duration::from_millis(2) {
+    loop {
+        targets.retain(|target| Arc::strong_count(target) > 1);
+        let waited = start.elapsed();
+        if targets.is_empty() || waited > patience {
+            return targets;
+        }
+        // A writer that isn't blocked is done in microseconds. One that is competes with the user for the room that
+        // emptying makes, so that is made as often as possible.
+        if waited < Duration::from_millis(1) {
+            std::thread::sleep(Duration::from_micros(20));
+        } else {
+            // One with room blocks nobody, and may hold what its user has yet to read.
+            for target in targets.iter().filter(|target| !target.has_room()) {
                 target.take();
             }
-            std::thread::sleep(Duration::from_micros(50));
+            std::thread::yield_now();
         }
     }
-    true
 }
 
 #[cfg(test)]
@@ -141,16 +148,18 @@ mod tests {
         let writer = target.clone();
         let thread = std::thread::spawn(move || rustix::io::write(&writer.0, &1u64.to_ne_bytes()).is_ok());
         assert!(
-            retire(&[target], Duration::from_secs(10)),
+            retire(vec![target], Duration::from_secs(10)).is_empty(),
             "the writer did not let go"
         );
         assert!(thread.join().unwrap());
     }
 
     #[test]
-    fn a_holder_who_never_lets_go_is_given_up() {
+    fn a_holder_who_never_lets_go_is_given_up_and_what_was_signalled_stays() {
         let target = Arc::new(EventFd::new(eventfd(0, EventfdFlags::empty()).unwrap()));
-        let _held = target.clone();
-        assert!(!retire(&[target], Duration::from_millis(10)));
+        target.signal();
+        let held = target.clone();
+        assert_eq!(retire(vec![target], Duration::from_millis(10)).len(), 1);
+        assert!(held.take(), "the user has not read it yet");
     }
 }

@@ -20,7 +20,7 @@ use crate::front_end::FrontEnd;
 const BATCH: usize = 8;
 
 /// How long a request waits for a writer of an eventfd that it takes away.
-const REQUEST_PATIENCE: Duration = Duration::from_millis(20);
+const REQUEST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long the end of a user's time waits for it.
 const DETACH_PATIENCE: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ pub(super) struct Model {
     /// The registers.
     pub(super) state: State,
     pub(super) targets: Targets,
+    /// Taken away, but a thread is still blocked in writing them.
+    held: Vec<Arc<EventFd>>,
     /// The device is gone: no eventfd is held any more.
     closed: bool,
 }
@@ -104,6 +106,7 @@ impl Lines {
             model: Mutex::new(Model {
                 state,
                 targets: Targets::new(blueprint),
+                held: Vec::new(),
                 closed: false,
             }),
             layout,
@@ -251,8 +254,12 @@ impl Lines {
             self.queue.wake();
         }
         // The delivery thread lets go of an unmask eventfd when it is woken.
-        if !removed.is_empty() && !retire(&removed, REQUEST_PATIENCE) {
-            tracing::debug!("an eventfd that was taken away is still being written");
+        let held = retire(removed, REQUEST_PATIENCE);
+        if !held.is_empty() {
+            let mut model = self.lock();
+            // No more than there are threads that write.
+            model.held.retain(|target| Arc::strong_count(target) > 1);
+            model.held.extend(held);
         }
         Ok(())
     }
@@ -277,10 +284,12 @@ impl Lines {
             model.closed |= for_good;
             self.publish(&model.state);
             self.queue.clear();
-            model.targets.take_all()
+            let mut removed = model.targets.take_all();
+            removed.append(&mut model.held);
+            removed
         };
         self.queue.wake();
-        if retire(&removed, DETACH_PATIENCE) {
+        if retire(removed, DETACH_PATIENCE).is_empty() {
             return Ok(());
         }
         tracing::warn!(target: "audit", "a user blocks its interrupts' delivery beyond its time; that thread is left behind");
@@ -292,7 +301,7 @@ impl Lines {
     pub(crate) fn stop(&self) {
         let removed = self.lock().targets.take_all();
         self.queue.dismiss();
-        retire(&removed, REQUEST_PATIENCE);
+        retire(removed, REQUEST_PATIENCE);
     }
 
     /// Makes the registers' consequences visible to those who don't take the lock.

@@ -69,11 +69,14 @@ pub const REPORT_NONFATAL: Field = control("Non-Fatal Error Reporting Enable", 0
 pub const REPORT_FATAL: Field = control("Fatal Error Reporting Enable", 0x08, 2, 2);
 /// Unsupported request reporting enable.
 pub const REPORT_UNSUPPORTED: Field = control("Unsupported Request Reporting Enable", 0x08, 3, 3);
-const RELAXED: Field = control("Enable Relaxed Ordering", 0x08, 4, 4);
+/// Relaxed ordering, 1 at power-on.
+pub const RELAXED: Field = control("Enable Relaxed Ordering", 0x08, 4, 4);
 const PAYLOAD: Field = control("Max_Payload_Size", 0x08, 7, 5);
 const EXTENDED_TAG_ENABLE: Field = control("Extended Tag Field Enable", 0x08, 8, 8);
-const NO_SNOOP: Field = control("Enable No Snoop", 0x08, 11, 11);
-const READ_REQUEST: Field = control("Max_Read_Request_Size", 0x08, 14, 12);
+/// No snoop, 1 at power-on.
+pub const NO_SNOOP: Field = control("Enable No Snoop", 0x08, 11, 11);
+/// Maximum read request size: 128 bytes times 2 to this; 512 bytes at power-on.
+pub const READ_REQUEST: Field = control("Max_Read_Request_Size", 0x08, 14, 12);
 /// Initiate function level reset.
 pub const INITIATE_FLR: Field = Field::new("Initiate Function Level Reset", 0x08, 2, 15, 15)
     .users()
@@ -215,3 +218,21 @@ pub static LINK2: Table = Table {
     section: S_LINK2,
     fields: &[SPEEDS, TARGET_SPEED],
 };
+
+/// Whether a function of this device/port type has link registers: all but those integrated into the root
+/// complex.
+#[must_use]
+pub const fn has_link(kind: u32) -> bool {
+    !matches!(kind, 9 | 10)
+}
+
+/// Bytes that the structure has at least, in any version and for any device/port type.
+#[must_use]
+pub fn length(version: u32, kind: u32) -> u16 {
+    match (version, has_link(kind)) {
+        (0 | 1, false) => LINK_AT,
+        (0 | 1, true) => LINK_AT + LINK.bytes(),
+        (_, false) => LINK2_AT,
+        (_, true) => BYTES,
+    }
+}

@@ -12,6 +12,10 @@ pub const VENDOR: Field = Field::new("Vendor ID", 0x00, 2, 15, 0).says("Who made
 /// Device ID.
 pub const DEVICE: Field = Field::new("Device ID", 0x02, 2, 15, 0).says("Which function it is.", S);
 
+/// Vendor and device ID, as one register.
+pub const VENDOR_AND_DEVICE: Field =
+    Field::new("Vendor and Device ID", 0x00, 4, 31, 0).says("All ones: there is no function.", S);
+
 /// I/O space enable.
 pub const IO: Field = Field::new("I/O Space Enable", 0x04, 2, 0, 0)
     .users()
@@ -214,6 +218,9 @@ pub const BAR0: u16 = 0x10;
 /// Byte offset of the expansion ROM BAR.
 pub const ROM_BAR: u16 = 0x30;
 
+/// A BAR as a register.
+pub const BAR_REGISTER: Field =
+    Field::new("Base Address Register", 0, 4, 31, 0).says("Address and flags.", BAR_S);
 /// Space indicator of a BAR: 0 memory, 1 I/O.
 pub const SPACE: Field =
     Field::new("Space Indicator", 0, 4, 0, 0).says("0: the BAR maps memory. 1: I/O ports.", BAR_S);

@@ -22,6 +22,9 @@ pub const NEXT: Field = Field::new("Next Capability Pointer", 0x01, 1, 7, 0).say
     "Byte offset of the next capability that the user may see, 0 at the end of the chain.",
     "PCI Local Bus 3.0, 6.7",
 );
+/// Header of an extended capability, as a register.
+pub const EXTENDED_HEADER: Field = Field::new("Extended Capability Header", 0x00, 4, 31, 0)
+    .says("ID, version and pointer.", "PCI Express Base 5.0, 7.6.3");
 /// Extended capability ID.
 pub const EXTENDED_ID: Field = Field::new("Extended Capability ID", 0x00, 4, 15, 0).says(
     "Says which extended capability this is.",
@@ -50,6 +53,14 @@ pub static UNKNOWN: Table = Table {
 pub static UNKNOWN_EXTENDED: Table = Table {
     name: "Unknown extended capability",
     doc: "An extended capability that the model has no table for. In the virtual view it is not there at all.",
+    section: "PCI Express Base 5.0, 7.6.3",
+    fields: &[EXTENDED_ID, EXTENDED_VERSION, EXTENDED_NEXT],
+};
+
+/// What stands at the start of the extended chain where the first capability is one that the user does not see.
+pub static EXTENDED_START: Table = Table {
+    name: "Start of the extended capabilities",
+    doc: "No capability (ID 0), only the pointer to the first that the user may see.",
     section: "PCI Express Base 5.0, 7.6.3",
     fields: &[EXTENDED_ID, EXTENDED_VERSION, EXTENDED_NEXT],
 };
@@ -87,4 +98,5 @@ pub static ALL: &[&Table] = &[
     &vendor::DVSEC,
     &UNKNOWN,
     &UNKNOWN_EXTENDED,
+    &EXTENDED_START,
 ];

@@ -103,3 +103,16 @@ pub static MASKS: Table = Table {
     section: S,
     fields: &[MASK, PENDING],
 };
+
+/// The parts of one form of the structure, in the order in which they stand.
+pub fn parts(wide: bool, maskable: bool) -> impl Iterator<Item = &'static Table> {
+    let all: [(bool, &'static Table); 4] = [
+        (true, &MSI),
+        (wide, &ADDRESS_HIGH),
+        (true, &DATA),
+        (maskable, &MASKS),
+    ];
+    all.into_iter()
+        .filter(|(there, _)| *there)
+        .map(|(_, table)| table)
+}

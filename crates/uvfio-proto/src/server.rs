@@ -1,0 +1,445 @@
+//! Serves one client from one virtual device.
+//!
+//! One thread reads a command, carries it out and answers it, in the order they come; no command waits for the
+//! client. What a client sends is checked here, once, before the device sees it:
+//!
+//! - A command that is malformed or refused is answered with an error number and noted in the audit log; the next
+//!   one is served.
+//! - What can't be framed (a size below a header's or beyond the limit, a type that isn't one, a reply to
+//!   nothing) ends the connection, for nobody knows where the next message begins.
+//! - Descriptors that a command does not take are closed with it.
+
+mod dma;
+mod feature;
+mod info;
+mod irqs;
+mod regions;
+mod reply;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use uvfio_core::{DmaMessages, VirtualDevice};
+use zerocopy::FromBytes;
+
+use crate::audit::Ration;
+use crate::dma_channel::DmaChannel;
+use crate::error::Refusal;
+use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, Kind, RegionAccess};
+use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
+use reply::Reply;
+
+/// What one client may use, and how long things may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most data in one read or write, bytes; the receive buffer grows no further than this and a header.
+    /// From 4096 to 64 MiB (QEMU takes no more).
+    pub max_data_bytes: u32,
+    /// Most DMA mappings that are promised to the client, at most 65,535; the device's policy decides.
+    pub max_mappings: u32,
+    /// How long DEVICE_RESET may wait; a longer reset goes on after the reply. Clients give up after 5 s.
+    pub reset_patience: Duration,
+    /// How long one message to the client may take, sending and answer together.
+    pub dma_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// 1 MiB, 65,535 mappings, 3 s for a reset, 5 s for DMA by message.
+    fn default() -> Self {
+        Self {
+            max_data_bytes: DEFAULT_DATA_BYTES,
+            max_mappings: 65_535,
+            reset_patience: Duration::from_secs(3),
+            dma_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How serving ended without fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client closed the connection.
+    Disconnected,
+    /// [`ServerHandle::shutdown`] did.
+    Shutdown,
+}
+
+/// Why serving ended with a fault; the connection is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The stream can't be read on.
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    /// The socket can't be written.
+    #[error("the socket can't be written: {0}")]
+    Send(std::io::Error),
+    /// A type that the specification does not know.
+    #[error("message {id}, command {command}: type {kind} is neither a command (0) nor a reply (1)")]
+    Kind {
+        /// Message's id.
+        id: u16,
+        /// Its command.
+        command: u16,
+        /// Its type.
+        kind: u8,
+    },
+    /// A reply to nothing.
+    #[error("message {id}, command {command}: a reply, and no command of ours waits for it")]
+    Unasked {
+        /// Message's id.
+        id: u16,
+        /// Its command.
+        command: u16,
+    },
+    /// The first message was not VERSION.
+    #[error("command {0} came before VERSION, which must be the first")]
+    BeforeVersion(u16),
+    /// No common version.
+    #[error("VERSION: {0}")]
+    Version(#[from] VersionError),
+    /// VERSION was refused for its descriptors.
+    #[error("VERSION was refused: {0}")]
+    VersionRefused(String),
+}
+
+/// Ends a server from another thread.
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    stream: Arc<UnixStream>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl ServerHandle {
+    /// Ends the connection; [`Server::serve`] returns [`End::Shutdown`], even where it waits for a client that does
+    /// not read.
+    pub fn shutdown(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// One client's connection.
+pub struct Server {
+    device: Arc<VirtualDevice>,
+    limits: Limits,
+    stream: Arc<UnixStream>,
+    stopped: Arc<AtomicBool>,
+    incoming: Incoming,
+    out: Arc<Outgoing>,
+    reply: Reply,
+    refusals: Ration,
+    /// Set once the version is agreed.
+    session: Option<Session>,
+}
+
+/// What was agreed with the client.
+struct Session {
+    channel: Arc<DmaChannel>,
+    /// The client can take a descriptor.
+    takes_fds: bool,
+    /// The client sent no JSON. One such, SPDK's, maps a region's second area from a second descriptor that nobody
+    /// sends; it is shown one area only.
+    one_area: bool,
+}
+
+/// What serves a command: its payload, its descriptors, and the reply to fill.
+struct Request<'a> {
+    device: &'a VirtualDevice,
+    limits: &'a Limits,
+    session: &'a Session,
+    refusals: &'a Ration,
+    command: Command,
+    payload: &'a [u8],
+    fds: Vec<OwnedFd>,
+    reply: &'a mut Reply,
+}
+
+impl Request<'_> {
+    /// The payload's fixed part and the rest.
+    fn read<T: FromBytes>(&self, rule: &'static str) -> Result<(T, &[u8]), Refusal> {
+        T::read_from_prefix(self.payload).map_err(|_| self.wrong_length(rule))
+    }
+
+    fn wrong_length(&self, rule: &'static str) -> Refusal {
+        Refusal::Payload {
+            command: self.command,
+            have: self.payload.len(),
+            rule,
+        }
+    }
+
+    fn field(&self, field: &'static str, value: impl Into<u64>, rule: &'static str) -> Refusal {
+        Refusal::Field {
+            command: self.command,
+            field,
+            value: value.into(),
+            rule,
+        }
+    }
+
+    /// Checks the field that says how long a reply may be, or how long the request is.
+    fn check_argsz(&self, argsz: u32, least: usize, rule: &'static str) -> Result<(), Refusal> {
+        if (argsz as usize) < least {
+            Err(self.field("argsz", argsz, rule))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Server {
+    /// A server of `device` for the client at the other end of `stream`.
+    #[must_use]
+    pub fn new(stream: UnixStream, device: Arc<VirtualDevice>, limits: Limits) -> Self {
+        let limits = Limits {
+            max_data_bytes: limits.max_data_bytes.clamp(4096, 64 << 20),
+            ..limits
+        };
+        // Whoever accepted it may have set it otherwise; an error shows at the first read.
+        let _ = stream.set_nonblocking(false);
+        let stream = Arc::new(stream);
+        let longest = limits.max_data_bytes as usize + HEADER_BYTES + size_of::<RegionAccess>();
+        Self {
+            device,
+            limits,
+            stopped: Arc::default(),
+            incoming: Incoming::new(Arc::clone(&stream), longest),
+            out: Arc::new(Outgoing::new(Arc::clone(&stream))),
+            stream,
+            reply: Reply::default(),
+            refusals: Ration::default(),
+            session: None,
+        }
+    }
+
+    /// A handle by which another thread can end this.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle {
+            stream: Arc::clone(&self.stream),
+            stopped: Arc::clone(&self.stopped),
+        }
+    }
+
+    /// Serves until the client leaves or is shut out. Attaches the device once the version is agreed; whoever calls
+    /// this detaches it afterwards.
+    ///
+    /// # Errors
+    /// Where the client broke the protocol in such a way that nothing more can be read, or agreed on no version.
+    pub fn serve(&mut self) -> Result<End, ServeError> {
+        let result = self.serve_all();
+        if let Some(session) = &self.session {
+            session.channel.close();
+        }
+        // Others may hold duplicates of the socket: dropping this one would not close it.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        match result {
+            _ if self.stopped.load(Ordering::SeqCst) => Ok(End::Shutdown),
+            Err(ServeError::Receive(ReceiveError::Io(error)) | ServeError::Send(error))
+                if is_leaving(&error) =>
+            {
+                Ok(End::Disconnected)
+            }
+            Err(error) => {
+                tracing::warn!(target: "audit", device = self.device.name(), "connection closed: {error}");
+                Err(error)
+            }
+            Ok(()) => Ok(End::Disconnected),
+        }
+    }
+
+    fn serve_all(&mut self) -> Result<(), ServeError> {
+        while let Some(message) = self.incoming.next_message()? {
+            let Header { id, command, .. } = message.header;
+            match message.header.kind() {
+                Kind::Command => self.command(message)?,
+                Kind::Reply => {
+                    let payload = self.incoming.payload(&message);
+                    let session = self.session.as_ref().ok_or(ServeError::Unasked { id, command })?;
+                    session
+                        .channel
+                        .answer(&message.header, payload)
+                        .map_err(|_| ServeError::Unasked { id, command })?;
+                }
+                Kind::Unknown(kind) => return Err(ServeError::Kind { id, command, kind }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out one command and answers it.
+    fn command(&mut self, message: Message) -> Result<(), ServeError> {
+        let header = message.header;
+        let Some(session) = &self.session else {
+            return self.first_command(&message);
+        };
+        self.reply.begin();
+        let result = match Command::from_number(header.command) {
+            None => Err(Refusal::NoSuchCommand(header.command)),
+            Some(_) if message.fds_lost => Err(Refusal::DescriptorsLost(header.command)),
+            Some(command) => {
+                let payload = self.incoming.payload(&message);
+                Request {
+                    device: &self.device,
+                    limits: &self.limits,
+                    session,
+                    refusals: &self.refusals,
+                    command,
+                    payload,
+                    fds: message.fds,
+                    reply: &mut self.reply,
+                }
+                .carry_out()
+            }
+        };
+        if let Err(refusal) = &result {
+            self.refused(&header, refusal);
+        }
+        self.answer(&header)
+    }
+
+    /// The command before all others: VERSION.
+    fn first_command(&mut self, message: &Message) -> Result<(), ServeError> {
+        let header = message.header;
+        self.reply.begin();
+        if header.command != Command::Version as u16 {
+            return self.close_with(&header, &Refusal::BeforeVersion(header.command), || {
+                ServeError::BeforeVersion(header.command)
+            });
+        }
+        if message.fds_lost {
+            let refusal = Refusal::DescriptorsLost(header.command);
+            let why = refusal.to_string();
+            return self.close_with(&header, &refusal, || ServeError::VersionRefused(why));
+        }
+        let ours = Capabilities {
+            max_msg_fds: Some(u64::from(MAX_MSG_FDS)),
+            max_data_xfer_size: Some(u64::from(self.limits.max_data_bytes)),
+            // QEMU refuses a server that says more.
+            max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
+            pgsizes: None,
+            write_multiple: Some(true),
+        };
+        let agreed = version::read(self.incoming.payload(message)).and_then(|proposal| {
+            let payload = version::answer(&proposal, header.bytes as usize, &ours)?;
+            Ok((proposal, payload))
+        });
+        let (proposal, payload) = match agreed {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                let refusal = Refusal::Version(error.clone());
+                return self.close_with(&header, &refusal, || ServeError::Version(error));
+            }
+        };
+        self.reply.put_bytes(&payload);
+        self.answer(&header)?;
+        let one_area = proposal.capabilities.is_none();
+        let theirs = proposal.capabilities.unwrap_or_default();
+        let most = theirs.data_bytes().min(self.limits.max_data_bytes);
+        let channel = Arc::new(DmaChannel::new(
+            Arc::clone(&self.out),
+            most,
+            self.limits.dma_timeout,
+        ));
+        channel.read_here();
+        let messages: Arc<dyn DmaMessages> = Arc::clone(&channel) as _;
+        self.session = Some(Session {
+            channel,
+            takes_fds: theirs.msg_fds() > 0,
+            one_area,
+        });
+        self.device.attach(Some(messages));
+        Ok(())
+    }
+
+    fn close_with(
+        &mut self,
+        header: &Header,
+        refusal: &Refusal,
+        error: impl FnOnce() -> ServeError,
+    ) -> Result<(), ServeError> {
+        self.refused(header, refusal);
+        self.answer(header)?;
+        Err(error())
+    }
+
+    /// Makes the reply an error, and notes it.
+    fn refused(&mut self, header: &Header, refusal: &Refusal) {
+        let errno = refusal.errno();
+        self.reply.refuse(errno);
+        if let Some(refusals) = self.refusals.next() {
+            tracing::warn!(
+                target: "audit",
+                device = self.device.name(),
+                id = header.id,
+                errno = errno.0,
+                refusals,
+                "refused: {refusal}"
+            );
+        }
+    }
+
+    /// Sends the reply, unless the client wants none.
+    fn answer(&mut self, header: &Header) -> Result<(), ServeError> {
+        if header.no_reply() {
+            self.reply.begin();
+            return Ok(());
+        }
+        let incoming = &mut self.incoming;
+        self.reply
+            .send(&self.out, header, || incoming.take_in())
+            .map_err(|error| match error {
+                SendError::Io(error) => ServeError::Send(error),
+                SendError::GivenUp | SendError::Delayed => {
+                    ServeError::Send(std::io::ErrorKind::TimedOut.into())
+                }
+            })
+    }
+}
+
+impl Request<'_> {
+    fn carry_out(mut self) -> Result<(), Refusal> {
+        match self.command {
+            Command::Version => Err(Refusal::VersionAgain),
+            Command::DmaMap => self.dma_map(),
+            Command::DmaUnmap => self.dma_unmap(),
+            Command::GetInfo => self.get_info(),
+            Command::GetRegionInfo => self.get_region_info(),
+            Command::GetRegionIoFds => self.get_region_io_fds(),
+            Command::GetIrqInfo => self.get_irq_info(),
+            Command::SetIrqs => self.set_irqs(),
+            Command::RegionRead => self.region_read(),
+            Command::RegionWrite => self.region_write(),
+            Command::RegionWriteMulti => self.region_write_multi(),
+            Command::Reset => self.reset(),
+            Command::Feature => self.feature(),
+            Command::DmaRead | Command::DmaWrite => Err(Refusal::WrongWay(self.command)),
+            Command::MigrationRead | Command::MigrationWrite => Err(Refusal::NoMigration(self.command)),
+        }
+    }
+
+    fn reset(&mut self) -> Result<(), Refusal> {
+        if !self.payload.is_empty() {
+            return Err(self.wrong_length("a reset has none"));
+        }
+        if !self.device.resettable() {
+            return Err(Refusal::NotResettable);
+        }
+        // Under way counts as done for the client: the model answers it until the device is back.
+        self.device.reset(self.limits.reset_patience)?;
+        Ok(())
+    }
+}
+
+/// Whether an error of the socket's only says that the client has gone.
+fn is_leaving(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected
+    )
+}

@@ -1,0 +1,178 @@
+//! Regions: what they are, reads and writes.
+
+use uvfio_core::AccessError;
+use zerocopy::FromBytes;
+
+use super::Request;
+use crate::error::Refusal;
+use crate::message::{
+    MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SparseArea, SparseMmap,
+};
+
+impl Request<'_> {
+    pub(super) fn get_region_info(&mut self) -> Result<(), Refusal> {
+        let (asked, _) = self.read::<RegionInfo>("it must have at least 32: a vfio_region_info")?;
+        self.check_argsz(
+            asked.argsz,
+            size_of::<RegionInfo>(),
+            "the reply has at least 32 bytes",
+        )?;
+        let info = self.device.region_info(asked.index)?;
+        let mut flags = RegionFlags::empty();
+        flags.set(RegionFlags::READ, info.read);
+        flags.set(RegionFlags::WRITE, info.write);
+        // Some clients take a descriptor for granted where the flag is set.
+        let memory = info
+            .memory
+            .filter(|_| self.session.takes_fds && !info.mappable.is_empty());
+        flags.set(RegionFlags::MMAP, memory.is_some());
+
+        let mut areas = info.mappable.as_slice();
+        let largest = areas.iter().copied().max_by_key(|&(_, bytes)| bytes);
+        let largest = [largest.unwrap_or_default()];
+        if self.session.one_area {
+            areas = &largest;
+        }
+        // A region that can be mapped whole needs no list.
+        let listed = memory.is_some() && areas != [(0, info.bytes)];
+        let mut argsz = size_of::<RegionInfo>();
+        if listed {
+            flags |= RegionFlags::CAPS;
+            argsz += size_of::<SparseMmap>() + size_of_val(areas);
+        }
+        self.reply.put(&RegionInfo {
+            argsz: argsz as u32,
+            flags: flags.bits(),
+            index: asked.index,
+            // Told even where the capability does not fit: QEMU checks it on both.
+            cap_offset: if listed { size_of::<RegionInfo>() as u32 } else { 0 },
+            bytes: info.bytes,
+            offset: 0,
+        });
+        if listed && argsz <= asked.argsz as usize {
+            self.reply.put(&SparseMmap {
+                id: SparseMmap::ID,
+                version: 1,
+                next: 0,
+                areas: areas.len() as u32,
+                reserved: 0,
+            });
+            for &(offset, bytes) in areas {
+                self.reply.put(&SparseArea { offset, bytes });
+            }
+        }
+        if let Some(memory) = memory {
+            self.reply.put_fd(memory);
+        }
+        Ok(())
+    }
+
+    /// No region has descriptors for accesses, and none is an answer.
+    pub(super) fn get_region_io_fds(&mut self) -> Result<(), Refusal> {
+        let (asked, _) = self.read::<RegionIoFds>("it must have 16: argsz, flags, index, count")?;
+        self.check_argsz(
+            asked.argsz,
+            size_of::<RegionIoFds>(),
+            "the reply has at least 16 bytes",
+        )?;
+        if asked.flags != 0 {
+            return Err(self.field("flags", asked.flags, "it must be 0"));
+        }
+        if asked.count != 0 {
+            return Err(self.field("count", asked.count, "it must be 0 in the request"));
+        }
+        self.device.region_info(asked.index)?;
+        let argsz = size_of::<RegionIoFds>() as u32;
+        self.reply.put(&RegionIoFds {
+            argsz,
+            flags: 0,
+            index: asked.index,
+            count: 0,
+        });
+        Ok(())
+    }
+
+    pub(super) fn region_read(&mut self) -> Result<(), Refusal> {
+        let (access, rest) = self.read::<RegionAccess>("it must have 16: offset, region, count")?;
+        if !rest.is_empty() {
+            return Err(self.wrong_length("a read has 16 and no data"));
+        }
+        let count = self.check_count(&access)?;
+        self.reply.put(&access);
+        self.device
+            .read(access.region, access.offset, self.reply.space(count))?;
+        Ok(())
+    }
+
+    pub(super) fn region_write(&mut self) -> Result<(), Refusal> {
+        let (access, data) = self.read::<RegionAccess>("it must have 16 and the data")?;
+        if self.check_count(&access)? != data.len() {
+            return Err(self.field(
+                "count",
+                access.count,
+                "it must be the number of bytes that follow",
+            ));
+        }
+        self.device.write(access.region, access.offset, data)?;
+        self.reply.put(&access);
+        Ok(())
+    }
+
+    /// The writes are done in their order, up to the first that is refused; the reply says how many were done.
+    /// Only where that is none is the reply an error.
+    pub(super) fn region_write_multi(&mut self) -> Result<(), Refusal> {
+        let (count, writes) = self.read::<u64>("it must have 8 and 24 for each write")?;
+        let needed = usize::try_from(count)
+            .ok()
+            .and_then(|count| count.checked_mul(size_of::<MultiWrite>()));
+        if needed != Some(writes.len()) {
+            return Err(self.field("wr_cnt", count, "24 bytes must follow for each write"));
+        }
+        let each = || {
+            writes
+                .chunks_exact(size_of::<MultiWrite>())
+                .filter_map(|one| MultiWrite::read_from_bytes(one).ok())
+        };
+        if let Some(long) = each().find(|one| one.count as usize > one.data.len()) {
+            return Err(self.field("count", long.count, "one write of several has at most 8 bytes"));
+        }
+        let mut done = 0_u64;
+        for one in each() {
+            let data = one.data.get(..one.count as usize).unwrap_or_default();
+            if let Err(refusal) = self.device.write(one.region, one.offset, data) {
+                self.stop_multi(done, refusal)?;
+                break;
+            }
+            done += 1;
+        }
+        self.reply.put(&done);
+        Ok(())
+    }
+
+    fn stop_multi(&self, done: u64, refusal: AccessError) -> Result<(), Refusal> {
+        if done == 0 {
+            return Err(refusal.into());
+        }
+        if let Some(refusals) = self.refusals.next() {
+            tracing::warn!(
+                target: "audit",
+                device = self.device.name(),
+                refusals,
+                "REGION_WRITE_MULTI stopped after {done} writes: {refusal}"
+            );
+        }
+        Ok(())
+    }
+
+    /// An access's length, within the limit.
+    fn check_count(&self, access: &RegionAccess) -> Result<usize, Refusal> {
+        if access.count > self.limits.max_data_bytes {
+            return Err(self.field(
+                "count",
+                access.count,
+                "it is more than the max_data_xfer_size agreed",
+            ));
+        }
+        Ok(access.count as usize)
+    }
+}

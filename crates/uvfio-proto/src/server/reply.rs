@@ -1,0 +1,87 @@
+//! The reply to one command: a buffer that is kept, so that a region access allocates nothing.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::error::Errno;
+use crate::message::{HEADER_BYTES, Header, HeaderFlags, Kind};
+use crate::transport::{Blocked, Outgoing, SendError};
+
+/// A reply while it is put together.
+#[derive(Debug, Default)]
+pub(super) struct Reply {
+    /// Header and payload. Never shrinks in capacity: a read's data is written straight into it.
+    bytes: Vec<u8>,
+    fd: Option<OwnedFd>,
+    errno: Option<Errno>,
+}
+
+impl Reply {
+    /// Starts an empty one.
+    pub(super) fn begin(&mut self) {
+        self.bytes.clear();
+        self.bytes.resize(HEADER_BYTES, 0);
+        self.fd = None;
+        self.errno = None;
+    }
+
+    /// Appends a structure.
+    pub(super) fn put<T: IntoBytes + Immutable>(&mut self, value: &T) {
+        self.put_bytes(value.as_bytes());
+    }
+
+    /// Appends bytes.
+    pub(super) fn put_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Appends `bytes` zeros, to be filled in place. The caller has checked their number against the limit.
+    pub(super) fn space(&mut self, bytes: usize) -> &mut [u8] {
+        let from = self.bytes.len();
+        self.bytes.resize(from + bytes, 0);
+        self.bytes.get_mut(from..).unwrap_or_default()
+    }
+
+    /// Sends a descriptor with it.
+    pub(super) fn put_fd(&mut self, fd: OwnedFd) {
+        self.fd = Some(fd);
+    }
+
+    /// Makes it an error: a header and nothing else.
+    pub(super) fn refuse(&mut self, errno: Errno) {
+        self.begin();
+        self.errno = Some(errno);
+    }
+
+    /// Sends it in answer to `request`; while the client does not take it, `blocked` is called.
+    pub(super) fn send(
+        &mut self,
+        out: &Outgoing,
+        request: &Header,
+        mut blocked: impl FnMut(),
+    ) -> Result<(), SendError> {
+        let mut blocked = || {
+            blocked();
+            Blocked::Wait
+        };
+        let mut flags = Kind::REPLY;
+        if self.errno.is_some() {
+            flags |= HeaderFlags::ERROR.bits();
+        }
+        let header = Header {
+            id: request.id,
+            command: request.command,
+            bytes: self.bytes.len() as u32,
+            flags,
+            errno: self.errno.map_or(0, |errno| errno.0),
+        };
+        // It always fits: `begin` made the place.
+        let _ = header.write_to_prefix(&mut self.bytes);
+        let fd = self.fd.take();
+        match &fd {
+            Some(fd) => out.send(&[&self.bytes, &[]], &[fd.as_fd()], &mut blocked),
+            None => out.send(&[&self.bytes, &[]], &[], &mut blocked),
+        }
+    }
+}

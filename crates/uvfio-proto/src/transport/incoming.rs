@@ -1,0 +1,248 @@
+//! The reading end.
+
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use rustix::cmsg_space;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use zerocopy::FromBytes;
+
+use super::{MAX_FDS, ReceiveError};
+use crate::message::{HEADER_BYTES, Header};
+
+/// The buffer of an idle connection, bytes.
+const FIRST_BYTES: usize = 8 * 1024;
+
+/// Reads messages from a stream, through one buffer that grows to the longest message seen.
+///
+/// One `recvmsg` takes all that is there, so that a message that came whole costs one call. Nothing is
+/// allocated from a number on the wire beyond the limit.
+#[derive(Debug)]
+pub struct Incoming {
+    stream: Arc<UnixStream>,
+    buffer: Vec<u8>,
+    /// What of the buffer has been received and not given out.
+    start: usize,
+    end: usize,
+    /// How many bytes came before `buffer[0]`.
+    before: u64,
+    /// Descriptors of messages not given out yet.
+    arrived: Vec<Arrived>,
+    /// Where descriptors were lost: at most twice, as [`note_loss`](Self::note_loss) says.
+    lost: Vec<u64>,
+    limit: usize,
+}
+
+/// A descriptor, with the byte of the stream that it came with.
+#[derive(Debug)]
+struct Arrived {
+    at: u64,
+    fd: OwnedFd,
+}
+
+/// A message; its payload is [`Incoming::payload`] until the next is read.
+#[derive(Debug)]
+pub struct Message {
+    /// Its header.
+    pub header: Header,
+    /// The descriptors that came with it, at most [`MAX_FDS`], all close-on-exec.
+    pub fds: Vec<OwnedFd>,
+    /// Whether descriptors were lost: too many, or this process can have no more.
+    pub fds_lost: bool,
+    payload: Range<usize>,
+}
+
+impl Incoming {
+    /// Reads `stream`; a message longer than `limit` bytes with its header is an error.
+    #[must_use]
+    pub fn new(stream: Arc<UnixStream>, limit: usize) -> Self {
+        let limit = limit.max(HEADER_BYTES);
+        Self {
+            stream,
+            buffer: vec![0; FIRST_BYTES.min(limit)],
+            start: 0,
+            end: 0,
+            before: 0,
+            arrived: Vec::new(),
+            lost: Vec::new(),
+            limit,
+        }
+    }
+
+    /// The next message; `None` where the other side has closed after the last one. Waits for it.
+    ///
+    /// A time-out of the socket's is [`ReceiveError::Io`] (`WouldBlock`), after which the same message can be
+    /// waited for again.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    pub fn next_message(&mut self) -> Result<Option<Message>, ReceiveError> {
+        loop {
+            let received = self.buffer.get(self.start..self.end).unwrap_or_default();
+            let want = match Header::read_from_prefix(received) {
+                Ok((header, _)) => {
+                    let bytes = self.check(&header)?;
+                    if bytes <= received.len() {
+                        return Ok(Some(self.take(header, bytes)));
+                    }
+                    bytes
+                }
+                Err(_) => HEADER_BYTES,
+            };
+            self.make_room(want);
+            if self.receive(RecvFlags::empty())? == 0 {
+                return match self.end - self.start {
+                    0 => Ok(None),
+                    have => Err(ReceiveError::CutShort { have }),
+                };
+            }
+        }
+    }
+
+    /// Whether a whole message lies in the buffer, so that it need not be waited for.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let received = self.buffer.get(self.start..self.end).unwrap_or_default();
+        match Header::read_from_prefix(received) {
+            Ok((header, _)) => self.check(&header).is_ok_and(|bytes| bytes <= received.len()),
+            Err(_) => false,
+        }
+    }
+
+    /// Takes in what is there without waiting, as far as the buffer may grow. Payloads given out are lost.
+    ///
+    /// It stops where descriptors come, so that only one message of those taken in can have any. What goes wrong
+    /// here goes wrong again, or shows as the stream's end, in [`next_message`](Self::next_message).
+    pub fn take_in(&mut self) {
+        while self.arrived.is_empty() && self.lost.is_empty() {
+            let held = self.end - self.start;
+            if held >= self.limit {
+                return;
+            }
+            self.make_room((held + FIRST_BYTES).min(self.limit));
+            if !matches!(self.receive(RecvFlags::DONTWAIT), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    /// The payload of the message that [`next_message`](Self::next_message) gave last.
+    #[must_use]
+    pub fn payload(&self, message: &Message) -> &[u8] {
+        self.buffer.get(message.payload.clone()).unwrap_or_default()
+    }
+
+    /// The length of the message that `header` begins.
+    fn check(&self, header: &Header) -> Result<usize, ReceiveError> {
+        let &Header {
+            id, command, bytes, ..
+        } = header;
+        match usize::try_from(bytes).unwrap_or(usize::MAX) {
+            short if short < HEADER_BYTES => Err(ReceiveError::TooShort { id, command, bytes }),
+            long if long > self.limit => Err(ReceiveError::TooLong {
+                id,
+                command,
+                bytes,
+                limit: self.limit,
+            }),
+            fits => Ok(fits),
+        }
+    }
+
+    /// Gives out the first `bytes` received as a message, with the descriptors that came within them.
+    fn take(&mut self, header: Header, bytes: usize) -> Message {
+        let payload = self.start + HEADER_BYTES..self.start + bytes;
+        self.start += bytes;
+        let end = self.before + self.start as u64;
+        let mut message = Message {
+            header,
+            fds: Vec::new(),
+            fds_lost: false,
+            payload,
+        };
+        if !self.arrived.is_empty() {
+            for Arrived { fd, .. } in self.arrived.extract_if(.., |arrived| arrived.at < end) {
+                if message.fds.len() < MAX_FDS {
+                    message.fds.push(fd);
+                } else {
+                    message.fds_lost = true;
+                }
+            }
+        }
+        if !self.lost.is_empty() {
+            message.fds_lost |= self.lost.extract_if(.., |at| *at < end).count() > 0;
+        }
+        message
+    }
+
+    /// Makes the buffer hold a message of `want` bytes from `start` on.
+    fn make_room(&mut self, want: usize) {
+        if self.start == self.end {
+            self.before += self.end as u64;
+            (self.start, self.end) = (0, 0);
+        }
+        if self.start + want > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.before += self.start as u64;
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if want > self.buffer.len() {
+            self.buffer.resize(want.next_power_of_two().min(self.limit), 0);
+        }
+    }
+
+    /// Receives what there is, and gives the number of bytes: 0 at the stream's end.
+    fn receive(&mut self, flags: RecvFlags) -> Result<usize, ReceiveError> {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
+        let got = loop {
+            let mut pieces = [IoSliceMut::new(free)];
+            match recvmsg(
+                &*self.stream,
+                &mut pieces,
+                &mut control,
+                flags | RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other.map_err(std::io::Error::from)?,
+            }
+        };
+        self.end += got.bytes;
+        let at = (self.before + self.end as u64).saturating_sub(1);
+        let mut lost = got.flags.contains(ReturnFlags::CTRUNC);
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                for fd in fds {
+                    // A message that comes byte by byte may bring more than one call can.
+                    if self.arrived.len() < 2 * MAX_FDS {
+                        self.arrived.push(Arrived { at, fd });
+                    } else {
+                        lost = true;
+                    }
+                }
+            }
+        }
+        if lost {
+            self.note_loss(at);
+        }
+        Ok(got.bytes)
+    }
+
+    /// Keeps in mind that the message that holds byte `at` has lost descriptors.
+    ///
+    /// Two places are enough. While there is one, it is received only when the first message is incomplete, so
+    /// that every place lies in that one, except the last, which may lie in another; and the first place is never
+    /// given up.
+    fn note_loss(&mut self, at: u64) {
+        if self.lost.len() < 2 {
+            self.lost.push(at);
+        } else if let Some(last) = self.lost.last_mut() {
+            *last = at;
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! edu as its user sees it: through a virtual device, with configuration space, interrupts and DMA.
+#![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, SealFlags};
+use uvfio_core::{
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, IrqAction, IrqData, IrqIndex, Policy, ResetProgress,
+    SetIrqs, VirtualDevice, region_index::CONFIG,
+};
+use uvfio_soft::edu::{
+    BUFFER_AT, BUFFER_BYTES, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, Config, Edu, INTERRUPT_DMA,
+    INTERRUPT_FACTORIAL, Reg, STATUS_COMPUTING, STATUS_INTERRUPT,
+};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const MEMORY_BYTES: u64 = 1 << 20;
+const IOVA: u64 = 0x10_0000;
+
+/// A driver and its memory.
+struct Driver {
+    device: Arc<VirtualDevice>,
+    memory: File,
+}
+
+impl Driver {
+    /// A user with BAR 0 placed, memory and bus master on, 1 MiB of memory at [`IOVA`].
+    fn new() -> Self {
+        let driver = Self::bare(Config::default(), None);
+        driver.map(IOVA, MEMORY_BYTES);
+        driver
+    }
+
+    fn bare(config: Config, messages: Option<Arc<dyn DmaMessages>>) -> Self {
+        let edu = Edu::new(config).expect("edu's thread starts");
+        let device = VirtualDevice::new(edu, &Policy::default()).expect("a virtual device");
+        let memory = rustix::fs::memfd_create("edu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .expect("a memfd");
+        rustix::fs::ftruncate(&memory, MEMORY_BYTES).expect("its size");
+        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK).expect("its seal");
+        let driver = Self {
+            device,
+            memory: memory.into(),
+        };
+        driver.arrive(messages);
+        driver
+    }
+
+    /// A user comes.
+    fn arrive(&self, messages: Option<Arc<dyn DmaMessages>>) {
+        self.device.attach(messages);
+        self.config(0x10, &0xfea0_0000_u32.to_le_bytes());
+        self.config(0x04, &[0x06, 0x00]);
+    }
+
+    fn map(&self, iova: u64, bytes: u64) {
+        let file = self.memory.as_fd().try_clone_to_owned().expect("a duplicate");
+        let backing = Some(Backing { file, offset: 0 });
+        let map = DmaMap {
+            iova,
+            bytes,
+            access: DmaAccess::all(),
+            backing,
+        };
+        self.device.dma_map(map).expect("mapped");
+    }
+
+    fn config(&self, offset: u64, data: &[u8]) {
+        self.device
+            .write(CONFIG, offset, data)
+            .expect("configuration space is written");
+    }
+
+    fn read(&self, register: Reg) -> u32 {
+        let mut data = [0; 4];
+        self.device
+            .read(0, register.offset(), &mut data)
+            .expect("BAR 0 is read");
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&self, register: Reg, value: u64) {
+        let data = value.to_le_bytes();
+        let wide = register.offset() >= Reg::DmaSource.offset();
+        let data = if wide { &data[..] } else { &data[..4] };
+        self.device
+            .write(0, register.offset(), data)
+            .expect("BAR 0 is written");
+    }
+
+    /// Attaches `count` eventfds to vectors 0.. of an index.
+    fn enable(&self, index: IrqIndex, count: u32) -> Vec<OwnedFd> {
+        let fds: Vec<OwnedFd> = (0..count)
+            .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd"))
+            .collect();
+        let given = fds
+            .iter()
+            .map(|fd| Some(fd.try_clone().expect("a duplicate")))
+            .collect();
+        let request = SetIrqs {
+            index: index as u32,
+            start: 0,
+            count,
+            action: IrqAction::Trigger,
+            data: IrqData::EventFd(given),
+        };
+        self.device.set_irqs(request).expect("interrupts are enabled");
+        fds
+    }
+
+    fn unmask_intx(&self) {
+        let request = SetIrqs {
+            index: IrqIndex::Intx as u32,
+            start: 0,
+            count: 1,
+            action: IrqAction::Unmask,
+            data: IrqData::None,
+        };
+        self.device.set_irqs(request).expect("INTx is unmasked");
+    }
+
+    fn start_dma(&self, source: u64, destination: u64, count: u64, flags: u64) {
+        self.write(Reg::DmaSource, source);
+        self.write(Reg::DmaDestination, destination);
+        self.write(Reg::DmaCount, count);
+        self.write(Reg::DmaCommand, COMMAND_RUN | flags);
+    }
+
+    fn dma(&self, source: u64, destination: u64, count: u64, flags: u64) {
+        self.start_dma(source, destination, count, flags);
+        until("the DMA command's run bit clears", || {
+            u64::from(self.read(Reg::DmaCommand)) & COMMAND_RUN == 0
+        });
+    }
+
+    fn memory(&self, offset: u64, bytes: usize) -> Vec<u8> {
+        let mut data = vec![0; bytes];
+        self.memory
+            .read_exact_at(&mut data, offset)
+            .expect("memory is read");
+        data
+    }
+
+    /// What the device's buffer holds, fetched by DMA.
+    fn buffer(&self) -> Vec<u8> {
+        self.dma(
+            BUFFER_AT,
+            IOVA + 0x8_0000,
+            BUFFER_BYTES as u64,
+            COMMAND_FROM_DEVICE,
+        );
+        self.memory(0x8_0000, BUFFER_BYTES)
+    }
+
+    fn fill_buffer(&self) -> Vec<u8> {
+        let data: Vec<u8> = (0..BUFFER_BYTES).map(|n| (n % 253) as u8 + 1).collect();
+        self.memory.write_all_at(&data, 0).expect("memory is written");
+        self.dma(IOVA, BUFFER_AT, BUFFER_BYTES as u64, 0);
+        data
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let late = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < late, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How often an eventfd was signalled since the last time.
+fn taken(fd: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(fd, &mut count) {
+        Ok(8) => u64::from_ne_bytes(count),
+        _ => 0,
+    }
+}
+
+#[track_caller]
+fn arrives(fds: &[OwnedFd], vector: usize) {
+    let mut counts = vec![0; fds.len()];
+    until(&format!("vector {vector} arrives"), || {
+        for (count, fd) in counts.iter_mut().zip(fds) {
+            *count += taken(fd);
+        }
+        counts.iter().any(|n| *n > 0)
+    });
+    let expected: Vec<u64> = (0..fds.len()).map(|n| u64::from(n == vector)).collect();
+    assert_eq!(counts, expected, "interrupts that arrived, by vector");
+}
+
+#[test]
+fn its_identity_and_registers_are_those_of_qemus() {
+    let driver = Driver::new();
+    let mut ids = [0; 4];
+    driver
+        .device
+        .read(CONFIG, 0, &mut ids)
+        .expect("configuration space is read");
+    assert_eq!(ids, [0x34, 0x12, 0xe8, 0x11], "vendor and device ID");
+    assert_eq!(
+        driver.device.region_info(0).expect("BAR 0").bytes,
+        1 << 20,
+        "bytes of BAR 0"
+    );
+    assert_eq!(driver.read(Reg::Identification), 0x0100_00ed);
+    driver.write(Reg::Liveness, 0x1234_5678);
+    assert_eq!(driver.read(Reg::Liveness), 0xedcb_a987);
+}
+
+#[test]
+fn each_of_eight_messages_reaches_its_own_eventfd() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    for message in 0..8 {
+        driver.write(Reg::InterruptRaise, 1 << message);
+        arrives(&fds, message);
+    }
+    assert_eq!(driver.read(Reg::InterruptStatus), 0xff);
+}
+
+#[test]
+fn with_one_message_granted_every_interrupt_is_that_message() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 1);
+    for bit in [0, 1, 7, 8, 31] {
+        driver.write(Reg::InterruptRaise, 1 << bit);
+        arrives(&fds, 0);
+    }
+}
+
+#[test]
+fn intx_stays_asserted_until_every_bit_is_acknowledged() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Intx, 1);
+    driver.write(Reg::InterruptRaise, 0x3);
+    arrives(&fds, 0);
+    driver.write(Reg::InterruptAcknowledge, 0x1);
+    driver.unmask_intx();
+    arrives(&fds, 0);
+    driver.write(Reg::InterruptAcknowledge, 0x2);
+    driver.unmask_intx();
+    let mut status = [0; 2];
+    driver
+        .device
+        .read(CONFIG, 0x06, &mut status)
+        .expect("STATUS is read");
+    assert_eq!(
+        status[0] & 0x08,
+        0,
+        "STATUS bit 3 (interrupt) with nothing raised"
+    );
+    assert_eq!(taken(&fds[0]), 0, "interrupts after everything was acknowledged");
+}
+
+#[test]
+fn a_factorial_is_computed_and_raises_its_interrupt_if_asked() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    driver.write(Reg::Status, u64::from(STATUS_INTERRUPT));
+    driver.write(Reg::Factorial, 10);
+    arrives(&fds, 0);
+    assert_eq!(driver.read(Reg::Factorial), 3_628_800, "10!");
+    assert_eq!(driver.read(Reg::InterruptStatus), INTERRUPT_FACTORIAL);
+    assert_eq!(
+        driver.read(Reg::Status),
+        STATUS_INTERRUPT,
+        "status once it is done"
+    );
+
+    driver.write(Reg::Status, 0);
+    driver.write(Reg::Factorial, u64::from(u32::MAX));
+    until("a factorial without interrupt ends", || {
+        driver.read(Reg::Status) & STATUS_COMPUTING == 0
+    });
+    assert_eq!(driver.read(Reg::Factorial), 0, "4294967295! modulo 2^32");
+    assert!(
+        fds.iter().all(|fd| taken(fd) == 0),
+        "an interrupt that was not asked for"
+    );
+}
+
+#[test]
+fn dma_goes_both_ways_and_raises_its_interrupt_if_asked() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    let data = driver.fill_buffer();
+    assert_eq!(
+        driver.read(Reg::InterruptStatus),
+        0,
+        "interrupt status without interrupt asked"
+    );
+    driver.dma(
+        BUFFER_AT + 16,
+        IOVA + 0x4_0000,
+        100,
+        COMMAND_FROM_DEVICE | COMMAND_INTERRUPT,
+    );
+    arrives(&fds, 0);
+    assert_eq!(driver.read(Reg::InterruptStatus), INTERRUPT_DMA);
+    assert_eq!(
+        driver.memory(0x4_0000, 100),
+        data[16..116],
+        "bytes fetched from the buffer"
+    );
+    assert_eq!(driver.memory(0x4_0000 - 8, 8), [0; 8], "bytes before them");
+    assert_eq!(driver.memory(0x4_0000 + 100, 8), [0; 8], "bytes after them");
+}
+
+#[test]
+fn a_transfer_outside_the_buffer_moves_nothing_and_raises_nothing() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    let data = driver.fill_buffer();
+    for (inside, count) in [
+        (BUFFER_AT, 4097),
+        (BUFFER_AT - 1, 2),
+        (BUFFER_AT + 4095, 2),
+        (0, 8),
+        (u64::MAX, 8),
+    ] {
+        driver.dma(IOVA + 0x1000, inside, count, COMMAND_INTERRUPT);
+        driver.dma(
+            inside,
+            IOVA + 0x2000,
+            count,
+            COMMAND_FROM_DEVICE | COMMAND_INTERRUPT,
+        );
+        assert_eq!(
+            driver.memory(0x2000, 8192),
+            [0; 8192],
+            "memory after {count} bytes from {inside:#x}"
+        );
+    }
+    assert_eq!(driver.buffer(), data, "the buffer after transfers outside it");
+    assert_eq!(driver.read(Reg::InterruptStatus), 0);
+    assert!(
+        fds.iter().all(|fd| taken(fd) == 0),
+        "an interrupt of a refused transfer"
+    );
+}
+
+#[test]
+fn without_bus_master_or_a_mapping_no_data_move_but_the_transfer_ends() {
+    let driver = Driver::new();
+    let data = driver.fill_buffer();
+    driver.dma(IOVA + MEMORY_BYTES, BUFFER_AT, 8, 0);
+    driver.config(0x04, &[0x02, 0x00]);
+    driver.dma(IOVA + 0x1000, BUFFER_AT, 8, 0);
+    driver.dma(BUFFER_AT, IOVA + 0x1000, 8, COMMAND_FROM_DEVICE);
+    driver.config(0x04, &[0x06, 0x00]);
+    assert_eq!(
+        driver.memory(0x1000, 8),
+        [0; 8],
+        "memory after a transfer with bus master off"
+    );
+    assert_eq!(
+        driver.buffer(),
+        data,
+        "the buffer after transfers that reached no memory"
+    );
+}
+
+#[test]
+fn address_bits_above_the_mask_are_cut_off() {
+    let driver = Driver::new();
+    let data = driver.fill_buffer();
+    driver.dma(BUFFER_AT, (1 << 28) | (IOVA + 0x4000), 8, COMMAND_FROM_DEVICE);
+    assert_eq!(driver.memory(0x4000, 8), data[..8]);
+
+    let wide = Driver::bare(Config { dma_mask: u64::MAX }, None);
+    wide.map((1 << 40) + IOVA, MEMORY_BYTES);
+    wide.memory
+        .write_all_at(&[0xa5; 8], 0)
+        .expect("memory is written");
+    wide.dma((1 << 40) + IOVA, BUFFER_AT, 8, 0);
+    wide.dma(BUFFER_AT, (1 << 40) + IOVA + 0x4000, 8, COMMAND_FROM_DEVICE);
+    assert_eq!(
+        wide.memory(0x4000, 8),
+        [0xa5; 8],
+        "8 bytes by an address past 28 bits"
+    );
+}
+
+#[test]
+fn a_function_level_reset_forgets_everything_but_configuration() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    driver.fill_buffer();
+    driver.write(Reg::Liveness, 1);
+    driver.write(Reg::InterruptRaise, 4);
+    arrives(&fds, 2);
+    assert_eq!(
+        driver.device.reset(PATIENCE).expect("it is reset"),
+        ResetProgress::Done
+    );
+    assert_eq!(driver.read(Reg::Liveness), 0);
+    assert_eq!(driver.read(Reg::InterruptStatus), 0);
+    assert_eq!(driver.buffer(), [0; BUFFER_BYTES], "the buffer after a reset");
+    driver.write(Reg::InterruptRaise, 8);
+    arrives(&fds, 3);
+}
+
+#[test]
+fn the_next_user_finds_nothing_of_the_last() {
+    let driver = Driver::new();
+    driver.fill_buffer();
+    driver.write(Reg::Liveness, 1);
+    driver.device.detach().expect("it comes back");
+    driver.arrive(None);
+    driver.map(IOVA, MEMORY_BYTES);
+    assert_eq!(driver.read(Reg::Liveness), 0);
+    assert_eq!(driver.buffer(), [0; BUFFER_BYTES], "the buffer of the next user");
+}
+
+/// A user who never answers.
+#[derive(Debug, Default)]
+struct Silent {
+    asked: AtomicBool,
+    abandoned: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Silent {
+    fn wait(&self, iova: u64) -> DmaError {
+        let mut abandoned = self.abandoned.lock().expect("not poisoned");
+        self.asked.store(true, Ordering::SeqCst);
+        while !*abandoned {
+            abandoned = self.changed.wait(abandoned).expect("not poisoned");
+        }
+        *abandoned = false;
+        DmaError::Message {
+            iova,
+            why: "abandoned",
+        }
+    }
+}
+
+impl DmaMessages for Silent {
+    fn read(&self, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
+        Err(self.wait(iova))
+    }
+
+    fn write(&self, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
+        Err(self.wait(iova))
+    }
+
+    fn abandon(&self) {
+        if self.asked.swap(false, Ordering::SeqCst) {
+            *self.abandoned.lock().expect("not poisoned") = true;
+            self.changed.notify_all();
+        }
+    }
+}
+
+#[test]
+fn a_user_who_never_answers_holds_up_neither_accesses_nor_a_reset() {
+    let silent = Arc::new(Silent::default());
+    let driver = Driver::bare(
+        Config::default(),
+        Some(Arc::clone(&silent) as Arc<dyn DmaMessages>),
+    );
+    let map = DmaMap {
+        iova: IOVA,
+        bytes: MEMORY_BYTES,
+        access: DmaAccess::all(),
+        backing: None,
+    };
+    driver.device.dma_map(map).expect("mapped");
+    driver.start_dma(BUFFER_AT, IOVA, 8, COMMAND_FROM_DEVICE | COMMAND_INTERRUPT);
+    until("the device asks for memory", || {
+        silent.asked.load(Ordering::SeqCst)
+    });
+    assert_eq!(
+        driver.read(Reg::Identification),
+        0x0100_00ed,
+        "a register while DMA waits"
+    );
+    assert_eq!(
+        driver.read(Reg::DmaCommand) & 1,
+        1,
+        "the command's run bit while DMA waits"
+    );
+    assert_eq!(
+        driver.device.reset(PATIENCE).expect("it is reset"),
+        ResetProgress::Done
+    );
+    assert_eq!(driver.read(Reg::DmaCommand), 0, "the command after the reset");
+    assert_eq!(
+        driver.read(Reg::InterruptStatus),
+        0,
+        "an interrupt of before the reset"
+    );
+}

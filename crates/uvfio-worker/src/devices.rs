@@ -1,0 +1,66 @@
+//! The table of devices. A new software device is one row here.
+
+use std::sync::Arc;
+
+use uvfio_core::Device;
+use uvfio_soft::edu;
+
+use crate::nvme;
+use crate::spec::{BuildError, Opt, SpecError, number};
+
+/// Makes a device; may be called again for another.
+pub(crate) type Constructor = Box<dyn Fn() -> Result<Arc<dyn Device>, BuildError> + Send + Sync>;
+
+/// One kind of device.
+pub struct Kind {
+    /// As on the command line.
+    pub name: &'static str,
+    /// One line for the help.
+    pub summary: &'static str,
+    /// Its options, for the help.
+    pub usage: &'static str,
+    /// A specification that always works.
+    pub example: &'static str,
+    pub(crate) parse: fn(&[Opt]) -> Result<Constructor, SpecError>,
+}
+
+/// All devices.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "edu",
+        summary: "the educational device: liveness check, factorial, eight MSI messages, DMA buffer",
+        usage: EDU_USAGE,
+        example: "edu",
+        parse: parse_edu,
+    },
+    Kind {
+        name: "nvme",
+        summary: "an NVMe controller over image files or memory",
+        usage: nvme::USAGE,
+        example: "nvme,mem=1M",
+        parse: nvme::parse,
+    },
+];
+
+const EDU_USAGE: &str = "dma_mask=MASK";
+
+fn parse_edu(options: &[Opt]) -> Result<Constructor, SpecError> {
+    let mut config = edu::Config::default();
+    for option in options {
+        match option.key.as_str() {
+            "dma_mask" => {
+                let mask = |text: &str| number(text).filter(|mask| *mask != 0);
+                config.dma_mask =
+                    option.value("edu", "dma_mask", "a number such as 0xffffffff, not 0", mask)?;
+            }
+            _ => {
+                return Err(SpecError::UnknownOption {
+                    device: "edu",
+                    option: option.key.clone(),
+                    allowed: EDU_USAGE,
+                });
+            }
+        }
+    }
+    Ok(Box::new(move || Ok(edu::Edu::new(config)?)))
+}

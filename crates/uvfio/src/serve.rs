@@ -1,0 +1,151 @@
+//! `uvfio serve`: a device for one user at a time.
+
+use std::io::{IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use tracing_subscriber::EnvFilter;
+use uvfio_core::Policy;
+use uvfio_worker::{Control, DeviceSpec, Ended, KINDS, SocketFile, Source};
+
+use crate::exit::Failure;
+use crate::{ViewArg, inherited};
+
+/// Serve a device to one user after another.
+///
+/// SIGTERM ends it in order. SIGUSR1 takes the device away from its user: it then reads all ones, as after a surprise
+/// removal, and the server ends when that user leaves.
+#[derive(Debug, clap::Args)]
+#[command(after_help = devices_help())]
+pub(crate) struct Args {
+    /// The device: NAME[,OPTION[=VALUE]]...
+    device: String,
+    /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not).
+    #[arg(
+        long,
+        alias = "socket-path",
+        value_name = "PATH",
+        required_unless_present = "fd",
+        conflicts_with = "fd"
+    )]
+    socket: Option<PathBuf>,
+    /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
+    #[arg(long, value_name = "N")]
+    fd: Option<u16>,
+    /// What the user sees of the device.
+    #[arg(long, value_enum, default_value = "virtual")]
+    view: ViewArg,
+    /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
+    /// going are the target `audit`.
+    #[arg(long, value_name = "LEVEL", default_value = "warn,audit=info")]
+    log: String,
+}
+
+pub(crate) fn devices_help() -> String {
+    let mut text = String::from("Devices:\n");
+    for kind in KINDS {
+        text += &format!("  {:<5} {}\n        {}\n", kind.name, kind.summary, kind.usage);
+    }
+    text + "\nA comma in a value is written twice."
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.log)
+        .map_err(|e| Failure::usage(format_args!("--log {:?} is not a level or filter: {e}", args.log)))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // A log that nobody reads any more is no reason to end.
+        .log_internal_errors(false)
+        .init();
+
+    let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
+    let control = Control::new().map_err(Failure::running)?;
+    control.follow_signals().map_err(Failure::running)?;
+    let device = spec.build().map_err(Failure::usage)?;
+    // Last, so that who finds the socket finds the device.
+    let place = Place::open(args)?;
+    let policy = Policy {
+        view: args.view.into(),
+        ..Policy::default()
+    };
+
+    place.announce(&spec);
+    match uvfio_worker::run(place.source()?, device, &policy, &control).map_err(Failure::running)? {
+        Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
+        Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
+        Ended::Gone => say(format_args!(
+            "uvfio: {spec} has ended: it was taken away, and its user has left"
+        )),
+    }
+    Ok(())
+}
+
+/// A line on standard error; whether anybody reads it is not the device's concern.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Where the user comes from.
+enum Place {
+    File(SocketFile),
+    Listener(UnixListener),
+    Connected(UnixStream),
+}
+
+impl Place {
+    fn open(args: &Args) -> Result<Self, Failure> {
+        match (&args.socket, args.fd) {
+            (Some(path), _) => SocketFile::listen(path).map(Self::File).map_err(Failure::usage),
+            (None, Some(number)) => Self::from_descriptor(number),
+            (None, None) => Err(Failure::usage("give --socket PATH or --fd N")),
+        }
+    }
+
+    fn from_descriptor(number: u16) -> Result<Self, Failure> {
+        let bad = |why: &str| Failure::usage(format_args!("--fd {number} {why}"));
+        let fd: OwnedFd = inherited::duplicate(number).map_err(|_| bad("is not an open descriptor"))?;
+        let stream = sockopt::socket_domain(&fd).is_ok_and(|domain| domain == AddressFamily::UNIX)
+            && sockopt::socket_type(&fd).is_ok_and(|kind| kind == SocketType::STREAM);
+        if !stream {
+            return Err(bad("is not a UNIX stream socket"));
+        }
+        if sockopt::socket_acceptconn(&fd).unwrap_or(false) {
+            return Ok(Self::Listener(fd.into()));
+        }
+        if rustix::net::getpeername(&fd).is_err() {
+            return Err(bad("is a socket that neither listens nor is connected"));
+        }
+        Ok(Self::Connected(fd.into()))
+    }
+
+    fn source(&self) -> Result<Source<'_>, Failure> {
+        Ok(match self {
+            Self::File(file) => Source::Listener(file.listener()),
+            Self::Listener(listener) => Source::Listener(listener),
+            Self::Connected(stream) => Source::Connected(stream.try_clone().map_err(Failure::running)?),
+        })
+    }
+
+    /// Says that the device can be attached to, and how.
+    fn announce(&self, spec: &DeviceSpec) {
+        match self {
+            Self::File(file) => {
+                let device = serde_json::json!({
+                    "driver": "vfio-user-pci",
+                    "socket": { "type": "unix", "path": file.path() },
+                });
+                say(format_args!(
+                    "uvfio: {spec} listens on {}; attach with: qemu-system-x86_64 -m 1G \
+                     -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
+                    file.path().display(),
+                ));
+            }
+            Self::Listener(_) => say(format_args!("uvfio: {spec} listens on the socket it was given")),
+            Self::Connected(_) => say(format_args!("uvfio: {spec} serves the user it was given")),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `uvfio serve` as a process, and its users in another.
+#![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use uvfio_core::region_index::CONFIG;
+use uvfio_proto::Client;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Server {
+    fn listening(device: &str, socket: &Path) -> Self {
+        let mut server = Self::start(
+            &["serve", device, "--socket", &socket.display().to_string()],
+            Stdio::null(),
+        );
+        let late = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            assert!(
+                server.0.try_wait().expect("its status").is_none(),
+                "the server has ended: {}",
+                server.said()
+            );
+            assert!(Instant::now() < late, "no socket after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server
+    }
+
+    fn start(args: &[&str], stdin: impl Into<Stdio>) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_uvfio"))
+            .args(args)
+            .stdin(stdin)
+            .stderr(Stdio::piped())
+            .spawn();
+        Self(command.expect("the command starts"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.0.id().cast_signed()).expect("a process");
+        kill_process(pid, signal).expect("signalled");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let late = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().expect("its status") {
+                return status;
+            }
+            assert!(Instant::now() < late, "the server still runs after {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All that an ended server wrote to stderr.
+    fn said(&mut self) -> String {
+        let mut text = String::new();
+        self.0
+            .stderr
+            .take()
+            .expect("its stderr")
+            .read_to_string(&mut text)
+            .expect("text");
+        text
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("device.sock");
+    (folder, socket)
+}
+
+fn identity(user: &mut Client) -> [u8; 4] {
+    let mut data = [0; 4];
+    user.read(CONFIG, 0, &mut data)
+        .expect("configuration space is read");
+    data
+}
+
+#[test]
+fn a_user_in_another_process_is_served_and_sigterm_ends_the_server_in_order() {
+    let (_folder, socket) = place();
+    let mut server = Server::listening("edu", &socket);
+    let mode = std::fs::metadata(&socket).expect("is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "mode {mode:o} of the socket");
+    let mut user = Client::connect(&socket).expect("attached");
+    assert_eq!(identity(&mut user), [0x34, 0x12, 0xe8, 0x11]);
+
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert!(!socket.exists(), "the socket file is still there");
+    let said = server.said();
+    let first = said
+        .lines()
+        .find(|line| line.contains("listens on"))
+        .expect("it says that it listens");
+    for part in [
+        "vfio-user-pci",
+        "memory-backend-memfd",
+        &socket.display().to_string(),
+    ] {
+        assert!(first.contains(part), "{part:?} is missing in: {first}");
+    }
+    assert!(
+        said.contains("attached"),
+        "the audit log does not tell of the user: {said}"
+    );
+}
+
+#[test]
+fn sigusr1_takes_the_device_away_and_the_server_ends_when_its_user_leaves() {
+    let (_folder, socket) = place();
+    let mut server = Server::listening("edu", &socket);
+    let mut user = Client::connect(&socket).expect("attached");
+    server.signal(Signal::USR1);
+    let late = Instant::now() + PATIENCE;
+    while identity(&mut user) != [0xff; 4] {
+        assert!(Instant::now() < late, "the device is still there after SIGUSR1");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(user);
+    assert!(server.wait().success());
+    let said = server.said();
+    assert!(
+        said.contains("it was taken away, and its user has left"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_socket_left_by_a_killed_server_is_taken_over() {
+    let (_folder, socket) = place();
+    let mut killed = Server::listening("edu", &socket);
+    killed.signal(Signal::KILL);
+    assert!(!killed.wait().success());
+    assert!(socket.exists(), "a killed server leaves its socket");
+    let _server = Server::start(
+        &["serve", "edu", "--socket", &socket.display().to_string()],
+        Stdio::null(),
+    );
+    let late = Instant::now() + PATIENCE;
+    let mut user = loop {
+        match Client::connect(&socket) {
+            Ok(user) => break user,
+            Err(error) => assert!(Instant::now() < late, "no server after {PATIENCE:?}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(identity(&mut user), [0x34, 0x12, 0xe8, 0x11]);
+}
+
+#[test]
+fn a_connected_descriptor_is_served_until_its_user_leaves() {
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    let mut server = Server::start(&["serve", "edu", "--fd", "0"], OwnedFd::from(theirs));
+    let mut user = Client::new(ours).expect("attached");
+    assert_eq!(identity(&mut user), [0x34, 0x12, 0xe8, 0x11]);
+    drop(user);
+    let status = server.wait();
+    assert!(status.success(), "{status}: {}", server.said());
+}
+
+#[test]
+fn a_listening_descriptor_is_served_user_after_user() {
+    let (_folder, socket) = place();
+    let listener = UnixListener::bind(&socket).expect("listens");
+    let mut server = Server::start(&["serve", "edu", "--fd", "0"], OwnedFd::from(listener));
+    for _ in 0..2 {
+        assert_eq!(
+            identity(&mut Client::connect(&socket).expect("attached")),
+            [0x34, 0x12, 0xe8, 0x11]
+        );
+    }
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    assert!(socket.exists(), "the socket is not the server's to remove");
+}
+
+#[test]
+fn an_image_that_one_server_has_is_refused_to_another() {
+    let (folder, socket) = place();
+    let image = format!("nvme,file={},size=1M", folder.path().join("disk.img").display());
+    let mut server = Server::listening(&image, &socket);
+    let other = folder.path().join("other.sock");
+    let mut second = Server::start(
+        &["serve", &image, "--socket", &other.display().to_string()],
+        Stdio::null(),
+    );
+    assert_eq!(second.wait().code(), Some(2));
+    let said = second.said();
+    assert!(said.contains("in use by another process"), "{said}");
+    assert!(!other.exists(), "a socket was left behind");
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}

@@ -1,0 +1,78 @@
+//! What scenarios run inside a virtual machine: users of the kernel's VFIO and of our own server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod abuse;
+mod edu;
+mod nvme;
+mod report;
+mod vfio;
+
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(about = "Checks a device from inside a virtual machine")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// An edu device that vfio-pci owns
+    Edu {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+        /// How many MSI messages it must offer
+        #[arg(long, default_value_t = 1)]
+        messages: u32,
+    },
+    /// Accesses a device that vfio-pci owns at random
+    Abuse {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+        #[arg(long)]
+        accesses: u32,
+        /// What the accesses are drawn from
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Writes numbered blocks to an NVMe that a vfio-user server serves, flushing each
+    NvmeWrite {
+        /// The server's socket
+        socket: PathBuf,
+        #[arg(long)]
+        records: u64,
+    },
+    /// Finds numbered blocks in an image
+    NvmeFind {
+        image: PathBuf,
+        #[arg(long)]
+        records: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let mut report = Report::new(Box::new(std::io::stdout()));
+    let result = match Cli::parse().task {
+        Task::Edu { address, messages } => edu::run(&address, messages, &mut report),
+        Task::Abuse {
+            address,
+            accesses,
+            seed,
+        } => abuse::run(&address, accesses, seed, &mut report),
+        Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
+        Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            let _ = report.fail(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

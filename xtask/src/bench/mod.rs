@@ -1,0 +1,153 @@
+//! `cargo xtask bench`: figures against limits, each measured beside a floor or a peer in the same run.
+//!
+//! What is printed is a ratio: the median of ours over the median of the floor's, measured in short alternating blocks
+//! on one core, so that whatever slows the machine slows both. Five such runs give five ratios; their median is held
+//! against the limit, their spread says what the figure is worth.
+//!
+//! | module | measures | beside |
+//! |---|---|---|
+//! | [`access`] | region accesses over the socket | a raw ping-pong of the same bytes ([`floor`]) |
+//! | [`dma`] | DMA map and unmap, with few and with many mappings | the same, with one descriptor for map |
+//! | [`model`] | register reads and writes of the model | nothing: nanoseconds and allocations |
+//! | [`disk`] | NVMe reads in a guest | QEMU's own NVMe in the same guest |
+//!
+//! The client here is as small as can be ([`wire`]), and the same for the server and the floor: what differs between
+//! the two is the server.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use figures::Report;
+
+mod access;
+mod disk;
+mod dma;
+mod figures;
+mod floor;
+mod machine;
+mod model;
+mod server;
+mod wire;
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Runs only figures whose group's name contains this: access, dma, model, disk
+    filter: Option<String>,
+    /// A short run that shows that everything still runs; its figures mean little, and fail nothing
+    #[arg(long)]
+    smoke: bool,
+    /// Answers the ping-pong of the floor on this socket (used by the benchmark itself)
+    #[arg(long, hide = true, value_name = "SOCKET")]
+    floor: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    /// Interleaved runs a figure.
+    runs: usize,
+    /// Alternations between ours and the floor's in a run.
+    blocks: usize,
+    /// Operations in a block.
+    block: usize,
+    /// The many mappings that maps and unmaps are measured among.
+    many: u64,
+    smoke: bool,
+}
+
+impl Effort {
+    const FULL: Self = Self {
+        runs: 5,
+        blocks: 40,
+        block: 250,
+        many: 60_000,
+        smoke: false,
+    };
+    const SMOKE: Self = Self {
+        runs: 1,
+        blocks: 4,
+        block: 100,
+        many: 2_000,
+        smoke: true,
+    };
+}
+
+/// A group of figures.
+type Group = fn(Effort, &mut Report) -> Result<()>;
+
+const GROUPS: &[(&str, Group)] = &[
+    ("access", access::run),
+    ("dma", dma::run),
+    ("model", model::run),
+    ("disk", disk::run),
+];
+
+/// Measures, and says what holds; fails where a figure is beyond its limit.
+pub(super) fn main(args: &Args) -> ExitCode {
+    let result = match &args.floor {
+        Some(socket) => floor::answer(socket).map(|()| true),
+        None if cfg!(debug_assertions) => optimised(args),
+        None => measure(args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the same by an optimised build of this program: an unoptimised client would flatter the server.
+fn optimised(args: &Args) -> Result<bool> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "--package", "xtask", "--", "bench"]);
+    command
+        .args(args.filter.iter())
+        .args(args.smoke.then_some("--smoke"));
+    Ok(command.status().context("cargo could not be started")?.success())
+}
+
+fn measure(args: &Args) -> Result<bool> {
+    let filter = args.filter.as_deref().unwrap_or("");
+    let chosen: Vec<_> = GROUPS.iter().filter(|(name, _)| name.contains(filter)).collect();
+    if chosen.is_empty() {
+        bail!("no group's name contains {filter:?}; there are access, dma, model and disk");
+    }
+    let built = cargo()
+        .args(["build", "--quiet", "--release", "--package", "uvfio"])
+        .status();
+    if !built.context("cargo could not be started")?.success() {
+        bail!("`cargo build --release -p uvfio` failed");
+    }
+    let effort = if args.smoke { Effort::SMOKE } else { Effort::FULL };
+    let mut report = Report::new(effort.smoke);
+    println!("{}", machine::describe());
+    println!("{}", Report::heading());
+    for (_, group) in chosen {
+        group(effort, &mut report)?;
+    }
+    Ok(report.finish())
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_path_buf()
+}
+
+/// Where cargo puts what it builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}

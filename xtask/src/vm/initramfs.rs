@@ -1,0 +1,153 @@
+//! Builds the guest's initial RAM file system, which is its whole system.
+//!
+//! Two archives follow one another: one with the testbed's programs, libraries and kernel modules,
+//! kept for the next run, and one with our own files (init, scripts, tools), made for each run.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::cpio::Archive;
+use super::modules::Modules;
+use super::testbed::Testbed;
+
+/// Programs of every guest.
+const PROGRAMS: &[&str] = &[
+    "usr/bin/busybox",
+    "usr/bin/lspci",
+    "usr/sbin/mke2fs",
+    "usr/sbin/e2fsck",
+];
+
+/// Modules of every guest.
+const MODULES: &[&str] = &["nvme", "ext4", "virtio-blk", "vfio-pci", "vfio_iommu_type1"];
+
+/// Our own files, by their place in the guest.
+const OWN: &[(&str, &str)] = &[
+    ("init", include_str!("../../guest/init")),
+    ("lib/uvfio/lib.sh", include_str!("../../guest/lib.sh")),
+    ("lib/uvfio/pci.sh", include_str!("../../guest/pci.sh")),
+    ("lib/uvfio/nvme.sh", include_str!("../../guest/nvme.sh")),
+    ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
+];
+
+/// What a guest has besides the usual programs and our own files.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Programs of the testbed, by their paths without the first slash
+    pub(super) programs: Vec<&'static str>,
+    /// Programs built here that need no libraries; they go to `/bin`
+    pub(super) tools: Vec<PathBuf>,
+    /// Programs built here that need the testbed's libraries; they go to `/bin`
+    pub(super) dynamic_tools: Vec<PathBuf>,
+}
+
+/// Writes the initial RAM file system for one run to `to`.
+pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result<()> {
+    let base = base(testbed, &contents.programs)?;
+    fs::copy(&base, to).with_context(|| format!("copying {}", base.display()))?;
+    let mut archive = Archive::new(BufWriter::new(File::options().append(true).open(to)?));
+    let mut made = BTreeSet::new();
+    for (name, text) in OWN {
+        parents(&mut archive, name, &mut made)?;
+        archive.file(name, 0o755, text.as_bytes())?;
+    }
+    let mut libraries = BTreeSet::new();
+    for tool in &contents.dynamic_tools {
+        libraries.extend(testbed.libraries(tool)?);
+    }
+    for name in &libraries {
+        parents(&mut archive, name, &mut made)?;
+        archive.file(name, 0o755, &fs::read(testbed.path(name))?)?;
+    }
+    for tool in contents.tools.iter().chain(&contents.dynamic_tools) {
+        let name = tool.file_name().unwrap_or_default().to_string_lossy();
+        let content = fs::read(tool).with_context(|| format!("reading {}", tool.display()))?;
+        archive.file(&format!("bin/{name}"), 0o755, &content)?;
+    }
+    archive.finish()?.flush()?;
+    Ok(())
+}
+
+/// The testbed's part, from the former run where its contents are the same.
+fn base(testbed: &Testbed, programs: &[&str]) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    (PROGRAMS, programs, MODULES, testbed.release()).hash(&mut hasher);
+    let dir = testbed.dir().join("initramfs");
+    fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{:016x}.cpio", hasher.finish()));
+    if !path.exists() {
+        let unfinished = dir.join(format!("unfinished.{}", std::process::id()));
+        write_base(testbed, programs, &unfinished)?;
+        fs::rename(&unfinished, &path)?;
+    }
+    Ok(path)
+}
+
+fn write_base(testbed: &Testbed, programs: &[&str], to: &Path) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(File::create(to)?));
+    let mut made = BTreeSet::new();
+    for dir in [
+        "bin",
+        "dev",
+        "proc",
+        "sys",
+        "tmp",
+        "run",
+        "mnt",
+        "usr",
+        "usr/lib",
+        "usr/lib64",
+    ] {
+        archive.directory(dir)?;
+        made.insert(dir.to_owned());
+    }
+    // Programs and libraries name their loader and each other by the short paths as well.
+    archive.symlink("lib64", "usr/lib64")?;
+    let mut files = BTreeSet::from([
+        Testbed::loader_path().to_owned(),
+        "usr/share/misc/pci.ids".to_owned(),
+    ]);
+    for program in PROGRAMS.iter().chain(programs) {
+        files.insert((*program).to_owned());
+        if *program != "usr/bin/busybox" {
+            files.extend(testbed.libraries(&testbed.path(program))?);
+        }
+    }
+    for name in &files {
+        parents(&mut archive, name, &mut made)?;
+        let path = testbed.path(name);
+        let content = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        archive.file(name, 0o755, &content)?;
+    }
+    archive.symlink("bin/busybox", "../usr/bin/busybox")?;
+    let modules = Modules::read(testbed, MODULES)?;
+    let dir = format!("lib/modules/{}", testbed.release());
+    for module in modules.0.values() {
+        let name = format!("{dir}/{}", module.path);
+        parents(&mut archive, &name, &mut made)?;
+        archive.file(&name, 0o644, &module.content)?;
+    }
+    archive.file(
+        &format!("{dir}/modules.dep"),
+        0o644,
+        modules.dependencies().as_bytes(),
+    )?;
+    archive.finish()?.flush()?;
+    Ok(())
+}
+
+/// Adds the directories above `name` that are not there yet.
+fn parents<W: Write>(archive: &mut Archive<W>, name: &str, made: &mut BTreeSet<String>) -> Result<()> {
+    for (at, _) in name.match_indices('/') {
+        let dir = &name[..at];
+        if made.insert(dir.to_owned()) {
+            archive.directory(dir)?;
+        }
+    }
+    Ok(())
+}

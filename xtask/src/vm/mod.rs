@@ -1,0 +1,245 @@
+//! `cargo xtask vm`: what holds only in a virtual machine, without hardware and without root.
+//!
+//! A **testbed** ([`testbed`]) is made once, under `target/testbed`, from Debian's packages: QEMU
+//! with a vfio-user client, a Linux kernel with VFIO, busybox, lspci, mke2fs, fio. Each
+//! **scenario** ([`scenarios`]) starts our server where it needs one, and a guest ([`guest`]) whose
+//! init ([`initramfs`], `xtask/guest`) does what the scenario tells it. Guests are emulated (QEMU's
+//! TCG): they need no KVM, boot in about five seconds, and may own devices through an emulated
+//! IOMMU with the kernel's own vfio-pci.
+//!
+//! The testbed is kept; remove its folder to have it made anew from the newest packages.
+//!
+//! Logs of a run stay in `target/testbed/runs/SCENARIO`: the guest's console, QEMU's messages and
+//! command line, and what our server printed.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use checks::Checks;
+use scenarios::{ALL, Context, Programs, Scenario};
+use sources::Mirror;
+use testbed::Testbed;
+
+mod apt;
+mod checks;
+mod cpio;
+mod device;
+mod guest;
+mod initramfs;
+mod modules;
+mod qmp;
+mod scenarios;
+mod server;
+mod sources;
+mod tap;
+mod testbed;
+
+pub(super) use scenarios::disk_rates::Rates;
+
+/// Options of `cargo xtask vm`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Runs only scenarios whose names contain this
+    filter: Option<String>,
+    /// Lists the scenarios and runs none
+    #[arg(long)]
+    list: bool,
+    /// Counts scenarios that could not be run as failed, as CI=true does
+    #[arg(long)]
+    all: bool,
+    /// Where the testbed is kept [default: target/testbed]
+    #[arg(long, env = "UVFIO_TESTBED", value_name = "DIR")]
+    testbed: Option<PathBuf>,
+    /// The mirror of Debian's archive to make the testbed from [default: the one that the machine
+    /// uses]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Uses this server instead of building one
+    #[arg(long, value_name = "PROGRAM")]
+    uvfio: Option<PathBuf>,
+    /// Gives guests QEMU's own devices in place of ours: what fails then too is not our server's
+    /// fault
+    #[arg(long, conflicts_with = "uvfio")]
+    qemu_devices: bool,
+}
+
+/// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed.
+pub(super) fn main(args: &Args) -> ExitCode {
+    let filter = args.filter.as_deref().unwrap_or("");
+    let chosen: Vec<_> = ALL
+        .iter()
+        .filter(|scenario| scenario.name.contains(filter))
+        .collect();
+    if args.list {
+        for scenario in chosen {
+            println!("{:<16} {}", scenario.name, scenario.about);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if chosen.is_empty() {
+        eprintln!("error: no scenario's name contains {filter:?}; --list shows all");
+        return ExitCode::FAILURE;
+    }
+    let programs = match build_all(args) {
+        Ok(programs) => programs,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut checks = Checks::default();
+    let not_run = match prepare(args) {
+        Ok(testbed) => {
+            chosen
+                .iter()
+                .for_each(|scenario| run(scenario, &testbed, &programs, &mut checks));
+            0
+        }
+        Err(error) => {
+            println!(
+                "\n{} scenarios NOT RUN: the testbed cannot be made: {error:#}",
+                chosen.len()
+            );
+            chosen.len()
+        }
+    };
+    if !checks.failures().is_empty() {
+        println!("\nfailed:");
+        checks
+            .failures()
+            .iter()
+            .for_each(|failure| println!("  {failure}"));
+    }
+    let must_run = args.all || env::var_os("CI").is_some_and(|value| value == "true");
+    let failed = checks.failures().len() + if must_run { not_run } else { 0 };
+    println!("\n{} passed, {failed} failed", checks.passed());
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn prepare(args: &Args) -> Result<Testbed> {
+    let dir = args
+        .testbed
+        .clone()
+        .unwrap_or_else(|| target_dir().join("testbed"));
+    let mirror = || match &args.mirror {
+        Some(uri) => Ok(Mirror::at(uri)),
+        None => Mirror::of_machine(Path::new("/etc/apt")),
+    };
+    Testbed::prepare(&dir, mirror, &|doing| println!("testbed: {doing}"))
+}
+
+fn build_all(args: &Args) -> Result<Programs> {
+    let target = target_dir();
+    let uvfio = match &args.uvfio {
+        Some(program) => Some(
+            program
+                .canonicalize()
+                .with_context(|| format!("finding {}", program.display()))?,
+        ),
+        None if args.qemu_devices => None,
+        None => {
+            build(&["--release", "-p", "uvfio"], &[])?;
+            Some(target.join("release/uvfio"))
+        }
+    };
+    // Statically linked, so that they run whatever the guest's libraries are.
+    let triple = "x86_64-unknown-linux-gnu";
+    build(
+        &["--release", "-p", "uvfio-guest-tools", "--target", triple],
+        &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
+    )?;
+    Ok(Programs {
+        uvfio,
+        guest_tools: target.join(triple).join("release/uvfio-guest-tools"),
+    })
+}
+
+fn build(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .arg("build")
+        .arg("--quiet")
+        .args(arguments)
+        .envs(environment.iter().copied());
+    let status = command.status().context("cargo could not be started")?;
+    if !status.success() {
+        bail!("`cargo build {}` ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn target_dir() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+}
+
+fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut Checks) {
+    println!("{}: {}", scenario.name, scenario.about);
+    checks.scenario(scenario.name);
+    let start = Instant::now();
+    let result = in_folder(testbed, programs, scenario.name, |context| {
+        (scenario.run)(context, checks)
+    });
+    if let Err(error) = result {
+        checks.fail(&format!(
+            "could not go on: {error:#}\n    logs: {}",
+            folder(scenario.name).display()
+        ));
+    }
+    println!("  took {:.1} s", start.elapsed().as_secs_f32());
+}
+
+/// Where the logs of a scenario are kept.
+fn folder(name: &str) -> PathBuf {
+    target_dir().join("testbed/runs").join(name)
+}
+
+/// Gives `work` an empty folder for its logs, and one with a short path that is removed after it.
+fn in_folder<T>(
+    testbed: &Testbed,
+    programs: &Programs,
+    name: &str,
+    work: impl FnOnce(&Context<'_>) -> Result<T>,
+) -> Result<T> {
+    let dir = folder(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    // A short path: names of UNIX sockets are limited to 107 bytes.
+    let scratch = tempfile::Builder::new().prefix("uvfio-vm").tempdir()?;
+    let context = Context {
+        testbed,
+        dir,
+        scratch: scratch.path(),
+        programs,
+    };
+    work(&context)
+}
+
+/// Measures NVMe reads in a guest, ours beside QEMU's own: at each of `depths`, `runs` runs of `seconds` each.
+pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Vec<Rates>> {
+    /// The options as they are where none is given, which also looks at the environment.
+    #[derive(Debug, clap::Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        args: Args,
+    }
+    let Defaults { args } = clap::Parser::parse_from(["bench"]);
+    let programs = build_all(&args)?;
+    let testbed = prepare(&args).context("the testbed cannot be made")?;
+    in_folder(&testbed, &programs, "disk-rates", |context| {
+        scenarios::disk_rates::measure(context, depths, runs, seconds)
+    })
+}

@@ -1,0 +1,33 @@
+//! A guest's own vfio-pci on our edu: interrupts by several messages, DMA, reset.
+
+use anyhow::Result;
+
+use super::{Context, STEP, Scenario};
+use crate::vm::checks::Checks;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "edu-msi",
+    about: "a program in a guest owns edu by vfio-pci: each MSI message arrives, DMA works, a reset keeps messages on",
+    run,
+};
+
+fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    for (shared, how) in [(true, "DMA to shared memory"), (false, "DMA by message")] {
+        checks.part(how);
+        let (edu, messages) = context.edu()?;
+        let mut guest = context
+            .guest()
+            .iommu()
+            .memory_shared(shared)
+            .attach(&edu)
+            .tool(&context.programs.guest_tools)
+            .may_reboot()
+            .start()?;
+        guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
+        guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
+        guest.reboot()?;
+        guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
+        checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The house's arrows: which crate of the workspace may know which, in one table.
+//!
+//! They go down only. A new crate adds a row; a new arrow is a change of the design, and changes this table in
+//! the same commit.
+#![allow(clippy::expect_used)] // A check that cannot read what it checks has failed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Each crate and the crates of this workspace that it may depend on, for whatever purpose (also for its tests).
+const ARROWS: &[(&str, &[&str])] = &[
+    ("uvfio-pci", &[]),
+    ("uvfio-core", &["uvfio-pci"]),
+    ("uvfio-proto", &["uvfio-core", "uvfio-pci"]),
+    ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
+    ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
+    (
+        "uvfio-worker",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
+    (
+        "uvfio",
+        &[
+            "uvfio-core",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+            "uvfio-worker",
+        ],
+    ),
+    // Programs that run inside a test machine meet the project through its protocols only.
+    ("uvfio-guest-tools", &["uvfio-proto"]),
+    // The project's own tasks look at everything; nothing may look at them.
+    (
+        "xtask",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+            "uvfio-worker",
+        ],
+    ),
+];
+
+/// Crates that a kernel could host: no dependency outside the workspace either.
+const BARE: &[&str] = &["uvfio-pci"];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask lies in the workspace's root")
+        .to_path_buf()
+}
+
+/// Every package of the workspace as `cargo metadata` tells it.
+fn packages() -> Vec<Value> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(workspace())
+        .output()
+        .expect("cargo metadata starts");
+    assert!(
+        output.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    metadata["packages"]
+        .as_array()
+        .expect("a list of packages")
+        .clone()
+}
+
+/// The dependencies of a package: (name, kind), where kind is `normal`, `dev` or `build`.
+fn dependencies(package: &Value) -> Vec<(String, String)> {
+    let list = package["dependencies"]
+        .as_array()
+        .expect("a list of dependencies");
+    list.iter()
+        .map(|d| {
+            let name = d["name"].as_str().expect("a dependency has a name").to_owned();
+            (name, d["kind"].as_str().unwrap_or("normal").to_owned())
+        })
+        .collect()
+}
+
+fn name(package: &Value) -> &str {
+    package["name"].as_str().expect("a package has a name")
+}
+
+#[test]
+fn dependencies_between_crates_follow_the_table() {
+    let packages = packages();
+    let members: BTreeSet<&str> = packages.iter().map(name).collect();
+    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for package in &packages {
+        let from = name(package);
+        let Some(allowed) = allowed.get(from) else {
+            wrong.push(format!("{from} has no row in the table of xtask/tests/arrows.rs"));
+            continue;
+        };
+        for (to, kind) in dependencies(package) {
+            if members.contains(to.as_str()) && !allowed.contains(&to.as_str()) {
+                wrong.push(format!(
+                    "{from} -> {to} ({kind} dependency); allowed: {allowed:?}"
+                ));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "arrows that the design does not have:\n  {}",
+        wrong.join("\n  ")
+    );
+}
+
+#[test]
+fn the_table_itself_has_no_cycle() {
+    let mut below: BTreeSet<&str> = BTreeSet::new();
+    let mut rest: Vec<_> = ARROWS.to_vec();
+    while !rest.is_empty() {
+        let (ready, blocked): (Vec<_>, Vec<_>) = rest
+            .iter()
+            .copied()
+            .partition(|(_, to)| to.iter().all(|t| below.contains(t)));
+        assert!(
+            !ready.is_empty(),
+            "a cycle, or a crate without a row, among {blocked:?}"
+        );
+        below.extend(ready.iter().map(|(from, _)| *from));
+        rest = blocked;
+    }
+}
+
+#[test]
+fn the_model_depends_on_nothing() {
+    for package in packages().iter().filter(|p| BARE.contains(&name(p))) {
+        let needs: Vec<_> = dependencies(package)
+            .into_iter()
+            .filter(|(_, kind)| kind != "dev")
+            .collect();
+        assert!(
+            needs.is_empty(),
+            "{} must have no dependency, has {needs:?}",
+            name(package)
+        );
+    }
+}
+
+/// A `no_std` crate with no dependency and no `extern crate` cannot name `std` or `alloc`: the compiler sees to
+/// that. Where a bare-metal target is installed, the crate is built for it as well.
+#[test]
+fn the_model_needs_neither_std_nor_alloc() {
+    const TARGET: &str = "x86_64-unknown-none";
+    let root = workspace();
+    let library = std::fs::read_to_string(root.join("crates/uvfio-pci/src/lib.rs")).expect("lib.rs is there");
+    assert!(
+        library.lines().any(|l| l.trim() == "#![no_std]"),
+        "uvfio-pci/src/lib.rs lost its #![no_std]"
+    );
+    for (path, text) in sources(&root.join("crates/uvfio-pci/src")) {
+        let named = text.lines().find(|l| l.trim_start().starts_with("extern crate"));
+        assert!(
+            named.is_none(),
+            "{}: {}",
+            path.display(),
+            named.unwrap_or_default()
+        );
+    }
+
+    let libraries = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output()
+        .expect("rustc starts");
+    let folder = String::from_utf8_lossy(&libraries.stdout).trim().to_owned();
+    if !libraries.status.success() || !Path::new(&folder).is_dir() {
+        eprintln!(
+            "target {TARGET} is not installed: the build for it was not done, the rules above were checked"
+        );
+        return;
+    }
+    let build = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "uvfio-pci",
+            "--target",
+            TARGET,
+            "--target-dir",
+        ])
+        .arg(root.join("target/bare"))
+        .current_dir(&root)
+        .output()
+        .expect("cargo build starts");
+    assert!(
+        build.status.success(),
+        "uvfio-pci for {TARGET}:\n{}",
+        String::from_utf8_lossy(&build.stderr)
+    );
+}
+
+/// Every `.rs` file below `folder`, with its text.
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)
+        .expect("the folder can be read")
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a source file is text");
+            found.push((path, text));
+        }
+    }
+    found
+}
