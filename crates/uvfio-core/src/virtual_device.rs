@@ -333,11 +333,15 @@ impl VirtualDevice {
         self.core.dma.map(map)
     }
 
-    /// Unmaps; see [`crate::DmaSpace::unmap`].
+    /// Unmaps; see [`crate::DmaSpace::unmap`]. From a device that is gone everything is unmapped already, whatever the
+    /// range.
     ///
     /// # Errors
     /// Nothing is changed then.
     pub fn dma_unmap(&self, iova: u64, bytes: u64) -> Result<u64, UnmapError> {
+        if self.is_gone() {
+            return Ok(0);
+        }
         self.core.dma.unmap(iova, bytes)
     }
 

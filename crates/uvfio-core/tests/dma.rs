@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use uvfio_core::{Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaSpace, MapError, Policy, UnmapError};
+use uvfio_core::{
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaSpace, DmaTicket, MapError, Policy, UnmapError,
+};
 
 const RW: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
 const PAGE: u64 = 4096;
@@ -71,7 +73,7 @@ impl Answering {
 }
 
 impl DmaMessages for Answering {
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
         let memory = self.memory.lock().unwrap();
         let from = memory.get(iova as usize..).and_then(|m| m.get(..data.len()));
         data.copy_from_slice(from.ok_or(DmaError::Message {
@@ -80,7 +82,7 @@ impl DmaMessages for Answering {
         })?);
         Ok(())
     }
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         let mut memory = self.memory.lock().unwrap();
         let to = memory
             .get_mut(iova as usize..)

@@ -11,10 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use uvfio_core::{DmaError, DmaMessages};
+use uvfio_core::{DmaError, DmaMessages, DmaTicket};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::audit::Ration;
 use crate::error::Errno;
 use crate::message::{Command, DmaAccess, HEADER_BYTES, Header};
 use crate::transport::{Blocked, Outgoing, SendError};
@@ -37,7 +36,6 @@ pub(crate) struct DmaChannel {
     changed: Condvar,
     /// The thread that reads the socket, which must never wait for an answer.
     reader: OnceLock<ThreadId>,
-    failures: Ration,
 }
 
 #[derive(Debug, Default)]
@@ -61,18 +59,6 @@ struct Under {
 impl Open {
     fn is_abandoned(&self, number: u64) -> bool {
         self.accesses.get(&number).is_none_or(|access| access.abandoned)
-    }
-}
-
-/// An access under way; it ends when this is dropped.
-struct UnderWay<'a> {
-    channel: &'a DmaChannel,
-    number: u64,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.channel.lock().accesses.remove(&self.number);
     }
 }
 
@@ -101,7 +87,6 @@ impl DmaChannel {
             open: Mutex::default(),
             changed: Condvar::new(),
             reader: OnceLock::new(),
-            failures: Ration::default(),
         }
     }
 
@@ -120,12 +105,9 @@ impl DmaChannel {
         match slot {
             Slot::Due(asked, command) if *command as u16 == header.command => {
                 let result = judge(*asked, *command, header, payload);
-                if let Err(why) = &result
-                    && let Some(failures) = self.failures.next()
-                {
+                if let Err(why) = &result {
                     tracing::warn!(
                         target: "audit",
-                        failures,
                         "{} of {:#x} bytes at {:#x} by message: {why} (error number {})",
                         command.name(), asked.count, asked.iova, Errno(header.errno).0
                     );
@@ -147,23 +129,6 @@ impl DmaChannel {
         self.changed.notify_all();
     }
 
-    /// Begins an access of `bytes` bytes at `iova`.
-    fn under_way(&self, iova: u64, bytes: usize) -> UnderWay<'_> {
-        let mut open = self.lock();
-        let number = open.next_access;
-        open.next_access = number.wrapping_add(1);
-        let access = Under {
-            first: iova,
-            last: iova.saturating_add((bytes as u64).saturating_sub(1)),
-            abandoned: false,
-        };
-        open.accesses.insert(number, access);
-        UnderWay {
-            channel: self,
-            number,
-        }
-    }
-
     /// Sends one command and waits for its answer.
     fn ask(
         &self,
@@ -176,7 +141,7 @@ impl DmaChannel {
             return Err("asked for by the thread that would have to read the answer");
         }
         let until = Instant::now() + self.timeout;
-        let id = self.begin(command, access, number)?;
+        let id = self.open(command, access, number)?;
         let header = Header {
             id,
             command: command as u16,
@@ -194,7 +159,10 @@ impl DmaChannel {
                 Blocked::Wait
             }
         };
-        match self.out.send(&[&first, data], &[], &mut blocked) {
+        // Once more when it is our turn to write: the answer to the request that abandoned it waits for its own turn
+        // after that, so no client sees this command behind that answer.
+        let mut still = || !self.lock().is_abandoned(number);
+        match self.out.send_if(&[&first, data], &[], &mut blocked, &mut still) {
             Ok(()) => self.wait(id, command, number, until),
             Err(SendError::Delayed) => {
                 // It goes out with the next message, and is answered then; which may have been by now.
@@ -206,8 +174,13 @@ impl DmaChannel {
                 Err("given up while it was sent")
             }
             Err(SendError::GivenUp) => {
-                self.lock().commands.remove(&id);
-                Err("the client does not read its socket")
+                let mut open = self.lock();
+                open.commands.remove(&id);
+                Err(if open.is_abandoned(number) {
+                    ABANDONED
+                } else {
+                    "the client does not read its socket"
+                })
             }
             Err(SendError::Io(_)) => {
                 self.lock().commands.remove(&id);
@@ -217,7 +190,7 @@ impl DmaChannel {
     }
 
     /// Opens a command under an id that no other open one has.
-    fn begin(&self, command: Command, access: DmaAccess, number: u64) -> Result<u16, &'static str> {
+    fn open(&self, command: Command, access: DmaAccess, number: u64) -> Result<u16, &'static str> {
         let mut open = self.lock();
         if open.is_abandoned(number) {
             return Err(ABANDONED);
@@ -312,10 +285,25 @@ fn judge(
 }
 
 impl DmaMessages for DmaChannel {
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
-        // An access of several messages is abandoned as one.
-        let under_way = self.under_way(iova, data.len());
-        let number = under_way.number;
+    fn begin(&self, first: u64, last: u64) -> DmaTicket {
+        let mut open = self.lock();
+        let number = open.next_access;
+        open.next_access = number.wrapping_add(1);
+        let access = Under {
+            first,
+            last,
+            abandoned: false,
+        };
+        open.accesses.insert(number, access);
+        DmaTicket(number)
+    }
+
+    fn end(&self, ticket: DmaTicket) {
+        self.lock().accesses.remove(&ticket.0);
+    }
+
+    fn read(&self, DmaTicket(number): DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+        // Several messages are abandoned as one access.
         let mut at = iova;
         for piece in data.chunks_mut(self.chunk) {
             let access = DmaAccess {
@@ -333,10 +321,7 @@ impl DmaMessages for DmaChannel {
         Ok(())
     }
 
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
-        // An access of several messages is abandoned as one.
-        let under_way = self.under_way(iova, data.len());
-        let number = under_way.number;
+    fn write(&self, DmaTicket(number): DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         let mut at = iova;
         for piece in data.chunks(self.chunk) {
             let access = DmaAccess {

@@ -17,7 +17,7 @@ mod target;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use uvfio_pci::View;
 
 /// VFIO as a service in user space: virtual PCI devices over the vfio-user protocol.
@@ -60,7 +60,11 @@ impl From<ViewArg> for View {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::command_line(&Cli::command(), &error),
+    };
+    let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),

@@ -1,7 +1,8 @@
 //! The address space as devices and the virtual device use it: locks, quotas, and accesses that span ranges.
 //!
 //! Copies hold the table's read side for at most [`COPY_BYTES`] at a time, maps and unmaps take the write side: so
-//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message hold nothing.
+//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message are begun
+//! under it, and then hold nothing.
 
 use std::ops::Range as Span;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
 use super::table::{FileError, MAX_FILES, Range, Table, Target};
-use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
+use super::{DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, MapError, UnmapError};
 use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
 
@@ -66,7 +67,19 @@ enum Reach<'a> {
         offset: u64,
         trust: Trust,
     },
-    Message(&'a dyn DmaMessages),
+    Message(&'a Begun),
+}
+
+/// An access by message under way; it ends when this is dropped.
+struct Begun {
+    way: Arc<dyn DmaMessages>,
+    ticket: DmaTicket,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.way.end(self.ticket);
+    }
 }
 
 impl DmaSpace {
@@ -98,7 +111,7 @@ impl DmaSpace {
                 } => mapping
                     .read(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.read(at, data),
+                Reach::Message(begun) => begun.way.read(begun.ticket, at, data),
             }
         })
     }
@@ -119,7 +132,7 @@ impl DmaSpace {
                 } => mapping
                     .write(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.write(at, data),
+                Reach::Message(begun) => begun.way.write(begun.ticket, at, data),
             }
         })
     }
@@ -203,7 +216,8 @@ impl DmaSpace {
         }
     }
 
-    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096.
+    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096. What a range breaks by itself
+    /// ([`MapError::Invalid`]) is told before what stands in its way ([`MapError::Exists`]).
     ///
     /// # Errors
     /// Nothing is mapped then. After [`MapError::Quota`] and [`MapError::Kernel`] DMA is held back; see
@@ -451,7 +465,6 @@ impl DmaSpace {
                     done += n as usize;
                 }
                 Target::Message => {
-                    drop(inner);
                     if FrontEnd::inside() {
                         let why = "a device may not ask the user from the thread that reads its answers";
                         return Err(DmaError::Message { iova: at, why });
@@ -460,7 +473,15 @@ impl DmaSpace {
                         iova: at,
                         why: "the user can't be asked",
                     })?;
-                    copy(Reach::Message(&*way), at, done..done + here as usize)?;
+                    // Before the lock is let go: whoever unmaps or switches bus mastering off from then on finds it
+                    // under way, and abandons it.
+                    let ticket = way.begin(at, at + (here - 1));
+                    drop(inner);
+                    copy(
+                        Reach::Message(&Begun { way, ticket }),
+                        at,
+                        done..done + here as usize,
+                    )?;
                     done += here as usize;
                 }
             }

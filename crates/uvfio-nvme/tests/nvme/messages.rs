@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use uvfio_core::{Device, DmaAccess, DmaError, DmaMap, DmaMessages, Policy, VirtualDevice};
+use uvfio_core::{Device, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, Policy, VirtualDevice};
 use uvfio_nvme::Nvme;
 
 use super::driver::{
@@ -55,14 +55,14 @@ impl Answering {
 }
 
 impl DmaMessages for Answering {
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
         let offset = self.answer(iova)?;
         self.memory
             .read_exact_at(data, offset)
             .map_err(|_| DmaError::Message { iova, why: "refused" })
     }
 
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         let offset = self.answer(iova)?;
         self.memory
             .write_all_at(data, offset)
