@@ -17,6 +17,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-proto", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
+    // For tests of its drivers it brings the devices that they drive.
+    (
+        "uvfio-driver",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
     (
         "uvfio-worker",
         &[
