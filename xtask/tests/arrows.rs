@@ -18,6 +18,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
     (
+        "uvfio-check",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
+    (
         "uvfio-worker",
         &[
             "uvfio-core",
@@ -30,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "uvfio",
         &[
+            "uvfio-check",
             "uvfio-core",
             "uvfio-pci",
             "uvfio-proto",

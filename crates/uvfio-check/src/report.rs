@@ -81,6 +81,19 @@ impl Report {
         self.count("FAIL") == 0
     }
 
+    /// The counts, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!(
+            "{} cases: {} passed, {} failed, {} deviations, {} not applicable",
+            self.cases.len(),
+            self.count("pass"),
+            self.count("FAIL"),
+            self.count("deviation"),
+            self.count("n/a")
+        )
+    }
+
     /// The names of the cases that failed.
     #[must_use]
     pub fn failed(&self) -> Vec<&'static str> {
@@ -117,15 +130,7 @@ impl fmt::Display for Report {
         for row in &self.cases {
             writeln!(f, "{row}")?;
         }
-        writeln!(
-            f,
-            "\n{} cases: {} passed, {} failed, {} deviations, {} not applicable",
-            self.cases.len(),
-            self.count("pass"),
-            self.count("FAIL"),
-            self.count("deviation"),
-            self.count("n/a")
-        )
+        writeln!(f, "\n{}", self.summary())
     }
 }
 

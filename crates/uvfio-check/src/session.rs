@@ -209,7 +209,10 @@ fn check_reply(got: Message, id: u16, command: u16) -> Step<Reply> {
 }
 
 /// What VERSION's payload says: major, minor, and its capabilities where it has data.
-pub(crate) fn read_version(payload: &[u8]) -> Step<(u16, u16, Option<Map<String, Value>>)> {
+type Agreed = (u16, u16, Option<Map<String, Value>>);
+
+/// Reads VERSION's payload.
+pub(crate) fn read_version(payload: &[u8]) -> Step<Agreed> {
     let Ok((fixed, data)) = uvfio_proto::message::Version::read_from_prefix(payload) else {
         return fail(format!(
             "VERSION's reply has {} bytes of payload; 4 are needed",

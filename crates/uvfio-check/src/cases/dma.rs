@@ -224,7 +224,7 @@ pub(super) const CASES: &[Case] = &[
         "an answer; the session goes on",
         |bench| {
             let file = memory(0x1000)?;
-            odd_file(bench, file)
+            odd_file(bench, &file)
         },
     ),
     steps(
@@ -238,7 +238,7 @@ pub(super) const CASES: &[Case] = &[
                 OFlags::RDWR | OFlags::CLOEXEC,
                 rustix::fs::Mode::empty(),
             );
-            odd_file(bench, null.map_err(io::Error::from)?)
+            odd_file(bench, &null.map_err(io::Error::from)?)
         },
     ),
     steps(
@@ -437,7 +437,7 @@ fn part(bench: &Bench<'_>, iova: u64, bytes: u64) -> Step {
     unmap(&mut session, IOVA, SIZE)
 }
 
-fn odd_file(bench: &Bench<'_>, file: OwnedFd) -> Step {
+fn odd_file(bench: &Bench<'_>, file: &OwnedFd) -> Step {
     let mut session = bench.session()?;
     session.ask_number(Command::DmaMap as u16, &dma_map(0, IOVA, SIZE), &[file.as_fd()])?;
     session.check_alive()?;
