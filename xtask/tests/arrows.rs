@@ -29,6 +29,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "uvfio-check",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
+    (
         "uvfio-worker",
         &[
             "uvfio-core",
@@ -41,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "uvfio",
         &[
+            "uvfio-check",
             "uvfio-core",
             "uvfio-pci",
             "uvfio-proto",
