@@ -109,11 +109,13 @@ nvme_write_records() {
     fail "records are written until the machine is killed: expected no end got one at $number"
 }
 
+# Has the driver give up a controller that answers no more after 8 seconds, not after 30 and 60.
+nvme_is_impatient() {
+    modprobe nvme_core io_timeout=8 admin_timeout=8
+}
+
 # Leaves a process behind that writes to the first namespace until that fails.
 nvme_write_until_failure() {
-    # A controller that answers no more is given up after these seconds, not after 30.
-    echo 3 >/sys/module/nvme_core/parameters/io_timeout
-    echo 3 >/sys/module/nvme_core/parameters/admin_timeout
     ( while dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=64 conv=notrunc,fsync; do echo >>/tmp/writes; done
     touch /tmp/failed ) 2>/dev/null &
     check "the disk is written to" eventually 30 test -s /tmp/writes

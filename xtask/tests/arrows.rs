@@ -18,6 +18,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-proto", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
+    // For tests of its drivers it brings the devices that they drive.
+    (
+        "uvfio-driver",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
+    (
+        "uvfio-check",
+        &[
+            "uvfio-core",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+        ],
+    ),
     (
         "uvfio-worker",
         &[
@@ -31,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "uvfio",
         &[
+            "uvfio-check",
             "uvfio-core",
             "uvfio-pci",
             "uvfio-proto",

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod check;
 mod decode;
 mod demo;
 mod dump;
@@ -34,6 +35,7 @@ enum Command {
     Show(show::Args),
     Explain(explain::Args),
     Demo(demo::Args),
+    CheckServer(check::ServerArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
 }
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::CheckServer(args) => check::server(&args),
         Command::DemoUser(args) => demo::user::run(&args),
     };
     match result {

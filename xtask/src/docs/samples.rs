@@ -318,6 +318,11 @@ pub(super) fn all() -> Vec<Sample> {
                     "Only in what `uvfio show` prints of a dump.",
                 )
                 .named(&[(0x00, "Extended Capability Header")]),
+                said(
+                    &tables::EXTENDED_START,
+                    "0x100, where a dump's first extended capability is hidden.",
+                )
+                .named(&[(0x00, "Extended Capability Header")]),
             ],
             PLAIN,
         ),

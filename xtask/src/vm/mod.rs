@@ -7,6 +7,8 @@
 //! TCG): they need no KVM, boot in about five seconds, and may own devices through an emulated
 //! IOMMU with the kernel's own vfio-pci.
 //!
+//! The testbed is kept; remove its folder to have it made anew from the newest packages.
+//!
 //! Logs of a run stay in `target/testbed/runs/SCENARIO`: the guest's console, QEMU's messages and
 //! command line, and what our server printed.
 
@@ -192,15 +194,15 @@ fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut
     if let Err(error) = result {
         checks.fail(&format!(
             "could not go on: {error:#}\n    logs: {}",
-            folder(testbed, scenario.name).display()
+            folder(scenario.name).display()
         ));
     }
     println!("  took {:.1} s", start.elapsed().as_secs_f32());
 }
 
 /// Where the logs of a scenario are kept.
-fn folder(testbed: &Testbed, name: &str) -> PathBuf {
-    testbed.dir().join("runs").join(name)
+fn folder(name: &str) -> PathBuf {
+    target_dir().join("testbed/runs").join(name)
 }
 
 /// Gives `work` an empty folder for its logs, and one with a short path that is removed after it.
@@ -210,7 +212,7 @@ fn in_folder<T>(
     name: &str,
     work: impl FnOnce(&Context<'_>) -> Result<T>,
 ) -> Result<T> {
-    let dir = folder(testbed, name);
+    let dir = folder(name);
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }

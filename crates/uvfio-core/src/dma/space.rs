@@ -204,6 +204,13 @@ impl DmaSpace {
         self.shared().table.mostly_direct()
     }
 
+    /// Where ranges may be mapped, (first address, last address), in ascending order. Memory for a software device
+    /// may lie anywhere.
+    #[must_use]
+    pub fn usable(&self) -> Vec<(u64, u64)> {
+        vec![(0, u64::MAX)]
+    }
+
     /// How much is used.
     #[must_use]
     pub fn usage(&self) -> DmaUsage {

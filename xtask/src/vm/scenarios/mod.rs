@@ -11,6 +11,7 @@ use super::guest::{Builder, Guest};
 use super::server::Server;
 use super::testbed::Testbed;
 
+mod abuse;
 pub(in crate::vm) mod disk_rates;
 mod edu_msi;
 mod gone;
@@ -46,6 +47,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_killed::SCENARIO,
     machine_killed::SCENARIO,
     gone::SCENARIO,
+    abuse::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
