@@ -352,8 +352,8 @@ impl DmaSpace {
         self.abandon();
     }
 
-    /// Ends accesses by message that are under way.
-    pub(crate) fn abandon(&self) {
+    /// Ends accesses by message that are under way: for a device that no longer wants them. Does not wait.
+    pub fn abandon(&self) {
         if let Some(messages) = self.way() {
             messages.abandon();
         }
