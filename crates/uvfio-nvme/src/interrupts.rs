@@ -29,6 +29,11 @@ impl Interrupts {
         *lock(&self.host) = host;
     }
 
+    /// The user, for those who must not wait at the gate of [`crate::session`].
+    pub(crate) fn host(&self) -> Option<Host> {
+        lock(&self.host).clone()
+    }
+
     /// Another mechanism is enabled: the line falls when it is not the line, and tells of what is there when it is.
     pub(crate) fn change_mode(&self, mode: InterruptMode, queues: &[CompletionQueue]) {
         self.set_mode(mode);

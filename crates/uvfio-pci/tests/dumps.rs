@@ -126,6 +126,17 @@ fn msi_takes_the_form_that_its_control_register_says() {
 }
 
 #[test]
+fn a_reserved_number_of_msi_messages_counts_as_32() {
+    for (log2, vectors) in [(5_u8, 32), (6, 32), (7, 32), (0, 1)] {
+        let mut page = page(256);
+        page[0x40] = 0x05;
+        page[0x42] = log2 << 1;
+        let (device, _) = decode(&page);
+        assert_eq!(device.layout.vectors(Interrupt::Msi), vectors, "2 to the {log2}");
+    }
+}
+
+#[test]
 fn an_express_capability_of_version_1_has_no_second_half() {
     let mut page = page(256);
     page[0x40..0x44].copy_from_slice(&[0x10, 0x54, 0x01, 0x00]);

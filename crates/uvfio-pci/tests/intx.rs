@@ -137,6 +137,19 @@ fn disabling_by_request_detaches_and_forgets_the_mask() {
 }
 
 #[test]
+fn enabling_by_request_forgets_the_mask() {
+    let mut device = attached();
+    device.input(Input::MaskIntx);
+    device.input(ASSERT);
+    let enable = Input::Enable {
+        kind: Interrupt::Intx,
+        vectors: 1,
+    };
+    assert_eq!(device.input(enable), [Effect::Deliver]);
+    assert_eq!(device.deliveries(), ONE);
+}
+
+#[test]
 fn messages_take_the_lines_place() {
     let mut device = attached();
     device.input(ASSERT);

@@ -14,7 +14,6 @@
 
 #![forbid(unsafe_code)]
 
-mod audit;
 pub mod client;
 mod dma_channel;
 pub mod error;

@@ -13,6 +13,7 @@
 mod control;
 mod devices;
 mod image;
+mod log;
 mod nvme;
 mod run;
 mod socket;
@@ -21,6 +22,7 @@ mod spec;
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::ImageError;
+pub use log::{LogError, log_to_stderr};
 pub use run::{Ended, Source, WorkerError, run};
 pub use socket::{SocketError, SocketFile};
 pub use spec::{BuildError, DeviceSpec, SpecError};

@@ -1,7 +1,8 @@
 //! The address space as devices and the virtual device use it: locks, quotas, and accesses that span ranges.
 //!
 //! Copies hold the table's read side for at most [`COPY_BYTES`] at a time, maps and unmaps take the write side: so
-//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message hold nothing.
+//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message are begun
+//! under it, and then hold nothing.
 
 use std::ops::Range as Span;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
-use super::table::{FileError, Range, Table, Target};
-use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
+use super::table::{FileError, MAX_FILES, Range, Table, Target};
+use super::{DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, MapError, UnmapError};
 use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
 
@@ -66,7 +67,19 @@ enum Reach<'a> {
         offset: u64,
         trust: Trust,
     },
-    Message(&'a dyn DmaMessages),
+    Message(&'a Begun),
+}
+
+/// An access by message under way; it ends when this is dropped.
+struct Begun {
+    way: Arc<dyn DmaMessages>,
+    ticket: DmaTicket,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.way.end(self.ticket);
+    }
 }
 
 impl DmaSpace {
@@ -98,7 +111,7 @@ impl DmaSpace {
                 } => mapping
                     .read(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.read(at, data),
+                Reach::Message(begun) => begun.way.read(begun.ticket, at, data),
             }
         })
     }
@@ -119,7 +132,7 @@ impl DmaSpace {
                 } => mapping
                     .write(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.write(at, data),
+                Reach::Message(begun) => begun.way.write(begun.ticket, at, data),
             }
         })
     }
@@ -210,7 +223,8 @@ impl DmaSpace {
         }
     }
 
-    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096.
+    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096. What a range breaks by itself
+    /// ([`MapError::Invalid`]) is told before what stands in its way ([`MapError::Exists`]).
     ///
     /// # Errors
     /// Nothing is mapped then. After [`MapError::Quota`] and [`MapError::Kernel`] DMA is held back; see
@@ -262,7 +276,7 @@ impl DmaSpace {
     }
 
     /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
-    /// the device's touches them any more; accesses by message that were under way are abandoned. `bytes` 0 with
+    /// the device's touches them any more; accesses by message to that range that were under way are abandoned. `bytes` 0 with
     /// `iova` 0 means 2^64.
     ///
     /// # Errors
@@ -276,8 +290,10 @@ impl DmaSpace {
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
         drop(inner);
-        if removed.messages {
-            self.abandon();
+        if removed.messages
+            && let Some(messages) = self.way()
+        {
+            messages.abandon_range(iova, last);
         }
         Ok(removed.bytes)
     }
@@ -336,8 +352,8 @@ impl DmaSpace {
         self.abandon();
     }
 
-    /// Ends accesses by message that are under way.
-    pub(crate) fn abandon(&self) {
+    /// Ends accesses by message that are under way: for a device that no longer wants them. Does not wait.
+    pub fn abandon(&self) {
         if let Some(messages) = self.way() {
             messages.abandon();
         }
@@ -405,6 +421,7 @@ impl DmaSpace {
                 trust: memory.trust,
             }),
             Err(FileError::Quota) => Err(quota("bytes of address space", space)),
+            Err(FileError::Files) => Err(quota("files", MAX_FILES as u64)),
             Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
         }
     }
@@ -455,7 +472,6 @@ impl DmaSpace {
                     done += n as usize;
                 }
                 Target::Message => {
-                    drop(inner);
                     if FrontEnd::inside() {
                         let why = "a device may not ask the user from the thread that reads its answers";
                         return Err(DmaError::Message { iova: at, why });
@@ -464,7 +480,15 @@ impl DmaSpace {
                         iova: at,
                         why: "the user can't be asked",
                     })?;
-                    copy(Reach::Message(&*way), at, done..done + here as usize)?;
+                    // Before the lock is let go: whoever unmaps or switches bus mastering off from then on finds it
+                    // under way, and abandons it.
+                    let ticket = way.begin(at, at + (here - 1));
+                    drop(inner);
+                    copy(
+                        Reach::Message(&Begun { way, ticket }),
+                        at,
+                        done..done + here as usize,
+                    )?;
                     done += here as usize;
                 }
             }

@@ -5,9 +5,11 @@
 
 mod admin;
 mod driver;
+mod features;
 mod hostile;
 mod interrupts;
 mod io;
+mod logs;
 mod messages;
 mod registers;
 mod reset;

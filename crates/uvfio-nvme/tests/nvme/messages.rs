@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use uvfio_core::{Device, DmaAccess, DmaError, DmaMap, DmaMessages, Policy, VirtualDevice};
+use uvfio_core::{Device, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, Policy, VirtualDevice};
 use uvfio_nvme::Nvme;
 
 use super::driver::{
@@ -55,14 +55,14 @@ impl Answering {
 }
 
 impl DmaMessages for Answering {
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
         let offset = self.answer(iova)?;
         self.memory
             .read_exact_at(data, offset)
             .map_err(|_| DmaError::Message { iova, why: "refused" })
     }
 
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         let offset = self.answer(iova)?;
         self.memory
             .write_all_at(data, offset)
@@ -195,4 +195,28 @@ fn an_unmap_of_other_memory_abandons_messages_and_disturbs_no_command() {
         let done = machine.complete(&mut queue);
         assert_eq!((done.cid, done.status), (cid, 0), "{done:x?}");
     }
+}
+
+#[test]
+fn disabling_the_controller_ends_while_the_user_answers_no_message() {
+    let (mut machine, messages) = machine();
+    for admin in [false, true] {
+        machine.enable();
+        let mut queue = machine.create_queue(1, 16);
+        let page = machine.allocate(1);
+        messages.set_silent(true);
+        if admin {
+            let mut admin = std::mem::replace(&mut machine.admin, super::driver::Queue::nowhere());
+            machine.submit(&mut admin, Command::new(0x06).nsid(1).prp(page, 0));
+        } else {
+            machine.submit(&mut queue, read_command(1, 0, 1, page, 0));
+        }
+        machine.wait_for("a message to the user", || {
+            messages.state.lock().unwrap().waiting > 0
+        });
+        machine.disable();
+        messages.set_silent(false);
+    }
+    machine.enable();
+    machine.identify(1, 0).unwrap();
 }

@@ -81,8 +81,26 @@ impl Outgoing {
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
     ) -> Result<(), SendError> {
+        self.send_if(parts, fds, blocked, &mut || true)
+    }
+
+    /// As [`send`](Self::send), if `still` says so right before the first byte, when no other message can come
+    /// between. Otherwise it is given up.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_if(
+        &self,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), SendError> {
         let mut tail = self.take_turn(blocked)?;
         let result = self.flush(&mut tail, blocked).and_then(|()| {
+            if !still() {
+                return Err(SendError::GivenUp);
+            }
             let [first, second] = *parts;
             let sent = self.push(parts, fds, blocked);
             match sent {
