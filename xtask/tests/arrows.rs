@@ -40,6 +40,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "uvfio-capi",
+        &["uvfio-core", "uvfio-driver", "uvfio-proto", "uvfio-soft"],
+    ),
+    (
         "uvfio-worker",
         &[
             "uvfio-core",
