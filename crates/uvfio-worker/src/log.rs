@@ -94,7 +94,7 @@ where
             };
             let place = metadata.module_path().unwrap_or(metadata.target());
             let mut rations = self.rations.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(dropped) = rations.admit(kind, place, Instant::now()) else {
+            let Some(dropped) = rations.admit(&kind, place, Instant::now()) else {
                 return Ok(());
             };
             for Dropped { events, place } in dropped {
@@ -171,7 +171,7 @@ impl Ration {
 impl Rations {
     /// Counts an event; none where it is to be dropped. Otherwise it is to be logged, after what was dropped before
     /// it and not yet told.
-    fn admit(&mut self, kind: Kind, place: &'static str, now: Instant) -> Option<Vec<Dropped>> {
+    fn admit(&mut self, kind: &Kind, place: &'static str, now: Instant) -> Option<Vec<Dropped>> {
         let ration = self.0.entry(kind.clone()).or_insert(Ration {
             place,
             left: BURST,
@@ -192,7 +192,7 @@ impl Rations {
             });
         }
         // Of other kinds, where the flood is over: nothing of their own may ever tell it.
-        for (_, other) in self.0.iter_mut().filter(|(other, _)| **other != kind) {
+        for (_, other) in self.0.iter_mut().filter(|(other, _)| *other != kind) {
             other.refill(now);
             if other.dropped > 0 && other.left > 0 {
                 told.push(Dropped {
@@ -228,7 +228,7 @@ mod tests {
     /// How many of `events` at one moment are logged, and what is told to be dropped.
     fn logged(rations: &mut Rations, kind: &Kind, events: u32, now: Instant) -> (u32, Vec<Dropped>) {
         let mut all = (0, Vec::new());
-        for dropped in (0..events).filter_map(|_| rations.admit(kind.clone(), "here", now)) {
+        for dropped in (0..events).filter_map(|_| rations.admit(kind, "here", now)) {
             all.0 += 1;
             all.1.extend(dropped);
         }
