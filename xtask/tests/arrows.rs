@@ -65,7 +65,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Programs that run inside a test machine meet the project through its protocols only.
-    ("uvfio-guest-tools", &["uvfio-proto"]),
+    ("uvfio-guest-tools", &[]),
     // The project's own tasks look at everything; nothing may look at them.
     (
         "xtask",

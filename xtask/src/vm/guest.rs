@@ -389,6 +389,17 @@ impl Guest {
         Ok(self.process.child.wait()?)
     }
 
+    /// Ends QEMU by SIGKILL, and returns what notes it had still sent.
+    pub(super) fn kill_for_notes(mut self) -> Result<Vec<String>> {
+        self.process.child.kill()?;
+        self.process.child.wait()?;
+        let mut notes = Vec::new();
+        while let Ok(line) = self.line(Instant::now() + Duration::from_secs(1)) {
+            notes.extend(line.strip_prefix("note ").map(str::to_owned));
+        }
+        Ok(notes)
+    }
+
     /// Asks QEMU to end, and waits until it has.
     pub(super) fn quit(mut self) -> Result<ExitStatus> {
         // QEMU may close the connection before it has sent its answer.

@@ -61,13 +61,17 @@ const RECORDS: usize = 40;
 fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
     let mut flushed = 0;
     while flushed < count {
-        let note = guest.note(STEP)?;
-        let number = note
-            .strip_prefix("flushed ")
-            .context("the guest's note is not of a record")?;
-        flushed = number.parse::<usize>()? + 1;
+        flushed = flushed_so_far(&guest.note(STEP)?)?;
     }
     Ok(flushed)
+}
+
+/// How many records a note says are flushed.
+fn flushed_so_far(note: &str) -> Result<usize> {
+    let number = note
+        .strip_prefix("flushed ")
+        .context("the guest's note is not of a record")?;
+    Ok(number.parse::<usize>()? + 1)
 }
 
 /// How a device reaches a guest's memory.
