@@ -36,6 +36,9 @@ enum Command {
     Demo(demo::Args),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
+    /// The confined process that `serve` starts.
+    #[command(hide = true)]
+    Worker,
 }
 
 /// A view, as on the command line.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoUser(args) => demo::user::run(&args),
+        Command::Worker => return uvfio_worker::worker_main(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
