@@ -8,7 +8,7 @@
 //! ```
 
 mod calls;
-mod descriptors;
+mod inherited;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
@@ -64,7 +64,8 @@ pub enum Files {
 /// Where something is refused that every kernel has.
 pub fn begin() -> Result<Files, ConfineError> {
     let system = |what| move |why| ConfineError::System { what, why };
-    descriptors::close_all_but_standard().map_err(system("closing other descriptors"))?;
+    inherited::close_all_but_standard().map_err(system("closing other descriptors"))?;
+    inherited::no_fault_handlers().map_err(system("signals"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(system("the end with the parent"))?;
     limit(Resource::Core, 0)?;

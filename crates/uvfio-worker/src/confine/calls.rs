@@ -219,7 +219,6 @@ pub const CALLS: &[Call] = &[
     ),
     call!(SYS_getrandom, "hash tables that no user can crowd"),
     call!(SYS_restart_syscall, "a wait that was stopped and goes on"),
-    call!(SYS_rt_sigreturn, "the return from a signal's handler"),
     call!(SYS_exit, "a thread's end"),
     call!(SYS_exit_group, "the end"),
 ];
