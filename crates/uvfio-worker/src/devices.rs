@@ -25,6 +25,9 @@ pub(crate) trait Plan: Send + Sync {
     fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError>;
 }
 
+/// Reads a device's options.
+pub(crate) type Parse = fn(&[Opt]) -> Result<Box<dyn Plan>, SpecError>;
+
 /// One kind of device.
 pub struct Kind {
     /// As on the command line.
@@ -35,7 +38,7 @@ pub struct Kind {
     pub usage: &'static str,
     /// A specification that always works.
     pub example: &'static str,
-    pub(crate) parse: fn(&[Opt]) -> Result<Box<dyn Plan>, SpecError>,
+    pub(crate) parse: Parse,
 }
 
 /// All devices.

@@ -103,7 +103,7 @@ fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
         };
         match made {
             Ok(server) => {
-                serve_one(server, &user.peer, &device, &control).map_err(|error| error.to_string())?
+                serve_one(server, &user.peer, &device, &control).map_err(|error| error.to_string())?;
             }
             Err(error) => {
                 tracing::error!(target: "audit", "{name}: {} can't be served: {error}", user.peer);

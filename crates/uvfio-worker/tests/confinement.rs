@@ -149,7 +149,7 @@ fn run(call: &str) -> ExitStatus {
 }
 
 /// What becomes of a confined process for each of the calls.
-fn run_all(attempts: Vec<Attempt>) -> Vec<(Attempt, ExitStatus)> {
+fn run_all(attempts: &[Attempt]) -> Vec<(Attempt, ExitStatus)> {
     let mut results = Vec::new();
     for some in attempts.chunks(AT_ONCE) {
         let running: Vec<(Attempt, Child)> = some
@@ -193,7 +193,7 @@ fn allowed((number, arguments): &Attempt) -> bool {
     })
 }
 
-fn check(attempts: Vec<Attempt>) {
+fn check(attempts: &[Attempt]) {
     let wrong: Vec<String> = run_all(attempts)
         .into_iter()
         .filter(|(attempt, status)| killed_for_it(*status) == allowed(attempt))
@@ -231,7 +231,7 @@ fn every_call_outside_the_list_kills_a_confined_process() {
     ] {
         attempts.push((beside, Vec::new()));
     }
-    check(attempts);
+    check(&attempts);
 }
 
 fn a_call_with_a_condition_is_allowed_under_it_alone() {
@@ -279,7 +279,7 @@ fn a_call_with_a_condition_is_allowed_under_it_alone() {
     ] {
         attempts.push((libc::SYS_prctl, vec![option as u64]));
     }
-    check(attempts);
+    check(&attempts);
 }
 
 fn clone3_is_answered_as_if_it_did_not_exist() {

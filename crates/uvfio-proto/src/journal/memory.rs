@@ -176,7 +176,7 @@ impl Memory {
         let page = self.page();
         let length = |call: &Call| {
             // SAFETY: nobody else uses the structure; any bits are a valid one.
-            unsafe { (&raw const (*call.message.get()).msg_len).read_volatile() }
+            unsafe { call.message.get().read_volatile() }.msg_len
         };
         page.noted(Lengths {
             received: length(&page.receive),
@@ -227,6 +227,8 @@ fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
         if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
             // SAFETY: of a control message within the bounds.
             let data = unsafe { libc::CMSG_DATA(next) };
+            // Its type differs between C libraries.
+            #[allow(clippy::unnecessary_cast)]
             let bytes = (message.cmsg_len as usize).saturating_sub(data as usize - next as usize);
             for at in 0..bytes / size_of::<i32>() {
                 // SAFETY: within the data of the control message.

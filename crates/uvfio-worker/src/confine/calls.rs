@@ -149,8 +149,6 @@ pub const CALLS: &[Call] = &[
         "messages to the user, their number of bytes noted by the kernel"
     ),
     call!(SYS_shutdown, "the end of a user's connection"),
-    #[cfg(target_arch = "x86_64")]
-    call!(SYS_poll, "waiting for eventfds and for room in the socket"),
     call!(SYS_ppoll, "waiting for eventfds and for room in the socket"),
     // Memory.
     call!(
@@ -212,7 +210,6 @@ pub const CALLS: &[Call] = &[
         "taking back an eventfd from a user who keeps filling it"
     ),
     call!(SYS_clock_nanosleep, "time-outs"),
-    call!(SYS_nanosleep, "time-outs"),
     call!(
         SYS_clock_gettime,
         "time-outs, where the machine's clock can't be read without a call"

@@ -21,6 +21,7 @@ mod nvme_hotplug;
 mod nvme_killed;
 mod nvme_verify;
 mod self_check;
+mod worker_killed;
 
 /// Something that must hold in a virtual machine.
 pub(super) struct Scenario {
@@ -44,6 +45,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_killed::SCENARIO,
     machine_killed::SCENARIO,
     gone::SCENARIO,
+    worker_killed::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
