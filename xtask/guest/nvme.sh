@@ -109,10 +109,13 @@ nvme_write_records() {
     fail "records are written until the machine is killed: expected no end got one at $number"
 }
 
+# Has the driver give up a controller that answers no more after 8 seconds, not after 30 and 60.
+nvme_is_impatient() {
+    modprobe nvme_core io_timeout=8 admin_timeout=8
+}
+
 # Leaves a process behind that writes to the first namespace until that fails.
 nvme_write_until_failure() {
-    # A controller that answers no more is given up after these seconds, not after 30.
-    echo 3 >/sys/module/nvme_core/parameters/io_timeout
     ( while dd if=/dev/zero of=/dev/nvme0n1 bs=64k count=64 conv=notrunc,fsync; do echo >>/tmp/writes; done
     touch /tmp/failed ) 2>/dev/null &
     check "the disk is written to" eventually 30 test -s /tmp/writes
@@ -128,4 +131,15 @@ nvme_is_gone() {
     check "the driver has given the controller up" eventually 100 nvme_is_dead
     check "the kernel has no function, or one that reads all ones" pci_none_or_ones 0x0108
     check "the guest works" mkdir /tmp/works
+}
+
+# Sleeps with a mounted file system; someone has to wake the machine.
+nvme_sleep_mounted() {
+    nvme_mount || return 1
+    check "the machine wakes" sh -c 'echo mem >/sys/power/state' || return 1
+    check "files can be written" dd if=/dev/urandom of=/mnt/after bs=64k count=16 conv=fsync
+    echo 3 >/proc/sys/vm/drop_caches
+    check "the files are as written" nvme_verify
+    nvme_unmount
+    kernel_reports_no "error of the disk" "$NVME_ERRORS"
 }

@@ -45,3 +45,12 @@ pci_none_or_ones() {
         [ "$(hexdump -n 4 -e '1/4 "%08x"' "${file%/class}/config")" = ffffffff ] || return 1
     done
 }
+
+# abuse CLASS ACCESSES SEED: random accesses to the function of a class, owned by vfio-pci.
+abuse() {
+    class=$(pci_class "$1" | head -n 1)
+    [ -n "$class" ] || { fail "a function of class $1 is there"; return 1; }
+    dir=${class%/class}
+    vfio_owns "$(cut -c 3- "$dir/vendor"):$(cut -c 3- "$dir/device")" || return 1
+    uvfio-guest-tools abuse "$address" --accesses "$2" --seed "$3" >&3
+}

@@ -19,6 +19,8 @@ struct Part {
     name: &'static str,
     passed: u64,
     failed: u64,
+    /// What was not run, and why, where something was not.
+    not_run: Option<String>,
     /// Whether its program ended with success.
     success: bool,
     seconds: u64,
@@ -37,12 +39,22 @@ pub(super) fn main(args: &Args) -> ExitCode {
 
 fn run(args: &Args) -> Result<Vec<Part>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(cargo);
+    let mut tests = Command::new(&cargo);
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     let mut parts = vec![part("cargo test", tests)?];
-    if !args.no_vm {
-        let mut machines = Command::new(std::env::current_exe().context("where xtask lies")?);
-        machines.arg("vm");
+    if args.no_vm {
+        parts.push(Part {
+            name: "virtual machines",
+            passed: 0,
+            failed: 0,
+            not_run: Some("all scenarios NOT RUN: --no-vm".into()),
+            success: true,
+            seconds: 0,
+        });
+    } else {
+        // By cargo and not by this program's own path: the tests before may have built it anew.
+        let mut machines = Command::new(&cargo);
+        machines.args(["run", "--quiet", "--package", "xtask", "--", "vm"]);
         parts.push(part("virtual machines", machines)?);
     }
     Ok(parts)
@@ -57,6 +69,7 @@ fn part(name: &'static str, mut command: Command) -> Result<Part> {
         .spawn()
         .with_context(|| format!("starting {name}"))?;
     let (mut passed, mut failed) = (0, 0);
+    let mut not_run = None;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.with_context(|| format!("reading what {name} prints"))?;
@@ -64,6 +77,7 @@ fn part(name: &'static str, mut command: Command) -> Result<Part> {
                 passed += good;
                 failed += bad;
             }
+            not_run = left_out(&line).map(str::to_owned).or(not_run);
             println!("{line}");
         }
     }
@@ -72,6 +86,7 @@ fn part(name: &'static str, mut command: Command) -> Result<Part> {
         name,
         passed,
         failed,
+        not_run,
         success: status.success(),
         seconds: start.elapsed().as_secs(),
     })
@@ -88,6 +103,13 @@ fn results(line: &str) -> Option<(u64, u64)> {
     Some((passed, failed))
 }
 
+/// What a line of results says was not run: `0 passed, 0 failed, 12 scenarios NOT RUN: why`.
+fn left_out(line: &str) -> Option<&str> {
+    results(line)?;
+    let rest = line.splitn(3, ", ").nth(2)?;
+    rest.contains(" NOT RUN").then_some(rest)
+}
+
 fn summary(parts: &[Part]) -> ExitCode {
     println!("\n=== summary");
     for part in parts {
@@ -96,6 +118,9 @@ fn summary(parts: &[Part]) -> ExitCode {
             "{:<18} {:>5} passed, {:>3} failed, {:>4} s  {end}",
             part.name, part.passed, part.failed, part.seconds
         );
+        if let Some(not_run) = &part.not_run {
+            println!("{:<18} {not_run}", "");
+        }
     }
     if parts.iter().all(|part| part.success) {
         ExitCode::SUCCESS
@@ -106,13 +131,18 @@ fn summary(parts: &[Part]) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::results;
+    use super::{left_out, results};
 
     #[test]
     fn results_of_cargo_and_of_the_scenarios_are_counted() {
         let cargo = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         assert_eq!(results(cargo), Some((3, 2)));
         assert_eq!(results("12 passed, 1 failed"), Some((12, 1)));
+        let cut = "0 passed, 2 failed, 12 scenarios NOT RUN: no mirror, no cache";
+        assert_eq!(results(cut), Some((0, 2)));
+        assert_eq!(left_out(cut), Some("12 scenarios NOT RUN: no mirror, no cache"));
+        assert_eq!(left_out("12 passed, 1 failed"), None);
+        assert_eq!(left_out(cargo), None);
         assert_eq!(results("running 3 tests"), None);
         assert_eq!(results("test a_test ... ok"), None);
     }

@@ -8,10 +8,24 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
+static CLOSER: OnceLock<Option<Sender<OwnedFd>>> = OnceLock::new();
+
 /// Closes a user's descriptor of unknown kind without ever waiting for it.
 pub fn close_elsewhere(file: OwnedFd) {
-    static CLOSER: OnceLock<Option<Sender<OwnedFd>>> = OnceLock::new();
-    let closer = CLOSER.get_or_init(|| {
+    match closer() {
+        // The channel is as short as the number of open descriptors, which the kernel limits.
+        Some(sender) => drop(sender.send(file)),
+        None => drop(file),
+    }
+}
+
+/// Starts the thread: a process that is confined later may not be allowed to.
+pub(crate) fn prepare() {
+    closer();
+}
+
+fn closer() -> Option<&'static Sender<OwnedFd>> {
+    let start = || {
         let (sender, receiver) = channel::<OwnedFd>();
         let thread = std::thread::Builder::new().name("closer".into()).spawn(move || {
             for file in receiver {
@@ -19,10 +33,6 @@ pub fn close_elsewhere(file: OwnedFd) {
             }
         });
         thread.is_ok().then_some(sender)
-    });
-    match closer {
-        // The channel is as short as the number of open descriptors, which the kernel limits.
-        Some(sender) => drop(sender.send(file)),
-        None => drop(file),
-    }
+    };
+    CLOSER.get_or_init(start).as_ref()
 }

@@ -156,23 +156,51 @@ pub enum DmaError {
     },
 }
 
+/// Names an access by message, from its beginning to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DmaTicket(pub u64);
+
 /// The way to memory that has no descriptor: messages to the user. Front ends implement it.
 ///
-/// Called by device threads only; may wait for the user, and comes back with an error when
-/// [`abandon`](DmaMessages::abandon) is called meanwhile.
+/// An access is under way from [`begin`](DmaMessages::begin) to [`end`](DmaMessages::end). It is begun while the
+/// table of mappings is locked, so that an unmap either comes before it, and it finds nothing mapped, or finds it
+/// under way and abandons it: once the unmap is answered, no message names memory that is no longer the device's.
+///
+/// Called by device threads only. Reads and writes may wait for the user, and come back with an error when the access
+/// is abandoned meanwhile.
 pub trait DmaMessages: Send + Sync + std::fmt::Debug {
-    /// Reads `data.len()` bytes at `iova`.
+    /// Begins an access that touches `first ..= last` at most. The table is locked: this must not wait.
+    ///
+    /// The default is for those who need not tell one access from another.
+    fn begin(&self, first: u64, last: u64) -> DmaTicket {
+        let _ = (first, last);
+        DmaTicket::default()
+    }
+
+    /// The access is over, done or not.
+    fn end(&self, ticket: DmaTicket) {
+        let _ = ticket;
+    }
+
+    /// Reads `data.len()` bytes at `iova`, as part of an access that was begun.
     ///
     /// # Errors
     /// See [`DmaError::Message`].
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError>;
+    fn read(&self, ticket: DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError>;
 
-    /// Writes `data` at `iova`.
+    /// Writes `data` at `iova`, as part of an access that was begun.
     ///
     /// # Errors
     /// See [`DmaError::Message`].
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError>;
+    fn write(&self, ticket: DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError>;
 
-    /// Ends every access under way with an error; late answers are dropped.
+    /// Ends every access that was begun with an error; late answers are dropped.
     fn abandon(&self);
+
+    /// As [`abandon`](DmaMessages::abandon), for accesses that touch `first ..= last` at least: that memory is being
+    /// unmapped. Others should go on, or an unmap of one page fails transfers of all others.
+    fn abandon_range(&self, first: u64, last: u64) {
+        let _ = (first, last);
+        self.abandon();
+    }
 }

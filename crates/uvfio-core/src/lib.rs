@@ -7,6 +7,11 @@
 //!                               Lines     <-  Host
 //! ```
 //!
+//! Threads, beside the front end's and the device's own: for each virtual device one delivers interrupts that came
+//! about on the front end's thread (`irq::delivery`), one runs effects that take time (`virtual_device::work`); and
+//! one a process closes descriptors that nobody knows (`dispose`). Which thread may wait for the user, and which may
+//! not, is said in `front_end`.
+//!
 //! Front ends know [`VirtualDevice`] only; devices know [`Host`] only. No method of [`VirtualDevice`] waits for
 //! the user.
 

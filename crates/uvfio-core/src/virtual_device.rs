@@ -302,7 +302,15 @@ impl VirtualDevice {
             {
                 Some(Ok(())) => return Ok(ResetProgress::Done),
                 Some(Err(error)) => return Err(error),
-                None if self.is_gone() => return Ok(ResetProgress::Done),
+                None if self.is_gone() => {
+                    return match self.gone_reason() {
+                        Some(GoneReason::Failed(what)) => Err(DeviceError {
+                            device: self.name(),
+                            what,
+                        }),
+                        _ => Ok(ResetProgress::Done),
+                    };
+                }
                 None if start.elapsed() >= patience => return Ok(ResetProgress::UnderWay),
                 // A device's thread that was just about to ask by message when that was abandoned waits for an
                 // answer that this thread does not read, and the reset for that thread.
@@ -325,11 +333,15 @@ impl VirtualDevice {
         self.core.dma.map(map)
     }
 
-    /// Unmaps; see [`crate::DmaSpace::unmap`].
+    /// Unmaps; see [`crate::DmaSpace::unmap`]. From a device that is gone everything is unmapped already, whatever the
+    /// range.
     ///
     /// # Errors
     /// Nothing is changed then.
     pub fn dma_unmap(&self, iova: u64, bytes: u64) -> Result<u64, UnmapError> {
+        if self.is_gone() {
+            return Ok(0);
+        }
         self.core.dma.unmap(iova, bytes)
     }
 

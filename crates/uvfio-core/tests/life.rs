@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::{CONFIG, IO, MASTER, MEMORY, Recorder, Told, User, count, event, eventually, signalled};
 use rustix::fs::MemfdFlags;
 use uvfio_core::{
-    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, GoneReason, IrqAction, IrqData, Policy, ResetProgress,
-    VirtualDevice, region_index,
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, GoneReason, IrqAction, IrqData, Policy,
+    ResetProgress, VirtualDevice, region_index,
 };
 use uvfio_pci::{InterruptMode, ResetKind};
 
@@ -146,6 +146,35 @@ fn a_gone_device_answers_everything_and_holds_nothing() {
     assert_eq!(count(&line), 0);
     assert!(host.dma().read(0, &mut [0]).is_err());
     assert_eq!(user.virt.dma().usage(), uvfio_core::DmaUsage::default());
+
+    // Also what a device that is there refuses: there is nothing any more that it could harm.
+    for (iova, bytes) in [(0, 0x1000), (1, 1), (0x1000, 0), (u64::MAX, u64::MAX)] {
+        assert_eq!(
+            user.virt.dma_unmap(iova, bytes),
+            Ok(0),
+            "an unmap of {bytes:#x} bytes at {iova:#x}"
+        );
+    }
+    for (iova, bytes) in [(1, 1), (0x1000, 0), (u64::MAX, u64::MAX)] {
+        let map = DmaMap {
+            iova,
+            bytes,
+            access: DmaAccess::empty(),
+            backing: None,
+        };
+        assert_eq!(
+            user.virt.dma_map(map),
+            Ok(()),
+            "a map of {bytes:#x} bytes at {iova:#x}"
+        );
+    }
+    for (index, start, count) in [(2, 0, 5000), (1, 99, 1), (77, 0, 1)] {
+        assert_eq!(
+            user.set_irqs(index, start, count, IrqAction::Mask, IrqData::None),
+            Ok(()),
+            "SET_IRQS of {count} vectors from {start} of index {index}"
+        );
+    }
 
     // Acknowledged, and the descriptors are closed: an eventfd of which only the user has a copy has no writer.
     let (ours, theirs) = rustix::pipe::pipe().unwrap();
@@ -305,11 +334,11 @@ impl Deaf {
 }
 
 impl DmaMessages for Deaf {
-    fn read(&self, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
         self.wait(iova)
     }
 
-    fn write(&self, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
         self.wait(iova)
     }
 

@@ -203,10 +203,12 @@ impl CompletionQueue {
         Ok(Posted::Yes(queue.vector))
     }
 
-    /// Waits until there may be room (a doorbell came after the first `rings`), or the command is void.
-    fn wait_for_room(&self, ticket: Ticket<'_>, rings: u64) {
+    /// Waits until there may be room (a doorbell came after the first `rings`), the command is void, or the wait is
+    /// `interrupted`, which whoever makes it so tells by [`wake`](Self::wake).
+    fn wait_for_room(&self, ticket: Ticket<'_>, rings: u64, interrupted: impl Fn() -> bool) {
         let mut ring = lock(&self.ring);
         while ticket.is_valid()
+            && !interrupted()
             && ring
                 .as_ref()
                 .is_some_and(|live| live.is_full() && live.rings == rings)
@@ -265,6 +267,8 @@ fn write_entry(access: &Access<'_>, iova: u64, cqe: &Cqe) -> Result<(), Fault> {
 
 /// Posts a completion of a command, waiting for room; nothing happens where the command is void. `head` gives
 /// SQHD and takes the command off its queue's list; `told` is called with the vector while resets are held off.
+/// False, and nothing posted, where the wait was `interrupted`.
+#[allow(clippy::too_many_arguments)] // One call, from `Shared::post`; a structure would only name them twice.
 pub(crate) fn post(
     session: &Session,
     queue: &CompletionQueue,
@@ -273,7 +277,8 @@ pub(crate) fn post(
     line: bool,
     head: impl Fn() -> u16,
     told: impl FnOnce(&Host, u16),
-) -> Result<(), Fault> {
+    interrupted: impl Fn() -> bool,
+) -> Result<bool, Fault> {
     loop {
         let access = session.enter(ticket)?;
         match queue.try_post(&access, completion, line, &head)? {
@@ -281,11 +286,14 @@ pub(crate) fn post(
                 if let Some(vector) = vector {
                     told(access.host()?, vector);
                 }
-                return Ok(());
+                return Ok(true);
             }
             Posted::Full(rings) => {
                 drop(access);
-                queue.wait_for_room(ticket, rings);
+                if interrupted() {
+                    return Ok(false);
+                }
+                queue.wait_for_room(ticket, rings, &interrupted);
             }
         }
     }

@@ -181,6 +181,11 @@ impl Registers {
         self.interrupt_mask = 0;
     }
 
+    /// Whether the host waits for a shutdown of a controller that goes on otherwise.
+    pub(crate) fn shutting_down(&self) -> bool {
+        self.shutting && !self.disabling
+    }
+
     /// Everything is durable: CSTS.SHST becomes 10b, unless the host changed its mind meanwhile.
     pub(crate) fn shut_down(&mut self) {
         if self.shutting {
@@ -202,6 +207,11 @@ impl Registers {
     /// CSTS.RDY, and CC.EN with it.
     pub(crate) fn ready(&self) -> bool {
         self.csts.contains(Csts::RDY) && !self.disabling
+    }
+
+    /// CC.EN is 0, and CSTS.RDY not yet.
+    pub(crate) fn disabling(&self) -> bool {
+        self.disabling
     }
 
     /// CC.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use uvfio_core::{Device, DeviceError, Host, Width};
 use uvfio_pci::{Blueprint, InterruptMode, ResetKind};
 
+use crate::changes::Changes;
 use crate::completion::CompletionQueue;
 use crate::config::{Config, InterruptConfig, MAX_NAMESPACES, MAX_QUEUES, NvmeError};
 use crate::controller::Registers;
@@ -20,7 +21,6 @@ use crate::shared::Shared;
 use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS};
 use crate::statistics::{Counters, Statistics};
 use crate::submission::SubmissionQueue;
-use crate::sync::lock;
 
 /// An NVMe controller.
 #[derive(Debug)]
@@ -63,9 +63,11 @@ impl Nvme {
             namespaces,
             errors: Mutex::default(),
             counters: Counters::default(),
+            changes: Changes::new(usize::from(queues) + 1),
             shadow: Mutex::new(None),
             shadow_offered: AtomicBool::new(false),
             write_through: AtomicBool::new(false),
+            shutdown_wanted: AtomicBool::new(false),
             serial,
             vectors,
             made: Instant::now(),
@@ -132,13 +134,12 @@ impl Device for Nvme {
         if bar != 0 || offset >= DOORBELLS {
             return 0;
         }
-        let registers = lock(&self.shared.registers);
-        let low = registers.read(offset & !3);
+        let low = self.shared.read_register(offset & !3);
         match width {
             Width::B1 => u64::from(low >> (8 * (offset & 3)) & 0xff),
             Width::B2 => u64::from(low >> (8 * (offset & 3)) & 0xffff),
             Width::B4 => u64::from(low),
-            Width::B8 => u64::from(registers.read(offset + 4)) << 32 | u64::from(low),
+            Width::B8 => u64::from(self.shared.read_register(offset + 4)) << 32 | u64::from(low),
         }
     }
 
@@ -162,8 +163,7 @@ impl Device for Nvme {
     }
 
     fn interrupts_changed(&self, mode: InterruptMode) {
-        self.shared.interrupts.set_mode(mode);
-        self.shared.interrupts.update(&self.shared.completion, 0);
+        self.shared.interrupts.change_mode(mode, &self.shared.completion);
     }
 }
 

@@ -29,8 +29,20 @@ impl Interrupts {
         *lock(&self.host) = host;
     }
 
-    /// Another mechanism is enabled.
-    pub(crate) fn set_mode(&self, mode: InterruptMode) {
+    /// The user, for those who must not wait at the gate of [`crate::session`].
+    pub(crate) fn host(&self) -> Option<Host> {
+        lock(&self.host).clone()
+    }
+
+    /// Another mechanism is enabled: the line falls when it is not the line, and tells of what is there when it is.
+    pub(crate) fn change_mode(&self, mode: InterruptMode, queues: &[CompletionQueue]) {
+        self.set_mode(mode);
+        if let Some(host) = lock(&self.host).clone() {
+            self.drive_line(&host, queues);
+        }
+    }
+
+    fn set_mode(&self, mode: InterruptMode) {
         let code = match mode {
             InterruptMode::Intx => INTX,
             InterruptMode::Msi(_) => MSI,
@@ -63,7 +75,7 @@ impl Interrupts {
         }
     }
 
-    /// The host consumed entries, or changed the mask, or the mechanism. `unmasked`: vectors whose entries of
+    /// The host consumed entries, or changed the mask. `unmasked`: vectors whose entries of
     /// before have to be told of now.
     pub(crate) fn update(&self, queues: &[CompletionQueue], unmasked: u32) {
         let Some(host) = lock(&self.host).clone() else {

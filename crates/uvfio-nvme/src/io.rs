@@ -44,6 +44,8 @@ impl Buffer {
 /// One command and what it needs.
 struct Io<'a> {
     shared: &'a Shared,
+    /// QID.
+    queue: u16,
     fetched: &'a Fetched<'a>,
     buffer: &'a mut [u8],
 }
@@ -55,6 +57,7 @@ pub(crate) fn serve(shared: &Shared, queue: u16, fetched: &Fetched<'_>, buffer: 
     } else {
         Io {
             shared,
+            queue,
             fetched,
             buffer: buffer.bytes(),
         }
@@ -78,6 +81,17 @@ impl Io<'_> {
         if self.sqe().is_fused_or_sgl() {
             return Err(Status::INVALID_FIELD.into());
         }
+        let (shared, ticket) = (self.shared, self.fetched.ticket);
+        // Held until the command has done with the backend.
+        let _change = match self.sqe().opcode {
+            nvm::WRITE | nvm::WRITE_ZEROES | nvm::DATASET_MANAGEMENT => {
+                Some(shared.changes.begin(self.queue, ticket)?)
+            }
+            _ => {
+                shared.changes.settle(ticket)?;
+                None
+            }
+        };
         match self.sqe().opcode {
             nvm::FLUSH if nsid == NSID_ALL => self
                 .shared

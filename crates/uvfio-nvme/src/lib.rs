@@ -13,6 +13,7 @@
 
 mod admin;
 mod backend;
+mod changes;
 mod completion;
 mod config;
 mod controller;

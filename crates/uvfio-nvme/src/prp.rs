@@ -211,3 +211,7 @@ impl Prps {
         Ok(entry)
     }
 }
+
+#[cfg(test)]
+#[path = "prp_tests.rs"]
+mod tests;

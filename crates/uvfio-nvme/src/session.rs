@@ -80,6 +80,11 @@ impl Session {
         self.lives.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The last number given.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.lives.load(Ordering::Relaxed)
+    }
+
     /// Begins an access. Must not be held while waiting for anything, nor begun twice by one thread.
     pub(crate) fn enter<'a>(&'a self, ticket: Ticket<'a>) -> Result<Access<'a>, Fault> {
         if !ticket.is_valid() {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use uvfio_core::Host;
 
+use crate::changes::Changes;
 use crate::completion::{self, Completion, CompletionQueue, Creation};
 use crate::controller::{AdminQueues, Demand, Registers, Step};
 use crate::doorbell::ShadowPages;
@@ -16,6 +17,7 @@ use crate::namespace::Namespace;
 use crate::session::{Fault, Session, Ticket};
 use crate::spec::command::Sqe;
 use crate::spec::log::{self, EventType};
+use crate::spec::registers::CSTS;
 use crate::spec::status::Status;
 use crate::statistics::Counters;
 use crate::submission::{Fetched, SubmissionQueue};
@@ -39,12 +41,15 @@ pub(crate) struct Shared {
     pub(crate) namespaces: Vec<Namespace>,
     pub(crate) errors: Mutex<ErrorLog>,
     pub(crate) counters: Counters,
+    pub(crate) changes: Changes,
     /// The pages of Doorbell Buffer Config.
     pub(crate) shadow: Mutex<Option<ShadowPages>>,
     /// Identify has told the host of Doorbell Buffer Config.
     pub(crate) shadow_offered: AtomicBool,
     /// Features' volatile write cache, for every write to look at.
     pub(crate) write_through: AtomicBool,
+    /// CC.SHN has asked for a shutdown, which the admin thread has yet to see.
+    pub(crate) shutdown_wanted: AtomicBool,
     pub(crate) serial: String,
     /// Vectors that completion queues may name.
     pub(crate) vectors: u16,
@@ -118,12 +123,21 @@ impl Shared {
         match registers.write(offset, value) {
             Demand::None => {}
             Demand::Work => {
+                let shutting_down = registers.shutting_down();
                 drop(registers);
+                if shutting_down {
+                    self.shutdown_wanted.store(true, Ordering::SeqCst);
+                    // The admin thread may wait for room there, which a host that goes need not make.
+                    if let Some(admin) = self.completion.first() {
+                        admin.wake();
+                    }
+                }
                 self.attention();
             }
             Demand::Void => {
                 drop(registers);
                 self.void_commands();
+                self.abandon_messages();
                 self.attention();
             }
             Demand::Unmasked(vectors) => {
@@ -131,6 +145,26 @@ impl Shared {
                 drop(registers);
                 self.interrupts.update(&self.completion, vectors);
             }
+        }
+    }
+
+    /// Reads the dword of the registers at `offset`.
+    pub(crate) fn read_register(&self, offset: u64) -> u32 {
+        let registers = lock(&self.registers);
+        let value = registers.read(offset);
+        let disabling = offset == CSTS && registers.disabling();
+        drop(registers);
+        if disabling {
+            // A thread that had yet to ask when that was abandoned asks in vain, and the host that polls CSTS waits.
+            self.abandon_messages();
+        }
+        value
+    }
+
+    /// Ends accesses by message, whose commands are void.
+    fn abandon_messages(&self) {
+        if let Some(host) = self.interrupts.host() {
+            host.dma().abandon();
         }
     }
 
@@ -142,6 +176,14 @@ impl Shared {
         for queue in &self.completion {
             queue.wake();
         }
+        self.changes.wake();
+    }
+
+    /// Forgets a submission queue whose commands are void and have no access in hand; gives the identifiers of
+    /// those that were being executed.
+    pub(crate) fn remove_submission_queue(&self, queue: &SubmissionQueue) -> Vec<u16> {
+        self.changes.retire(queue.id, self.session.last_number());
+        queue.remove()
     }
 
     /// Forgets everything that a controller reset forgets. Returns when no access to the user's memory of before
@@ -153,7 +195,7 @@ impl Shared {
         // Queues that were created while the first pass was on its way.
         self.void_commands();
         for queue in &self.submission {
-            queue.remove();
+            self.remove_submission_queue(queue);
         }
         for queue in &self.completion {
             queue.remove();
@@ -207,8 +249,7 @@ impl Shared {
                 Some(Step::ShutDown) => {
                     drop(registers);
                     drop(session);
-                    self.flush_all();
-                    lock(&self.registers).shut_down();
+                    self.shut_down();
                 }
                 Some(Step::Enable(_)) | None => break,
             }
@@ -227,6 +268,13 @@ impl Shared {
             shadow: None,
         });
         sq.create(&self.session, queues.sq_base, queues.sq_entries, 0, None);
+    }
+
+    /// Makes everything durable, as CC.SHN asks.
+    fn shut_down(&self) {
+        self.shutdown_wanted.store(false, Ordering::SeqCst);
+        self.flush_all();
+        lock(&self.registers).shut_down();
     }
 
     fn flush_all(&self) {
@@ -296,15 +344,34 @@ impl Shared {
         };
         let head = || sq.finish(ticket, completion.cid);
         let told = |host: &Host, vector| self.interrupts.posted(host, vector, &self.completion);
-        match completion::post(
-            &self.session,
-            cq,
-            ticket,
-            completion,
-            self.interrupts.is_line(),
-            head,
-            told,
-        ) {
+        let line = self.interrupts.is_line();
+        let posted = loop {
+            let is_admin = sq.id == 0;
+            let interrupted = || is_admin && self.shutdown_wanted.load(Ordering::SeqCst);
+            match completion::post(
+                &self.session,
+                cq,
+                ticket,
+                completion,
+                line,
+                head,
+                told,
+                interrupted,
+            ) {
+                Ok(true) => break Ok(()),
+                // The admin thread alone comes here: a shutdown is due, and must not wait for room.
+                Ok(false) => {
+                    // In this order: one that is asked for after the look is wanted again.
+                    self.shutdown_wanted.store(false, Ordering::SeqCst);
+                    let due = lock(&self.registers).shutting_down();
+                    if due {
+                        self.shut_down();
+                    }
+                }
+                Err(fault) => break Err(fault),
+            }
+        };
+        match posted {
             Ok(()) => {}
             Err(Fault::Void) => {
                 sq.finish(ticket, completion.cid);

@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex};
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::doorbell::Shadow;
+use crate::doorbell::{Polling, Shadow};
 use crate::session::{Access, Fault, Memory, Session, Ticket, Validity};
 use crate::spec::command::{SQE_BYTES, Sqe};
 use crate::sync::{lock, wait};
@@ -55,6 +55,8 @@ struct Live {
     shadow: Option<Shadow>,
     /// The shadow has to be looked at before everyone sleeps.
     unread_shadow: bool,
+    /// Whether polling the shadow has paid of late.
+    polling: Polling,
 }
 
 impl Live {
@@ -125,6 +127,7 @@ impl SubmissionQueue {
             cq,
             shadow,
             unread_shadow: false,
+            polling: Polling::default(),
         });
         self.validity.renew(session.next_number());
     }
@@ -207,7 +210,8 @@ impl SubmissionQueue {
                 return Work::Attention;
             }
             let live = match ring.live {
-                Some(live) if !ring.fetching && live.has_work() => live,
+                // Commands of a queue that was made void are not looked at while it waits for its removal.
+                Some(live) if !ring.fetching && live.has_work() && self.validity.ticket().is_valid() => live,
                 _ => {
                     ring.idle += 1;
                     ring = wait(&self.work, ring);
@@ -265,6 +269,7 @@ impl SubmissionQueue {
         live.head = after.head;
         if live.shadow.is_some() {
             live.tail = after.tail;
+            live.polling = after.polling;
             live.unread_shadow = after.unread_shadow || doorbell_came;
         }
         if live.has_work() && ring.idle > 0 {
@@ -276,7 +281,7 @@ impl SubmissionQueue {
     /// the host must be asked to ring.
     fn fetch(access: &Access<'_>, mut live: Live, others_idle: bool) -> Fetch {
         if live.head == live.tail {
-            match Self::look(access, &mut live) {
+            match Self::poll(access, &mut live) {
                 Ok(true) => {}
                 Ok(false) => return Fetch::Bad(live),
                 Err(fault) => return Fetch::Failed(fault),
@@ -292,13 +297,26 @@ impl SubmissionQueue {
         }
         live.head = (live.head + 1) % live.entries;
         live.unread_shadow = live.shadow.is_some();
-        if live.head == live.tail && others_idle {
-            // A value that can't be is found by the next to look.
-            if let Err(fault) = Self::look(access, &mut live) {
-                return Fetch::Failed(fault);
+        // Where polling pays, one of those who sleep polls and then asks the host to ring; else that is done here.
+        if live.head == live.tail && others_idle && !live.polling.is_worth_it() {
+            match Self::look(access, &mut live) {
+                Ok(true) => {}
+                // To be told of by whoever looks next.
+                Ok(false) => live.unread_shadow = true,
+                Err(fault) => return Fetch::Failed(fault),
             }
         }
         Fetch::Got(sqe, live)
+    }
+
+    /// As [`look`](Self::look), after having polled for a short while if that has paid of late: a host that is not
+    /// asked to ring saves a message.
+    fn poll(access: &Access<'_>, live: &mut Live) -> Result<bool, Fault> {
+        if let Some(shadow) = live.shadow {
+            let (tail, polling) = (live.tail, &mut live.polling);
+            polling.poll(|| Ok(shadow.read(access)? != tail))?;
+        }
+        Self::look(access, live)
     }
 
     /// Looks at the shadow doorbell of a drained queue and asks the host to ring if there is nothing new. False

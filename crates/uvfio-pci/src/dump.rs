@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::chain::{self, Finding, Found, Item};
+use crate::compile::FIRST_EXTENDED;
 use crate::tables::{self, advanced, aer, express, header, msi, msix, other, power, vendor, vpd};
 use crate::{BarSpan, BlueprintError, Field, Layout, Placed, Table, View, layout};
 
@@ -153,6 +154,7 @@ impl Layout {
     fn link_again(&mut self) {
         let mut standard = (0, &header::CAPABILITIES);
         let mut extended = None;
+        let mut first_extended = None;
         let mut next = 0;
         while let Some(placed) = self.nth_placed(next) {
             next += 1;
@@ -160,13 +162,22 @@ impl Layout {
             if first == Some(&tables::CAPABILITY_ID) {
                 self.set(standard.0, standard.1, placed.offset.into());
                 standard = (placed.offset, &tables::NEXT);
-            } else if first == Some(&tables::EXTENDED_ID)
-                && let Some(before) = extended.replace(placed.offset)
-            {
-                self.set(before, &tables::EXTENDED_NEXT, placed.offset.into());
+            } else if first == Some(&tables::EXTENDED_ID) {
+                first_extended.get_or_insert(placed.offset);
+                if let Some(before) = extended.replace(placed.offset) {
+                    self.set(before, &tables::EXTENDED_NEXT, placed.offset.into());
+                }
             }
         }
         self.set(standard.0, standard.1, 0);
+        self.set(0, &header::CAPABILITIES_LIST, u32::from(standard.0 != 0));
+        // The extended chain starts at one place, whatever is there.
+        if let Some(first) = first_extended.filter(|first| *first != FIRST_EXTENDED) {
+            // Without a row in a full list of tables it is a pointer all the same.
+            self.place(FIRST_EXTENDED, FIRST_EXTENDED, &tables::EXTENDED_START, 1)
+                .unwrap_or_default();
+            self.set(FIRST_EXTENDED, &tables::EXTENDED_NEXT, first.into());
+        }
         if let Some(last) = extended {
             self.set(last, &tables::EXTENDED_NEXT, 0);
         }

@@ -1,6 +1,5 @@
 //! Interrupts: both doors (registers and requests) to one state, and the decision what is delivered.
 
-use crate::step::{granted, is_kind, message_bit, writable};
 use crate::tables::{header, msi, msix};
 use crate::{ByteEnables, Delivery, Effect, Effects, Input, Interrupt, InterruptMode, Layout, State};
 
@@ -24,14 +23,13 @@ pub(crate) fn request(layout: &Layout, state: &mut State, input: Input) {
 
 /// The device sends a message. While messages are not enabled, it is lost, as on hardware.
 fn fire(layout: &Layout, state: &mut State, vector: u16) {
-    let mode = state.interrupt_mode(layout);
-    match mode {
+    match state.interrupt_mode(layout) {
         InterruptMode::Intx => {}
         InterruptMode::Msi(messages) => {
             let pending = state.msi_pending | message_bit(vector % messages.max(1));
             state.set_msi_pending(layout, pending);
         }
-        InterruptMode::MsiX(_) => state.pending.put(vector % granted(mode).max(1), true),
+        InterruptMode::MsiX(vectors) => state.pending.put(vector % vectors.max(1), true),
     }
 }
 
@@ -123,36 +121,39 @@ pub(crate) fn deliverable(layout: &Layout, state: &State) -> Option<Delivery> {
     if !state.intx.asserted && state.msi_pending == 0 && state.none_pending() {
         return None;
     }
-    let mode = state.interrupt_mode(layout);
-    if is_kind(mode, Interrupt::Intx) {
-        let disabled = state.field(0, &header::INTX_DISABLE) != 0;
-        let ready = state.intx.asserted && state.intx.attached && !state.intx.masked && !disabled;
-        return (ready && state.awake(layout)).then_some(Delivery {
-            kind: Interrupt::Intx,
-            vector: 0,
-        });
-    }
-    if !state.bus_master(layout) {
-        return None;
-    }
-    if let (true, Some(msi)) = (is_kind(mode, Interrupt::Msi), layout.structures.msi) {
-        let masked = msi.masks.map_or(0, |masks| state.field(masks, &msi::MASK));
-        // Fewer messages may be granted now than when one became pending.
-        let allowed = u32::MAX >> u32::from(32_u16.saturating_sub(granted(mode)).min(31));
-        let ready = state.msi_pending & state.msi_attached & !masked & allowed;
-        return (ready != 0).then(|| Delivery {
-            kind: Interrupt::Msi,
-            vector: ready.trailing_zeros() as u16,
-        });
-    }
+    let (kind, vector) = match state.interrupt_mode(layout) {
+        InterruptMode::Intx => (Interrupt::Intx, intx_ready(layout, state).then_some(0)),
+        // A message is a write to memory.
+        _ if !state.bus_master(layout) => return None,
+        InterruptMode::Msi(messages) => (Interrupt::Msi, first_message(layout, state, messages)),
+        InterruptMode::MsiX(_) => (Interrupt::MsiX, first_vector(layout, state)),
+    };
+    vector.map(|vector| Delivery { kind, vector })
+}
+
+fn intx_ready(layout: &Layout, state: &State) -> bool {
+    let disabled = state.field(0, &header::INTX_DISABLE) != 0;
+    let line = &state.intx;
+    line.asserted && line.attached && !line.masked && !disabled && state.awake(layout)
+}
+
+/// The first MSI message that is pending, attached and unmasked. Fewer may be granted now than when one became
+/// pending.
+fn first_message(layout: &Layout, state: &State, granted: u16) -> Option<u16> {
+    let msi = layout.structures.msi?;
+    let masked = msi.masks.map_or(0, |masks| state.field(masks, &msi::MASK));
+    let allowed = u32::MAX >> u32::from(32_u16.saturating_sub(granted).min(31));
+    let ready = state.msi_pending & state.msi_attached & !masked & allowed;
+    (ready != 0).then(|| ready.trailing_zeros() as u16)
+}
+
+/// The first MSI-X vector that can be sent.
+fn first_vector(layout: &Layout, state: &State) -> Option<u16> {
     let msix = layout.structures.msix?;
     if state.field(msix.at, &msix::FUNCTION_MASK) != 0 {
         return None;
     }
-    state.first_vector().map(|vector| Delivery {
-        kind: Interrupt::MsiX,
-        vector,
-    })
+    state.first_vector()
 }
 
 /// A delivery is taken: a message is not pending any more, INTx masks itself until it is unmasked.
@@ -195,7 +196,7 @@ pub(crate) fn write_entry(
     effects: &mut Effects,
 ) {
     let (vector, dword) = (register / ENTRY, register % ENTRY);
-    if !writable(layout, &msix::ENTRY_MASK) {
+    if !layout.lets_write(&msix::ENTRY_MASK) {
         let offset = layout.structures.msix.map_or(0, |msix| msix.at);
         let rule = "this view shows the MSI-X table, and stops writes to it; use SET_IRQS";
         return effects.push(Effect::Refused { offset, rule });
@@ -208,4 +209,9 @@ pub(crate) fn write_entry(
     } else if let Some(stored) = state.entry(vector).get_mut(usize::from(dword)) {
         *stored = (*stored & !lanes) | (value & lanes);
     }
+}
+
+/// A message's bit among 32.
+const fn message_bit(vector: u16) -> u32 {
+    1 << (vector % 32)
 }

@@ -262,6 +262,14 @@ impl Layout {
         (crate::read(self, state, Window::Config, place.word) & place.mask) >> place.shift
     }
 
+    /// Whether this view lets its user write a field.
+    pub(crate) fn lets_write(&self, field: &Field) -> bool {
+        matches!(
+            field.treatment(self.view),
+            Treatment::Shadow | Treatment::Hardware
+        )
+    }
+
     pub(crate) fn word(&self, word: u16) -> Word {
         self.words[usize::from(word) % WORDS]
     }

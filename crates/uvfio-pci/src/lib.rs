@@ -2,7 +2,7 @@
 //!
 //! A function's configuration space is described by tables ([`Table`]): one table a structure, one row a
 //! field. A device declares what it is and which capabilities it has as a [`Blueprint`]; [`Layout::compile`]
-//! places the tables and turns them into masks for one [`View`]. [`State`] holds the values, and [`step`]
+//! places the tables and turns them into masks for one [`View`]. [`State`] holds the values, and [`step()`]
 //! changes them: it does no I/O, reads no clock, takes no lock and allocates nothing. What has to happen
 //! outside comes back as [`Effect`]s.
 //!

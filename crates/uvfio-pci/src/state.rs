@@ -334,3 +334,116 @@ impl State {
         EffectId(self.next_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BarSpan, Blueprint, Capability, Identity, View};
+
+    const BLUEPRINT: Blueprint<'static> = Blueprint {
+        identity: Identity {
+            vendor: 1,
+            device: 2,
+            revision: 3,
+            class: [4, 5, 6],
+            subsystem_vendor: 7,
+            subsystem: 8,
+            interrupt_pin: 1,
+        },
+        bars: [
+            Bar::Memory32 {
+                bytes: 4096,
+                prefetchable: false,
+            },
+            Bar::None,
+            Bar::None,
+            Bar::None,
+            Bar::None,
+            Bar::None,
+        ],
+        rom_bytes: 0,
+        capabilities: &[
+            Capability::Msi {
+                messages: 4,
+                wide: true,
+                maskable: true,
+            },
+            Capability::MsiX {
+                vectors: 70,
+                table: BarSpan { bar: 0, offset: 0 },
+                pba: BarSpan { bar: 0, offset: 2048 },
+            },
+        ],
+        extended: &[],
+    };
+
+    /// Restores a fresh state that was changed behind the model's back.
+    fn restored(change: impl FnOnce(&mut State)) -> Result<(), RestoreError> {
+        let layout =
+            Layout::compile(&BLUEPRINT, View::Virtual).map_err(|_| RestoreError { offset: u16::MAX })?;
+        let mut state = State::new(&layout);
+        change(&mut state);
+        state.restore(&layout).map(drop)
+    }
+
+    /// The refusal of something that no register shows.
+    const NO_REGISTER: Result<(), RestoreError> = Err(RestoreError { offset: 256 });
+
+    #[test]
+    fn a_state_with_a_vector_that_is_not_there_is_not_restored() {
+        assert_eq!(restored(|_| ()), Ok(()));
+        assert_eq!(restored(|state| state.pending.put(69, true)), Ok(()));
+        for vector in [70, 127, 128, 2047] {
+            assert_eq!(
+                restored(|state| state.pending.put(vector, true)),
+                NO_REGISTER,
+                "{vector}"
+            );
+            assert_eq!(
+                restored(|state| state.attached.put(vector, true)),
+                NO_REGISTER,
+                "{vector}"
+            );
+            assert_eq!(
+                restored(|state| state.unmasked.put(vector, true)),
+                NO_REGISTER,
+                "{vector}"
+            );
+            assert_eq!(
+                restored(|state| *state.entry(vector) = [0, 1, 0]),
+                NO_REGISTER,
+                "{vector}"
+            );
+        }
+        assert_eq!(restored(|state| state.msi_attached = 0b1000), Ok(()));
+        assert_eq!(restored(|state| state.msi_attached = 0b1_0000), NO_REGISTER);
+        assert_eq!(restored(|state| state.msi_pending = 1 << 31), NO_REGISTER);
+    }
+
+    #[test]
+    fn a_state_with_a_bit_that_nobody_can_set_is_not_restored() {
+        for (word, bit) in [
+            (0, 0),
+            (1, 7),
+            (1, 20),
+            (4, 11),
+            (5, 31),
+            (0x10, 17),
+            (0x20, 3),
+            (0x3f, 31),
+        ] {
+            assert_eq!(
+                restored(|state| state.words[word] ^= 1 << bit),
+                Err(RestoreError {
+                    offset: word as u16 * 4
+                }),
+                "word {word:#x} bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_transfer_of_data_that_the_function_does_not_have_is_not_restored() {
+        assert_eq!(restored(|state| state.vpd = Some(EffectId(1))), NO_REGISTER);
+    }
+}

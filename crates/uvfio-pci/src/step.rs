@@ -3,8 +3,8 @@
 use crate::layout::WORDS;
 use crate::tables::{header, msi, msix, power, vpd};
 use crate::{
-    Action, ByteEnables, Delivery, Effect, EffectId, Effects, Field, Input, Interrupt, InterruptMode, Layout,
-    Outcome, PowerState, ResetKind, State, Treatment, Window, error, interrupt,
+    Action, ByteEnables, Delivery, Effect, EffectId, Effects, Field, Input, InterruptMode, Layout, Outcome,
+    PowerState, ResetKind, State, Window, error, interrupt,
 };
 
 /// What dword `register` of a window reads. Has no side effects. `register` past the window reads 0.
@@ -321,37 +321,6 @@ fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcom
             Outcome::Failed => {}
         }
     }
-}
-
-/// Whether this view lets its user write a field at all.
-pub(crate) fn writable(layout: &Layout, field: &Field) -> bool {
-    matches!(
-        field.treatment(layout.view),
-        Treatment::Shadow | Treatment::Hardware
-    )
-}
-
-/// A vector of an interrupt kind, as a message number below 32.
-pub(crate) const fn message_bit(vector: u16) -> u32 {
-    1 << (vector % 32)
-}
-
-/// Interrupts of a kind, for messages that name it.
-pub(crate) const fn granted(mode: InterruptMode) -> u16 {
-    match mode {
-        InterruptMode::Intx => 0,
-        InterruptMode::Msi(n) | InterruptMode::MsiX(n) => n,
-    }
-}
-
-/// The mode in which interrupts of `kind` are delivered.
-pub(crate) const fn is_kind(mode: InterruptMode, kind: Interrupt) -> bool {
-    matches!(
-        (mode, kind),
-        (InterruptMode::Intx, Interrupt::Intx)
-            | (InterruptMode::Msi(_), Interrupt::Msi)
-            | (InterruptMode::MsiX(_), Interrupt::MsiX)
-    )
 }
 
 const _: () = {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Device, EDU, EVERYTHING, PLAIN};
-use uvfio_pci::{Bar, Blueprint, BlueprintError, Effect, Input, Layout, Outcome, ResetKind, View};
+use uvfio_pci::{Bar, Blueprint, BlueprintError, Effect, Input, Interrupt, Layout, Outcome, ResetKind, View};
 
 const ONES: u32 = u32::MAX;
 
@@ -165,6 +165,43 @@ fn the_filtered_view_refuses_to_move_a_bar() {
         "{effects:?}"
     );
     assert_eq!(device.r32(0x10), 0);
+}
+
+#[test]
+fn the_filtered_view_refuses_only_what_would_change_something() {
+    let mut device = Device::seen(&EDU, View::Filtered);
+    assert_eq!(device.w32(0x10, 0), [], "written back as it was read");
+    assert_eq!(
+        device.w32(0x10, 0x000f_fff0),
+        [],
+        "below the BAR's size there are no bits to change"
+    );
+    assert_eq!(device.w16(0x10, 0xffff), [], "nor in this half");
+    assert_eq!(device.w32(0x14, ONES), [], "nor where there is no BAR");
+    assert_eq!(
+        device.w32(0x00, ONES),
+        [],
+        "read-only registers are not refused, only read-only"
+    );
+    let effects = device.w8(0x13, 0x01);
+    assert!(
+        matches!(effects[..], [Effect::Refused { offset: 0x10, .. }]),
+        "{effects:?}"
+    );
+
+    let kind = Interrupt::Msi;
+    device.input(Input::Enable { kind, vectors: 1 });
+    assert_eq!(
+        device.w16(0x42, 0x0081),
+        [],
+        "MSI control as it is, enabled by request"
+    );
+    let effects = device.w16(0x42, 0x0080);
+    assert!(
+        matches!(effects[..], [Effect::Refused { offset: 0x40, .. }]),
+        "{effects:?}"
+    );
+    assert_eq!(device.r16(0x42), 0x0081);
 }
 
 #[test]

@@ -126,6 +126,17 @@ fn msi_takes_the_form_that_its_control_register_says() {
 }
 
 #[test]
+fn a_reserved_number_of_msi_messages_counts_as_32() {
+    for (log2, vectors) in [(5_u8, 32), (6, 32), (7, 32), (0, 1)] {
+        let mut page = page(256);
+        page[0x40] = 0x05;
+        page[0x42] = log2 << 1;
+        let (device, _) = decode(&page);
+        assert_eq!(device.layout.vectors(Interrupt::Msi), vectors, "2 to the {log2}");
+    }
+}
+
+#[test]
 fn an_express_capability_of_version_1_has_no_second_half() {
     let mut page = page(256);
     page[0x40..0x44].copy_from_slice(&[0x10, 0x54, 0x01, 0x00]);
@@ -214,4 +225,71 @@ fn fields_are_found_by_the_bytes_they_lie_in() {
     assert_eq!(at(0x38), [""; 0]);
     let body: Vec<_> = device.layout.fields_at(0x82).collect();
     assert_eq!(device.layout.value(&device.state, &body[0].0, body[0].1), 0xa3);
+}
+
+fn decode_virtual(page: &[u8]) -> Device {
+    let (layout, _) = Layout::from_dump_in(page, View::Virtual).expect("a page of a type 0 function");
+    let state = Box::new(State::new(&layout));
+    Device {
+        layout: Box::new(layout),
+        state,
+        effects: Vec::new(),
+    }
+}
+
+/// (offset, ID) of each structure, as a driver walks the chains.
+fn chains(device: &Device) -> Vec<(u16, u16)> {
+    let mut found = Vec::new();
+    let mut at = u16::from(device.r8(0x34));
+    while at != 0 {
+        found.push((at, device.r8(at).into()));
+        at = device.r8(at + 1).into();
+    }
+    let mut at = 0x100;
+    while at != 0 && device.r32(at) != 0 {
+        found.push((at, device.r16(at)));
+        at = device.r16(at + 2) >> 4;
+    }
+    found
+}
+
+#[test]
+fn the_virtual_view_of_a_page_is_that_of_the_device_it_came_from() {
+    for (name, blueprint) in ALL {
+        let decoded = decode_virtual(&Device::seen(&blueprint, View::Raw).page());
+        assert_eq!(decoded.page(), Device::new(&blueprint).page(), "{name}");
+    }
+}
+
+#[test]
+fn the_virtual_view_links_past_what_it_does_not_show() {
+    let mut page = page(4096);
+    page[0x40..0x42].copy_from_slice(&[0x14, 0x50]); // enhanced allocation: no table
+    page[0x50..0x52].copy_from_slice(&[0x01, 0x60]);
+    page[0x60..0x62].copy_from_slice(&[0x0c, 0x70]); // hot plug: no table
+    page[0x70..0x72].copy_from_slice(&[0x11, 0x00]);
+    page[0x100..0x104].copy_from_slice(&[0x1e, 0x00, 0x01, 0x20]); // L1 PM substates: no table; next 0x200
+    page[0x200..0x204].copy_from_slice(&[0x03, 0x00, 0x01, 0x30]); // serial number, next 0x300
+    page[0x300..0x304].copy_from_slice(&[0x0f, 0x00, 0x01, 0x00]); // ATS: no table
+    // The extended chain starts at 0x100 whatever is there: a capability of ID 0 is none.
+    let wanted = [(0x50, 0x01), (0x70, 0x11), (0x100, 0), (0x200, 3)];
+    assert_eq!(chains(&decode_virtual(&page)), wanted);
+}
+
+#[test]
+fn the_virtual_view_has_no_chain_where_it_shows_no_structure() {
+    let mut page = page(4096);
+    page[0x40..0x42].copy_from_slice(&[0x14, 0x00]);
+    page[0x100..0x104].copy_from_slice(&[0x1e, 0x00, 0x01, 0x00]);
+    let device = decode_virtual(&page);
+    assert_eq!(chains(&device), []);
+    assert_eq!(device.r16(0x06) & 0x10, 0, "STATUS' capabilities list bit");
+}
+
+#[test]
+fn the_virtual_view_ends_a_chain_that_loops() {
+    let mut page = page(256);
+    page[0x40..0x42].copy_from_slice(&[0x01, 0x50]);
+    page[0x50..0x52].copy_from_slice(&[0x11, 0x40]);
+    assert_eq!(chains(&decode_virtual(&page)), [(0x40, 0x01), (0x50, 0x11)]);
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Device, EDU, EVERYTHING};
-use uvfio_pci::{Blueprint, Delivery, Effect, Identity, Input, Interrupt};
+use uvfio_pci::{Blueprint, Delivery, Effect, EffectId, Identity, Input, Interrupt, Outcome, ResetKind};
 
 const ASSERT: Input = Input::IntxLevel { asserted: true };
 const DEASSERT: Input = Input::IntxLevel { asserted: false };
@@ -137,6 +137,19 @@ fn disabling_by_request_detaches_and_forgets_the_mask() {
 }
 
 #[test]
+fn enabling_by_request_forgets_the_mask() {
+    let mut device = attached();
+    device.input(Input::MaskIntx);
+    device.input(ASSERT);
+    let enable = Input::Enable {
+        kind: Interrupt::Intx,
+        vectors: 1,
+    };
+    assert_eq!(device.input(enable), [Effect::Deliver]);
+    assert_eq!(device.deliveries(), ONE);
+}
+
+#[test]
 fn messages_take_the_lines_place() {
     let mut device = attached();
     device.input(ASSERT);
@@ -159,6 +172,26 @@ fn the_line_is_silent_in_d3hot() {
     device.w8(0x44, 3);
     device.input(ASSERT);
     assert_eq!(device.deliveries(), []);
+}
+
+#[test]
+fn a_reset_deasserts_the_line() {
+    let mut device = attached();
+    device.w16(0x04, 0x0400);
+    device.input(ASSERT);
+    device.input(Input::Reset {
+        kind: ResetKind::FunctionLevel,
+    });
+    device.input(Input::EffectDone {
+        id: EffectId(1),
+        outcome: Outcome::Done,
+    });
+    assert!(!device.state.resetting());
+    assert_eq!(bits(&device), (true, false));
+    device.w16(0x04, 0x0000);
+    assert_eq!(device.deliveries(), []);
+    device.input(ASSERT);
+    assert_eq!(device.deliveries(), ONE);
 }
 
 #[test]

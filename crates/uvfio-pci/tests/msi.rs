@@ -257,6 +257,20 @@ fn disabling_forgets_what_was_pending_and_detaches() {
 }
 
 #[test]
+fn disabling_by_register_forgets_what_was_pending() {
+    let mut device = enabled(4, true);
+    device.w32(0x50, 0xf);
+    device.input(fire(3));
+    device.w16(0x42, 0x0020);
+    assert_eq!(device.r32(0x54), 0, "pending bits");
+    device.w16(0x42, 0x0021);
+    device.w32(0x50, 0);
+    assert_eq!(device.vectors(), []);
+    device.input(fire(3));
+    assert_eq!(device.vectors(), [3], "eventfds stay attached");
+}
+
+#[test]
 fn a_message_that_is_not_granted_any_more_is_not_sent() {
     let mut device = enabled(32, true);
     device.w32(0x50, u32::MAX);

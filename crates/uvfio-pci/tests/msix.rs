@@ -228,6 +228,21 @@ fn disabling_by_request_masks_detaches_and_forgets() {
 }
 
 #[test]
+fn disabling_by_register_forgets_what_was_pending_and_keeps_the_masks() {
+    let mut device = enabled();
+    device.set_entry(1, 3, 1);
+    device.input(fire(1));
+    device.w16(CONTROL, 0);
+    assert!(!device.pending(1));
+    assert!(masked(&device, 1) && !masked(&device, 0));
+    device.w16(CONTROL, ENABLE);
+    device.set_entry(1, 3, 0);
+    assert_eq!(device.vectors(), []);
+    device.input(fire(1));
+    assert_eq!(device.vectors(), [1], "eventfds stay attached");
+}
+
+#[test]
 fn address_and_data_are_kept_for_the_user_by_any_access() {
     let mut device = function();
     let entry = [

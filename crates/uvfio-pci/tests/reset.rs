@@ -277,3 +277,31 @@ fn after_a_reset_that_failed_the_function_is_dark_until_one_works() {
     assert_eq!(end(&mut device), ResetKind::FunctionLevel, "another can be tried");
     assert!(device.state.decodes(&device.layout, 0));
 }
+
+#[test]
+fn eventfds_of_every_kind_survive_a_conventional_reset() {
+    let mut device = Device::new(&EVERYTHING);
+    for kind in [Interrupt::Intx, Interrupt::Msi, Interrupt::MsiX] {
+        device.input(Input::Attach { kind, vector: 0 });
+    }
+    device.input(Input::Reset {
+        kind: ResetKind::Conventional,
+    });
+    end(&mut device);
+    device.w16(0x04, 0x0004);
+    device.input(Input::IntxLevel { asserted: true });
+    device.w16(0x52, 0x0001);
+    device.input(Input::VectorFired { vector: 0 });
+    let message = device.deliveries();
+    device.w16(0x52, 0x0000);
+    let line = device.deliveries();
+    device.w16(0x6a, 0x8000);
+    device.input(Input::VectorFired { vector: 0 });
+    let vector = device.deliveries();
+    let kinds: Vec<_> = [line, message, vector]
+        .iter()
+        .flatten()
+        .map(|delivery| delivery.kind)
+        .collect();
+    assert_eq!(kinds, [Interrupt::Intx, Interrupt::Msi, Interrupt::MsiX]);
+}

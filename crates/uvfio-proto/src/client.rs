@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use zerocopy::IntoBytes;
 
 use crate::error::Errno;
@@ -26,6 +27,9 @@ pub use requests::{DeviceSummary, IrqSummary, RegionSummary};
 
 /// How long a reply is waited for, unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long passes between two looks whether a server's line has room.
+const LINE_GLANCE: Duration = Duration::from_millis(20);
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -101,11 +105,50 @@ impl Client {
         Self::new(UnixStream::connect(path)?)
     }
 
+    /// As [`connect`](Self::connect), but waits no longer than `patience` (not zero) for a place in the server's line,
+    /// and no longer than that for each reply: a server that has a user answers the next one when that has left.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); [`ClientError::TimedOut`] for VERSION where the server does not get to it.
+    pub fn connect_within(path: &Path, patience: Duration) -> Result<Self, ClientError> {
+        let until = Instant::now() + patience;
+        let address = SocketAddrUnix::new(path).map_err(std::io::Error::from)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(std::io::Error::from)?;
+        loop {
+            match connect(&socket, &address) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                // The line is full. Nothing tells when it no longer is.
+                Err(rustix::io::Errno::AGAIN) if Instant::now() < until => std::thread::sleep(LINE_GLANCE),
+                Err(rustix::io::Errno::AGAIN) => {
+                    return Err(ClientError::TimedOut {
+                        command: Command::Version,
+                        patience,
+                    });
+                }
+                Err(error) => return Err(std::io::Error::from(error).into()),
+            }
+        }
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        Self::new_within(stream, patience)
+    }
+
     /// Agrees on a version over a connected socket.
     ///
     /// # Errors
     /// Where the server does not answer as it should.
     pub fn new(stream: UnixStream) -> Result<Self, ClientError> {
+        Self::new_within(stream, PATIENCE)
+    }
+
+    /// As [`new`](Self::new), but waits no longer than `patience` (not zero) for each reply.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn new_within(stream: UnixStream, patience: Duration) -> Result<Self, ClientError> {
         let stream = Arc::new(stream);
         let limit = DEFAULT_DATA_BYTES as usize + HEADER_BYTES + size_of::<RegionAccess>();
         let mut client = Self {
@@ -116,10 +159,10 @@ impl Client {
             memory: None,
             next_id: 0,
             late: BTreeSet::new(),
-            patience: PATIENCE,
+            patience,
             scratch: Vec::new(),
         };
-        client.set_patience(PATIENCE)?;
+        client.set_patience(patience)?;
         let payload = version::propose(&Capabilities {
             max_msg_fds: Some(u64::from(MAX_MSG_FDS)),
             max_data_xfer_size: Some(u64::from(DEFAULT_DATA_BYTES)),

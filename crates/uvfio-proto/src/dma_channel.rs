@@ -11,10 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-use uvfio_core::{DmaError, DmaMessages};
+use uvfio_core::{DmaError, DmaMessages, DmaTicket};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::audit::Ration;
 use crate::error::Errno;
 use crate::message::{Command, DmaAccess, HEADER_BYTES, Header};
 use crate::transport::{Blocked, Outgoing, SendError};
@@ -37,16 +36,30 @@ pub(crate) struct DmaChannel {
     changed: Condvar,
     /// The thread that reads the socket, which must never wait for an answer.
     reader: OnceLock<ThreadId>,
-    failures: Ration,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     commands: BTreeMap<u16, Slot>,
     next_id: u16,
-    /// Counts calls of `abandon`.
-    generation: u64,
+    /// Accesses under way, by number; each may take several commands.
+    accesses: BTreeMap<u64, Under>,
+    next_access: u64,
     closed: bool,
+}
+
+/// An access under way, and whether it is abandoned.
+#[derive(Debug)]
+struct Under {
+    first: u64,
+    last: u64,
+    abandoned: bool,
+}
+
+impl Open {
+    fn is_abandoned(&self, number: u64) -> bool {
+        self.accesses.get(&number).is_none_or(|access| access.abandoned)
+    }
 }
 
 /// A command whose answer has not been fetched.
@@ -74,7 +87,6 @@ impl DmaChannel {
             open: Mutex::default(),
             changed: Condvar::new(),
             reader: OnceLock::new(),
-            failures: Ration::default(),
         }
     }
 
@@ -93,12 +105,9 @@ impl DmaChannel {
         match slot {
             Slot::Due(asked, command) if *command as u16 == header.command => {
                 let result = judge(*asked, *command, header, payload);
-                if let Err(why) = &result
-                    && let Some(failures) = self.failures.next()
-                {
+                if let Err(why) = &result {
                     tracing::warn!(
                         target: "audit",
-                        failures,
                         "{} of {:#x} bytes at {:#x} by message: {why} (error number {})",
                         command.name(), asked.count, asked.iova, Errno(header.errno).0
                     );
@@ -126,13 +135,13 @@ impl DmaChannel {
         command: Command,
         access: DmaAccess,
         data: &[u8],
-        generation: u64,
+        number: u64,
     ) -> Result<Vec<u8>, &'static str> {
         if self.reader.get() == Some(&std::thread::current().id()) {
             return Err("asked for by the thread that would have to read the answer");
         }
         let until = Instant::now() + self.timeout;
-        let id = self.begin(command, access, generation)?;
+        let id = self.open(command, access, number)?;
         let header = Header {
             id,
             command: command as u16,
@@ -144,22 +153,34 @@ impl DmaChannel {
         let _ = access.write_to_suffix(&mut first);
         let mut blocked = || {
             let open = self.lock();
-            if open.closed || open.generation != generation || Instant::now() >= until {
+            if open.closed || open.is_abandoned(number) || Instant::now() >= until {
                 Blocked::GiveUp
             } else {
                 Blocked::Wait
             }
         };
-        match self.out.send(&[&first, data], &[], &mut blocked) {
-            Ok(()) => self.wait(id, command, generation, until),
+        // Once more when it is our turn to write: the answer to the request that abandoned it waits for its own turn
+        // after that, so no client sees this command behind that answer.
+        let mut still = || !self.lock().is_abandoned(number);
+        match self.out.send_if(&[&first, data], &[], &mut blocked, &mut still) {
+            Ok(()) => self.wait(id, command, number, until),
             Err(SendError::Delayed) => {
-                // It goes out with the next message, and is answered then.
-                self.lock().commands.insert(id, Slot::GivenUp(command));
+                // It goes out with the next message, and is answered then; which may have been by now.
+                let mut open = self.lock();
+                match open.commands.get(&id) {
+                    Some(Slot::Answered(_)) => drop(open.commands.remove(&id)),
+                    _ => drop(open.commands.insert(id, Slot::GivenUp(command))),
+                }
                 Err("given up while it was sent")
             }
             Err(SendError::GivenUp) => {
-                self.lock().commands.remove(&id);
-                Err("the client does not read its socket")
+                let mut open = self.lock();
+                open.commands.remove(&id);
+                Err(if open.is_abandoned(number) {
+                    ABANDONED
+                } else {
+                    "the client does not read its socket"
+                })
             }
             Err(SendError::Io(_)) => {
                 self.lock().commands.remove(&id);
@@ -169,9 +190,9 @@ impl DmaChannel {
     }
 
     /// Opens a command under an id that no other open one has.
-    fn begin(&self, command: Command, access: DmaAccess, generation: u64) -> Result<u16, &'static str> {
+    fn open(&self, command: Command, access: DmaAccess, number: u64) -> Result<u16, &'static str> {
         let mut open = self.lock();
-        if open.generation != generation {
+        if open.is_abandoned(number) {
             return Err(ABANDONED);
         }
         if open.closed {
@@ -189,13 +210,7 @@ impl DmaChannel {
         Ok(id)
     }
 
-    fn wait(
-        &self,
-        id: u16,
-        command: Command,
-        generation: u64,
-        until: Instant,
-    ) -> Result<Vec<u8>, &'static str> {
+    fn wait(&self, id: u16, command: Command, number: u64, until: Instant) -> Result<Vec<u8>, &'static str> {
         let mut open = self.lock();
         loop {
             if let Some(Slot::Answered(_)) = open.commands.get(&id)
@@ -206,7 +221,7 @@ impl DmaChannel {
             let left = until.saturating_duration_since(Instant::now());
             let why = if open.closed {
                 "the connection is gone"
-            } else if open.generation != generation {
+            } else if open.is_abandoned(number) {
                 ABANDONED
             } else if left.is_zero() {
                 "the client gave no answer in time"
@@ -270,9 +285,25 @@ fn judge(
 }
 
 impl DmaMessages for DmaChannel {
-    fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
-        // An access of several messages is abandoned as one.
-        let generation = self.lock().generation;
+    fn begin(&self, first: u64, last: u64) -> DmaTicket {
+        let mut open = self.lock();
+        let number = open.next_access;
+        open.next_access = number.wrapping_add(1);
+        let access = Under {
+            first,
+            last,
+            abandoned: false,
+        };
+        open.accesses.insert(number, access);
+        DmaTicket(number)
+    }
+
+    fn end(&self, ticket: DmaTicket) {
+        self.lock().accesses.remove(&ticket.0);
+    }
+
+    fn read(&self, DmaTicket(number): DmaTicket, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+        // Several messages are abandoned as one access.
         let mut at = iova;
         for piece in data.chunks_mut(self.chunk) {
             let access = DmaAccess {
@@ -280,7 +311,7 @@ impl DmaMessages for DmaChannel {
                 count: piece.len() as u64,
             };
             let got = self
-                .ask(Command::DmaRead, access, &[], generation)
+                .ask(Command::DmaRead, access, &[], number)
                 .map_err(|why| DmaError::Message { iova: at, why })?;
             if got.len() == piece.len() {
                 piece.copy_from_slice(&got);
@@ -290,16 +321,14 @@ impl DmaMessages for DmaChannel {
         Ok(())
     }
 
-    fn write(&self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
-        // An access of several messages is abandoned as one.
-        let generation = self.lock().generation;
+    fn write(&self, DmaTicket(number): DmaTicket, iova: u64, data: &[u8]) -> Result<(), DmaError> {
         let mut at = iova;
         for piece in data.chunks(self.chunk) {
             let access = DmaAccess {
                 iova: at,
                 count: piece.len() as u64,
             };
-            self.ask(Command::DmaWrite, access, piece, generation)
+            self.ask(Command::DmaWrite, access, piece, number)
                 .map_err(|why| DmaError::Message { iova: at, why })?;
             at = at.wrapping_add(piece.len() as u64);
         }
@@ -307,8 +336,13 @@ impl DmaMessages for DmaChannel {
     }
 
     fn abandon(&self) {
-        let mut open = self.lock();
-        open.generation = open.generation.wrapping_add(1);
+        self.abandon_range(0, u64::MAX);
+    }
+
+    fn abandon_range(&self, first: u64, last: u64) {
+        for access in self.lock().accesses.values_mut() {
+            access.abandoned |= access.first <= last && access.last >= first;
+        }
         self.changed.notify_all();
     }
 }

@@ -16,7 +16,6 @@
 // One module has memory between processes; the others have no `unsafe`.
 #![deny(unsafe_code)]
 
-mod audit;
 pub mod client;
 mod dma_channel;
 pub mod error;

@@ -463,7 +463,17 @@ bitflags::bitflags! {
     }
 }
 
-/// Linux's numbers of device features, as far as they are answered here.
+/// One range of [`feature_number::IOVA_RANGES`]'s data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IovaRange {
+    /// First address.
+    pub first: u64,
+    /// Last address, inclusive: a range may end with the address space.
+    pub last: u64,
+}
+
+/// Numbers of device features, as far as they are answered here: Linux's, and from `0xff00` on our own.
 pub mod feature_number {
     /// The device may go to low power until the next access.
     pub const LOW_POWER_ENTRY: u16 = 3;
@@ -471,6 +481,9 @@ pub mod feature_number {
     pub const LOW_POWER_EXIT: u16 = 5;
     /// Bus mastering: data is a `u32`, 0 off, 1 on.
     pub const BUS_MASTER: u16 = 10;
+    /// Ours: where memory may be mapped. GET gives an array of [`super::IovaRange`], in ascending order and without
+    /// overlap; its length follows from the reply's.
+    pub const IOVA_RANGES: u16 = 0xff00;
 }
 
 #[cfg(test)]

@@ -21,12 +21,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uvfio_core::{DmaMessages, VirtualDevice};
 use zerocopy::FromBytes;
 
-use crate::audit::Ration;
 use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::journal::{self, Agreed, Journal, Notes, OutOfStep};
@@ -41,12 +40,15 @@ pub struct Limits {
     /// Most data in one read or write, bytes; the receive buffer grows no further than this and a header.
     /// From 4096 to 64 MiB (QEMU takes no more).
     pub max_data_bytes: u32,
-    /// Most DMA mappings that are promised to the client; the device's policy decides.
+    /// Most DMA mappings that are promised to the client, at most 65,535; the device's policy decides.
     pub max_mappings: u32,
     /// How long DEVICE_RESET may wait; a longer reset goes on after the reply. Clients give up after 5 s.
     pub reset_patience: Duration,
     /// How long one message to the client may take, sending and answer together.
     pub dma_timeout: Duration,
+    /// How long a client that has connected may take until its VERSION is there, whole; after that the connection is
+    /// closed, for the device serves nobody else meanwhile.
+    pub version_patience: Duration,
 }
 
 impl Limits {
@@ -60,13 +62,14 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// 1 MiB, 65,535 mappings, 3 s for a reset, 5 s for DMA by message.
+    /// 1 MiB, 65,535 mappings, 3 s for a reset, 5 s for DMA by message, 10 s for VERSION.
     fn default() -> Self {
         Self {
             max_data_bytes: DEFAULT_DATA_BYTES,
             max_mappings: 65_535,
             reset_patience: Duration::from_secs(3),
             dma_timeout: Duration::from_secs(5),
+            version_patience: Duration::from_secs(10),
         }
     }
 }
@@ -110,6 +113,9 @@ pub enum ServeError {
     /// The first message was not VERSION.
     #[error("command {0} came before VERSION, which must be the first")]
     BeforeVersion(u16),
+    /// No VERSION in time.
+    #[error("the client has sent no VERSION within {0:?}")]
+    NoVersion(Duration),
     /// No common version.
     #[error("VERSION: {0}")]
     Version(#[from] VersionError),
@@ -155,7 +161,6 @@ pub struct Server {
     out: Arc<Outgoing>,
     journal: Option<Arc<Notes>>,
     reply: Reply,
-    refusals: Ration,
     /// Set once the version is agreed.
     session: Option<Session>,
 }
@@ -177,7 +182,6 @@ struct Request<'a> {
     device: &'a VirtualDevice,
     limits: &'a Limits,
     session: &'a Session,
-    refusals: &'a Ration,
     command: Command,
     payload: &'a [u8],
     fds: Vec<OwnedFd>,
@@ -305,7 +309,6 @@ impl Server {
             journal,
             stream,
             reply: Reply::default(),
-            refusals: Ration::default(),
             session: None,
         }
     }
@@ -347,7 +350,8 @@ impl Server {
     }
 
     fn serve_all(&mut self) -> Result<(), ServeError> {
-        while let Some(message) = self.incoming.next_message()? {
+        let version_due = Instant::now() + self.limits.version_patience;
+        while let Some(message) = self.next_message(version_due)? {
             let Header { id, command, .. } = message.header;
             match message.header.kind() {
                 Kind::Command => self.command(message)?,
@@ -363,6 +367,21 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The next message, where it is one before VERSION no later than `version_due`.
+    fn next_message(&mut self, version_due: Instant) -> Result<Option<Message>, ServeError> {
+        if self.session.is_some() {
+            return Ok(self.incoming.next_message()?);
+        }
+        self.incoming
+            .next_message_until(version_due)
+            .map_err(|error| match error {
+                ReceiveError::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    ServeError::NoVersion(self.limits.version_patience)
+                }
+                error => error.into(),
+            })
     }
 
     /// Carries out one command and answers it.
@@ -381,7 +400,6 @@ impl Server {
                     device: &self.device,
                     limits: &self.limits,
                     session,
-                    refusals: &self.refusals,
                     command,
                     payload,
                     fds: message.fds,
@@ -413,7 +431,8 @@ impl Server {
         let ours = Capabilities {
             max_msg_fds: Some(u64::from(MAX_MSG_FDS)),
             max_data_xfer_size: Some(u64::from(self.limits.max_data_bytes)),
-            max_dma_maps: Some(u64::from(self.limits.max_mappings)),
+            // QEMU refuses a server that says more.
+            max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
             pgsizes: None,
             write_multiple: Some(true),
         };
@@ -476,16 +495,13 @@ impl Server {
     fn refused(&mut self, header: &Header, refusal: &Refusal) {
         let errno = refusal.errno();
         self.reply.refuse(errno);
-        if let Some(refusals) = self.refusals.next() {
-            tracing::warn!(
-                target: "audit",
-                device = self.device.name(),
-                id = header.id,
-                errno = errno.0,
-                refusals,
-                "refused: {refusal}"
-            );
-        }
+        tracing::warn!(
+            target: "audit",
+            device = self.device.name(),
+            id = header.id,
+            errno = errno.0,
+            "refused: {refusal}"
+        );
     }
 
     /// Sends the reply, unless the client wants none.

@@ -1,4 +1,4 @@
-//! Refusals are in the audit log, by name, and can't fill it.
+//! Refusals are in the audit log, by name.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +13,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use common::device::serve;
-use common::raw::{access, dma_map, header, words};
+use common::raw::{access, dma_map, header};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -41,7 +41,7 @@ impl Log {
 }
 
 #[test]
-fn refusals_name_the_field_and_do_not_fill_the_log() {
+fn refusals_name_the_field_and_the_rule() {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt()
@@ -64,17 +64,6 @@ fn refusals_name_the_field_and_do_not_fill_the_log() {
             assert!(line.contains(part), "«{part}» is not in «{line}»");
         }
     }
-
-    for _ in 0..10_000 {
-        raw.ask(1, 4, &words(&[0, 0, 0, 0]));
-    }
-    let lines = log.lines();
-    assert!(lines.len() < 80, "{} lines for 10,003 refusals", lines.len());
-    assert!(
-        lines.last().unwrap().contains("refusals=8192"),
-        "{:?}",
-        lines.last()
-    );
 
     raw.send(&header(1, 9, 3, 0));
     assert!(served.end().is_err());

@@ -19,9 +19,10 @@ use std::time::{Duration, Instant};
 use common::device::{CONFIG, TestDevice, eventually, limits};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use uvfio_core::{Policy, VirtualDevice, Width};
 use uvfio_proto::message::{DmaMapFlags, SetIrqsFlags};
-use uvfio_proto::{Client, ClientError, End, Server};
+use uvfio_proto::{Client, ClientError, End, Errno, Server};
 
 const ROLE: &str = "UVFIO_TEST_ROLE";
 const SOCKET: &str = "UVFIO_TEST_SOCKET";
@@ -30,6 +31,14 @@ fn main() {
     let socket = std::env::var_os(SOCKET).map(std::path::PathBuf::from);
     match (std::env::var(ROLE).as_deref(), socket) {
         (Ok("server"), Some(socket)) => serve(&UnixListener::bind(socket).unwrap()),
+        (Ok("poor server"), Some(socket)) => {
+            let few = Rlimit {
+                current: Some(40),
+                maximum: Some(40),
+            };
+            setrlimit(Resource::Nofile, few).unwrap();
+            serve(&UnixListener::bind(socket).unwrap());
+        }
         (Ok("client"), Some(socket)) => sit(&socket),
         _ => {
             // As cargo's own harness does, so that tools can list the tests.
@@ -41,6 +50,10 @@ fn main() {
                 (
                     "a_device_in_another_process_does_dma_and_interrupts",
                     dma_and_interrupts as fn(),
+                ),
+                (
+                    "a_server_without_descriptors_to_spare_refuses_and_serves_on",
+                    few_descriptors,
                 ),
                 ("a_client_whose_server_dies_is_told", server_dies),
                 (
@@ -157,6 +170,41 @@ fn dma_and_interrupts() {
     rustix::io::pread(&ram, &mut page, 0x9000).unwrap();
     assert!(page == [0x5a; 4096], "the page was copied");
 
+    drop(client);
+    let status = server.wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let mut server = role("poor server", &socket);
+    let mut client = connect(&socket);
+    let events: Vec<_> = (0..16)
+        .map(|_| eventfd(0, EventfdFlags::CLOEXEC).unwrap())
+        .collect();
+    let fds: Vec<_> = events.iter().map(AsFd::as_fd).collect();
+    // Each is kept for its vector, until there is no room for the next sixteen.
+    let mut refused = 0;
+    for start in [0, 16, 32, 48] {
+        match client.set_eventfds(2, SetIrqsFlags::TRIGGER, start, &fds) {
+            Ok(()) => {}
+            Err(ClientError::Refused { errno, .. }) => {
+                assert_eq!(errno, Errno::INVAL);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(client.info().unwrap().irqs, 5, "it serves on");
+    }
+    assert!((1..4).contains(&refused), "{refused} of 4 were refused");
+    // Freed, they can be given again.
+    client
+        .set_irqs(2, SetIrqsFlags::NONE | SetIrqsFlags::TRIGGER, 0, 0, &[])
+        .unwrap();
+    client
+        .set_eventfds(2, SetIrqsFlags::TRIGGER, 0, &fds[..4])
+        .unwrap();
     drop(client);
     let status = server.wait().unwrap();
     assert!(status.success(), "{status}");

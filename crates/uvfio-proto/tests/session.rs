@@ -324,6 +324,34 @@ fn features_answer_as_linux_does() {
 }
 
 #[test]
+fn the_usable_ranges_of_iovas_are_told_to_who_has_room_for_them() {
+    const IOVA_RANGES: u32 = 0xff00;
+    let (_served, raw) = serve();
+    let (get, probe) = (1 << 16, 1 << 18);
+    let ask = |argsz, flags| raw.ask(1, 16, &words(&[argsz, IOVA_RANGES | flags]));
+    let probed = ask(8, get | probe);
+    assert_eq!(
+        (probed.flags, probed.payload.len()),
+        (1, 8),
+        "a probe carries no data"
+    );
+    let short = ask(23, get);
+    assert_eq!(
+        (short.u32(0), short.payload.len()),
+        (24, 8),
+        "what is needed, and nothing else"
+    );
+    let whole = ask(24, get);
+    assert_eq!((whole.u32(0), whole.payload.len()), (24, 24));
+    assert_eq!(whole.payload[8..16], [0; 8], "from address 0");
+    assert_eq!(
+        whole.payload[16..24],
+        [0xff; 8],
+        "to the end of the address space"
+    );
+}
+
+#[test]
 fn a_reset_that_hangs_is_answered_within_patience() {
     let limits = Limits {
         reset_patience: Duration::from_millis(100),

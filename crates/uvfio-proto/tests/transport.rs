@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use common::raw::{Raw, header, message};
-use uvfio_proto::transport::{Incoming, MAX_FDS, ReceiveError};
+use uvfio_proto::transport::{Blocked, Incoming, MAX_FDS, Outgoing, ReceiveError, SendError};
 
 fn pair(limit: usize) -> (Raw, Incoming) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
@@ -219,4 +219,19 @@ fn a_stream_that_ends_within_a_message_says_so() {
             other => panic!("after {sent} bytes: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_message_whose_time_has_passed_when_its_turn_comes_is_not_sent() {
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let out = Outgoing::new(Arc::new(ours));
+    let wait = &mut || Blocked::Wait;
+    let first = message(1, 12, 0, b"too late");
+    let result = out.send_if(&[&first, b""], &[], wait, &mut || false);
+    assert!(matches!(result, Err(SendError::GivenUp)), "{result:?}");
+    let second = message(2, 12, 0, b"in time");
+    out.send_if(&[&second, b""], &[], wait, &mut || true)
+        .expect("sent");
+    let mut incoming = Incoming::new(Arc::new(theirs), 4096);
+    assert_eq!(next(&mut incoming).1, b"in time");
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use uvfio_core::{
-    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, IrqAction, IrqData, IrqIndex, Policy, ResetProgress,
-    SetIrqs, VirtualDevice, region_index::CONFIG,
+    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, IrqAction, IrqData, IrqIndex, Policy,
+    ResetProgress, SetIrqs, VirtualDevice, region_index::CONFIG,
 };
 use uvfio_soft::edu::{
     BUFFER_AT, BUFFER_BYTES, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, Config, Edu, INTERRUPT_DMA,
@@ -445,11 +445,11 @@ impl Silent {
 }
 
 impl DmaMessages for Silent {
-    fn read(&self, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
+    fn read(&self, _ticket: DmaTicket, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
         Err(self.wait(iova))
     }
 
-    fn write(&self, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
+    fn write(&self, _ticket: DmaTicket, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
         Err(self.wait(iova))
     }
 

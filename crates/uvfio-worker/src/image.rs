@@ -150,7 +150,15 @@ fn create(path: &Path, size: u64) -> io::Result<File> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.set_len(size)?;
+    if let Err(why) = file.set_len(size) {
+        // An image of another size than was asked for would only be in the way of the next attempt.
+        let _ = std::fs::remove_file(path);
+        return Err(why);
+    }
+    // A host's flush covers its data; that the file is there at all after a crash is ours to see to.
+    file.sync_all()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(file)
 }
 
@@ -203,6 +211,15 @@ mod tests {
             folder.contains("neither a regular file nor a block device"),
             "{folder}"
         );
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_made_as_large_as_asked_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("disk.img");
+        let error = open(&path, Some(u64::MAX - 511), 512, false).expect_err("too large for any file");
+        assert!(error.to_string().contains("could not be made"), "{error}");
+        assert!(!path.exists(), "{path:?} was left behind");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod confine;
 mod control;
 mod devices;
 mod image;
+mod log;
 mod nvme;
 mod orders;
 mod process;
@@ -36,6 +37,7 @@ pub use confine::{
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
+pub use log::{LogError, log_to_stderr};
 pub use orders::Orders;
 pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
 use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
 use uvfio_proto::{Limits, Server};
 
@@ -13,7 +12,7 @@ use crate::channel::{Channel, Order, Report, Setup};
 use crate::confine::{self, Files};
 use crate::image::Image;
 use crate::run::{how_ended, serve_one};
-use crate::{Control, DeviceSpec, Ended};
+use crate::{Control, DeviceSpec, Ended, log_to_stderr};
 
 /// Which build this is. Supervisor and worker must be of the same.
 pub(crate) const BUILD: &str = env!("UVFIO_BUILD");
@@ -67,7 +66,7 @@ fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
     let Some((setup, images)) = setup(channel)? else {
         return Ok(Ended::Stopped);
     };
-    start_log(&setup)?;
+    log_to_stderr(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
     let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
     let mut longest_file = images.iter().map(|image| image.bytes).max().unwrap_or_default();
     longest_file = longest_file.max(spec.own_file_bytes());
@@ -138,18 +137,6 @@ fn setup(channel: &Channel) -> Result<Option<(Setup, Vec<Image>)>, String> {
             Some(Order::Stop) | None => return Ok(None),
         }
     }
-}
-
-fn start_log(setup: &Setup) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&setup.log).map_err(|error| error.to_string())?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(setup.ansi)
-        // A log that nobody reads any more is no reason to end.
-        .log_internal_errors(false)
-        .try_init()
-        .map_err(|error| error.to_string())
 }
 
 fn tell_how_confined(files: Files) {

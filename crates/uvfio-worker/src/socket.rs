@@ -3,10 +3,11 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, RenameFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Why a socket can't be made.
@@ -147,13 +148,25 @@ fn make_room(path: &Path) -> Result<(), SocketError> {
     if !metadata.file_type().is_socket() {
         return Err(SocketError::NotASocket { path: path.into() });
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+    match connect_at_once(path) {
+        Err(Errno::CONNREFUSED) => {
             std::fs::remove_file(path).map_err(failed("removing the socket of a server that is gone"))
         }
-        Err(error) => Err(failed("connecting to the socket that is there")(error)),
-        Ok(_) => Err(SocketError::InUse { path: path.into() }),
+        // The second: a server whose line of users is full.
+        Ok(()) | Err(Errno::AGAIN) => Err(SocketError::InUse { path: path.into() }),
+        Err(errno) => Err(failed("connecting to the socket that is there")(errno.into())),
     }
+}
+
+/// Connects to a socket without waiting for a place in its server's line, and leaves.
+fn connect_at_once(path: &Path) -> rustix::io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 #[cfg(test)]
@@ -215,5 +228,32 @@ mod tests {
         std::fs::write(&path, "mine").expect("written");
         drop(socket);
         assert_eq!(std::fs::read(&path).expect("still there"), b"mine");
+    }
+
+    #[test]
+    fn a_server_whose_line_is_full_is_still_there_and_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("s");
+        let _server = SocketFile::listen(&path).expect("listens");
+        let mut line = Vec::new();
+        let address = SocketAddrUnix::new(&path).expect("an address");
+        let full = loop {
+            let client = rustix::net::socket_with(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::NONBLOCK,
+                None,
+            )
+            .expect("a socket");
+            match rustix::net::connect(&client, &address) {
+                Ok(()) => line.push(client),
+                Err(errno) => break errno,
+            }
+            assert!(line.len() < 10_000, "the line has no end");
+        };
+        assert_eq!(full, Errno::AGAIN);
+        let second = SocketFile::listen(&path);
+        assert!(matches!(second, Err(SocketError::InUse { .. })), "{second:?}");
+        assert!(path.exists(), "the first server's socket is gone");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod check;
 mod decode;
 mod demo;
 mod dump;
@@ -17,7 +18,7 @@ mod target;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use uvfio_pci::View;
 
 /// VFIO as a service in user space: virtual PCI devices over the vfio-user protocol.
@@ -34,6 +35,7 @@ enum Command {
     Show(show::Args),
     Explain(explain::Args),
     Demo(demo::Args),
+    CheckServer(check::ServerArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
     /// The confined process that `serve` starts.
@@ -63,11 +65,16 @@ impl From<ViewArg> for View {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::command_line(&Cli::command(), &error),
+    };
+    let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::CheckServer(args) => check::server(&args),
         Command::DemoUser(args) => demo::user::run(&args),
         Command::Worker => return uvfio_worker::worker_main(),
     };

@@ -6,7 +6,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use tracing_subscriber::EnvFilter;
 use uvfio_worker::{DeviceSpec, Ended, Job, KINDS, Orders, SocketFile, Source, Supervisor, SupervisorError};
 
 use crate::exit::Failure;
@@ -37,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "virtual")]
     view: ViewArg,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
-    /// going are the target `audit`.
+    /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second.
     #[arg(long, value_name = "LEVEL", default_value = "warn,audit=info")]
     log: String,
 }
@@ -51,16 +50,8 @@ pub(crate) fn devices_help() -> String {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|e| Failure::usage(format_args!("--log {:?} is not a level or filter: {e}", args.log)))?;
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        // A log that nobody reads any more is no reason to end.
-        .log_internal_errors(false)
-        .init();
+    uvfio_worker::log_to_stderr(&args.log, ansi).map_err(|e| Failure::usage(format_args!("--log: {e}")))?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
     let orders = Orders::new().map_err(Failure::running)?;

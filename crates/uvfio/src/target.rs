@@ -2,14 +2,19 @@
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
 
 use uvfio_core::region_index::CONFIG;
 use uvfio_pci::{Bar, Layout, State, View, Window};
+use uvfio_proto::message::Command;
 use uvfio_proto::{Client, ClientError};
 use uvfio_worker::DeviceSpec;
 
 use crate::dump;
 use crate::exit::Failure;
+
+/// How long a server may take to answer; one that has a user does not answer at all.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A function whose configuration space can be decoded.
 pub(crate) struct Target {
@@ -78,17 +83,18 @@ impl Target {
     /// A device behind a socket, as its user reads it.
     fn behind_socket(text: &str, path: &Path) -> Result<Self, Failure> {
         let failed = |error: ClientError| {
-            let hint = match error {
-                ClientError::TimedOut { .. } => {
-                    "; a server has one user at a time: look again when that has left"
-                }
-                _ => "",
-            };
-            Failure::running(format_args!(
-                "{text:?} could not be read as a device: {error}{hint}"
-            ))
+            if let ClientError::TimedOut {
+                command: Command::Version,
+                ..
+            } = error
+            {
+                return Failure::running(format_args!(
+                    "{text:?} can't be shown now: it serves another user; look again when that has left"
+                ));
+            }
+            Failure::running(format_args!("{text:?} could not be read as a device: {error}"))
         };
-        let mut client = Client::connect(path).map_err(failed)?;
+        let mut client = Client::connect_within(path, PATIENCE).map_err(failed)?;
         let bytes = client.region_info(CONFIG).map_err(failed)?.bytes;
         let mut config = vec![0; bytes.min(4096) as usize];
         client.read(CONFIG, 0, &mut config).map_err(failed)?;

@@ -58,6 +58,37 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
 }
 
 #[test]
+fn what_the_command_line_lacks_or_has_too_much_is_said_in_one_line() {
+    for (args, line) in [
+        (
+            &["serve", "edu"][..],
+            "uvfio serve: the following required arguments were not provided: --socket <PATH>; see `uvfio serve --help`",
+        ),
+        (
+            &["serve", "edu", "--socket", "s", "--view", "naked"],
+            "uvfio serve: invalid value 'naked' for '--view <VIEW>' [possible values: virtual, filtered, raw]; \
+             see `uvfio serve --help`",
+        ),
+        (
+            &["fly"],
+            "uvfio: unrecognized subcommand 'fly'; see `uvfio --help`",
+        ),
+    ] {
+        let output = uvfio(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!("{line}\n"),
+            "{args:?}"
+        );
+    }
+    for help in [&["--help"][..], &["serve", "--help"], &["--version"]] {
+        let output = uvfio(help);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{help:?}");
+    }
+}
+
+#[test]
 fn an_image_that_can_not_be_used_ends_with_status_2_and_one_sentence() {
     let dir = tempfile::tempdir().expect("a folder");
     let socket = dir.path().join("s");

@@ -212,3 +212,62 @@ fn an_image_that_one_server_has_is_refused_to_another() {
     server.signal(Signal::TERM);
     assert!(server.wait().success());
 }
+
+#[test]
+fn a_user_who_is_refused_ten_thousand_times_over_many_connections_does_not_fill_the_log() {
+    let (_folder, socket) = place();
+    let mut server = Server::listening("edu", &socket);
+    for _ in 0..100 {
+        let mut user = Client::connect(&socket).expect("attached");
+        for _ in 0..100 {
+            user.dma_unmap(0x1000, 1).expect_err("not a page");
+        }
+    }
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+    let said = server.said();
+    // Refusals, comings and goings, each 64 and a few a second; far from 10,200.
+    let lines = said.lines().count();
+    assert!(lines < 1000, "{lines} lines");
+    let refusals = said.lines().filter(|line| line.contains("refused: ")).count();
+    assert!(refusals >= 64, "{refusals} refusals in:\n{said}");
+}
+
+/// What `uvfio show SOCKET` says on stderr, and its exit status.
+fn show(socket: &Path) -> (Option<i32>, String) {
+    let mut show = Server::start(&["show", &socket.display().to_string()], Stdio::null());
+    (show.wait().code(), show.said())
+}
+
+#[test]
+fn a_server_that_has_a_user_is_not_shown_and_does_not_keep_anybody_waiting() {
+    let (_folder, socket) = place();
+    let _server = Server::listening("edu", &socket);
+    let user = Client::connect(&socket).expect("attached");
+    let (status, said) = show(&socket);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("it serves another user"), "{said}");
+
+    // The line behind the user is full: whoever comes now does not even get to wait in it.
+    let mut line = Vec::new();
+    let full = loop {
+        let client = rustix::net::socket_with(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::NONBLOCK,
+            None,
+        )
+        .expect("a socket");
+        let address = rustix::net::SocketAddrUnix::new(&socket).expect("an address");
+        match rustix::net::connect(&client, &address) {
+            Ok(()) => line.push(client),
+            Err(error) => break error,
+        }
+        assert!(line.len() < 10_000, "the line has no end");
+    };
+    assert_eq!(full, rustix::io::Errno::AGAIN);
+    let (status, said) = show(&socket);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("it serves another user"), "{said}");
+    drop((user, line));
+}

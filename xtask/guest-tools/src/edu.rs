@@ -55,6 +55,8 @@ pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<(
         &messages,
         &edu.device.vectors(MSI)?,
     )?;
+    // A user before us may have left some.
+    edu.write(INTERRUPT_ACKNOWLEDGE, u32::MAX)?;
     let eventfds = eventfds(messages)?;
     edu.device.enable(MSI, &eventfds)?;
     report.ok(&format!("{messages} MSI messages are enabled"))?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod abuse;
 mod edu;
 mod nvme;
 mod report;
@@ -29,6 +30,16 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         messages: u32,
     },
+    /// Accesses a device that vfio-pci owns at random
+    Abuse {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+        #[arg(long)]
+        accesses: u32,
+        /// What the accesses are drawn from
+        #[arg(long)]
+        seed: u64,
+    },
     /// Writes numbered blocks to an NVMe that a vfio-user server serves, flushing each
     NvmeWrite {
         /// The server's socket
@@ -48,6 +59,11 @@ fn main() -> ExitCode {
     let mut report = Report::new(Box::new(std::io::stdout()));
     let result = match Cli::parse().task {
         Task::Edu { address, messages } => edu::run(&address, messages, &mut report),
+        Task::Abuse {
+            address,
+            accesses,
+            seed,
+        } => abuse::run(&address, accesses, seed, &mut report),
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

@@ -32,9 +32,7 @@ impl Report {
         if expected == got {
             self.ok(what)
         } else {
-            self.fail(&format!(
-                "{what}: expected {expected:?} ({expected:#x?}) got {got:?} ({got:#x?})"
-            ))
+            self.fail(&format!("{what}: expected {expected:#x?} got {got:#x?}"))
         }
     }
 

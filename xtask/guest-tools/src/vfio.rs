@@ -28,6 +28,8 @@ const IOMMU_MAP_DMA: u32 = 13;
 
 /// Index of the interrupts by MSI.
 pub(crate) const MSI: u32 = sys::VFIO_PCI_MSI_IRQ_INDEX;
+/// Index of the interrupts by MSI-X.
+pub(crate) const MSIX: u32 = sys::VFIO_PCI_MSIX_IRQ_INDEX;
 /// Index of the configuration space's region.
 pub(crate) const CONFIG: u32 = sys::VFIO_PCI_CONFIG_REGION_INDEX;
 

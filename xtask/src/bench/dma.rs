@@ -66,19 +66,20 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
         }
     }
     let all = |samples: &[Sample], take: fn(&Sample) -> f64| samples.iter().map(take).collect::<Vec<_>>();
-    let mut figure = |name: String, beside, ours, theirs, limit| {
+    let mut figure = |name: String, beside, unit, ours, theirs, limit| {
         report.add(&Figure {
             name,
             beside,
             ours,
             theirs,
-            unit: "µs",
+            unit,
             limit: Some(Limit::Ratio(limit)),
         });
     };
     figure(
         format!("DMA map, up to {FEW} mappings"),
         "raw ping-pong with one descriptor",
+        "µs",
         all(&few, |s| s.map),
         all(&few, |s| s.map_floor),
         MAP_LIMIT,
@@ -86,21 +87,24 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     figure(
         format!("DMA unmap, up to {FEW} mappings"),
         "raw ping-pong",
+        "µs",
         all(&few, |s| s.unmap),
         all(&few, |s| s.unmap_floor),
         UNMAP_LIMIT,
     );
     // Each in units of its own floor, so that a slower minute is not taken for a slower map.
     figure(
-        format!("DMA map, up to {} mappings, floors", effort.many),
-        "up to 1000 mappings, floors",
+        format!("DMA map, up to {} mappings", effort.many),
+        "the same up to 1000",
+        "ping-pongs",
         all(&many, |s| s.map / s.map_floor),
         all(&few, |s| s.map / s.map_floor),
         FLAT_LIMIT,
     );
     figure(
-        format!("DMA unmap, up to {} mappings, floors", effort.many),
-        "up to 1000 mappings, floors",
+        format!("DMA unmap, up to {} mappings", effort.many),
+        "the same up to 1000",
+        "ping-pongs",
         all(&many, |s| s.unmap / s.unmap_floor),
         all(&few, |s| s.unmap / s.unmap_floor),
         FLAT_LIMIT,

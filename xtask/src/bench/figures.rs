@@ -105,7 +105,7 @@ impl Report {
 
     /// The head of the table.
     pub(super) fn heading() -> &'static str {
-        "| figure | ours | theirs | beside | ratio | spread of five runs | limit | |\n|---|---|---|---|---|---|---|---|"
+        "| figure | ours | theirs | beside | ratio | spread | limit | |\n|---|---|---|---|---|---|---|---|"
     }
 
     /// Prints a figure, and remembers whether it keeps its limit.

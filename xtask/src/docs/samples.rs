@@ -46,6 +46,8 @@ impl Row {
     }
 }
 
+const BODY: &str = "After the header, as many bytes as the device declares.";
+
 const BARS: &str = "BAR n lies at 0x10 + 4n, n from 0 to 5.";
 
 /// A function with nothing but its header.
@@ -241,13 +243,7 @@ pub(super) fn all() -> Vec<Sample> {
         ),
         one(
             "vendor",
-            vec![
-                row(&vendor::VENDOR),
-                said(
-                    &vendor::BODY,
-                    "After the header, as many bytes as the device declares.",
-                ),
-            ],
+            vec![row(&vendor::VENDOR), said(&vendor::BODY, BODY)],
             with(&[Capability::Vendor {
                 body: &[0; 5],
                 writable: &[0; 5],
@@ -281,10 +277,13 @@ pub(super) fn all() -> Vec<Sample> {
         ),
         one(
             "vsec",
-            vec![row(&vendor::VSEC).named(&[
-                (0x00, "Extended Capability Header"),
-                (0x04, "Vendor-Specific Header"),
-            ])],
+            vec![
+                row(&vendor::VSEC).named(&[
+                    (0x00, "Extended Capability Header"),
+                    (0x04, "Vendor-Specific Header"),
+                ]),
+                said(&vendor::BODY, BODY),
+            ],
             extended(&[Extended::Vendor {
                 id: 1,
                 revision: 0,
@@ -294,11 +293,14 @@ pub(super) fn all() -> Vec<Sample> {
         ),
         one(
             "dvsec",
-            vec![row(&vendor::DVSEC).named(&[
-                (0x00, "Extended Capability Header"),
-                (0x04, "DVSEC Header 1"),
-                (0x08, "DVSEC Header 2"),
-            ])],
+            vec![
+                row(&vendor::DVSEC).named(&[
+                    (0x00, "Extended Capability Header"),
+                    (0x04, "DVSEC Header 1"),
+                    (0x08, "DVSEC Header 2"),
+                ]),
+                said(&vendor::BODY, BODY),
+            ],
             extended(&[Extended::Designated {
                 vendor: 0x1234,
                 revision: 0,
@@ -314,6 +316,11 @@ pub(super) fn all() -> Vec<Sample> {
                 said(
                     &tables::UNKNOWN_EXTENDED,
                     "Only in what `uvfio show` prints of a dump.",
+                )
+                .named(&[(0x00, "Extended Capability Header")]),
+                said(
+                    &tables::EXTENDED_START,
+                    "0x100, where a dump's first extended capability is hidden.",
                 )
                 .named(&[(0x00, "Extended Capability Header")]),
             ],

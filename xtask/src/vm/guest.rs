@@ -205,6 +205,8 @@ impl<'a> Builder<'a> {
             "-nic",
             "none",
         ]);
+        // Nothing is left over when we are killed.
+        command.args(["-run-with", "exit-with-parent=on"]);
         if !self.may_reboot {
             command.arg("-no-reboot");
         }
@@ -271,6 +273,11 @@ impl Guest {
     /// ends with status 0 within `patience`. An error means that the guest is gone or hangs.
     pub(super) fn run(&mut self, command: &str, patience: Duration, checks: &mut Checks) -> Result<()> {
         self.tell(command)?;
+        self.finish(command, patience, checks)
+    }
+
+    /// Waits for the end of a command that [`Guest::tell`] has started, as [`Guest::run`] does.
+    pub(super) fn finish(&mut self, command: &str, patience: Duration, checks: &mut Checks) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
             let line = self
@@ -362,6 +369,18 @@ impl Guest {
             .qmp
             .event("DEVICE_DELETED", patience, |data| data["device"] == *id);
         Ok(event.map_err(|e| self.process.explain(&e))?.is_some())
+    }
+
+    /// Waits until the guest sleeps; `false`: it does not within `patience`.
+    pub(super) fn wait_asleep(&mut self, patience: Duration) -> Result<bool> {
+        let event = self.qmp.event("SUSPEND", patience, |_| true);
+        Ok(event.map_err(|e| self.process.explain(&e))?.is_some())
+    }
+
+    /// Wakes a guest that sleeps.
+    pub(super) fn wake(&mut self) -> Result<()> {
+        self.execute("system_wakeup", &json!({}))?;
+        Ok(())
     }
 
     /// Ends QEMU by SIGKILL, as a crash of the host would.

@@ -7,6 +7,8 @@
 //! TCG): they need no KVM, boot in about five seconds, and may own devices through an emulated
 //! IOMMU with the kernel's own vfio-pci.
 //!
+//! The testbed is kept; remove its folder to have it made anew from the newest packages.
+//!
 //! Logs of a run stay in `target/testbed/runs/SCENARIO`: the guest's console, QEMU's messages and
 //! command line, and what our server printed.
 
@@ -66,7 +68,8 @@ pub(super) struct Args {
     qemu_devices: bool,
 }
 
-/// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed.
+/// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed, and
+/// how many scenarios did not run.
 pub(super) fn main(args: &Args) -> ExitCode {
     let filter = args.filter.as_deref().unwrap_or("");
     let chosen: Vec<_> = ALL
@@ -91,20 +94,14 @@ pub(super) fn main(args: &Args) -> ExitCode {
         }
     };
     let mut checks = Checks::default();
-    let not_run = match prepare(args) {
+    let (not_run, why) = match prepare(args) {
         Ok(testbed) => {
             chosen
                 .iter()
                 .for_each(|scenario| run(scenario, &testbed, &programs, &mut checks));
-            0
+            (0, String::new())
         }
-        Err(error) => {
-            println!(
-                "\n{} scenarios NOT RUN: the testbed cannot be made: {error:#}",
-                chosen.len()
-            );
-            chosen.len()
-        }
+        Err(error) => (chosen.len(), format!("the testbed cannot be made: {error:#}")),
     };
     if !checks.failures().is_empty() {
         println!("\nfailed:");
@@ -115,12 +112,23 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
     let must_run = args.all || env::var_os("CI").is_some_and(|value| value == "true");
     let failed = checks.failures().len() + if must_run { not_run } else { 0 };
-    println!("\n{} passed, {failed} failed", checks.passed());
+    println!("\n{}", closing_line(checks.passed(), failed, not_run, &why));
     if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// The last line. Scenarios that did not run stand in it: who reads nothing else must not take them for passed.
+fn closing_line(passed: usize, failed: usize, not_run: usize, why: &str) -> String {
+    let counts = format!("{passed} passed, {failed} failed");
+    if not_run == 0 {
+        return counts;
+    }
+    // One line, whatever the reason looks like.
+    let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{counts}, {not_run} scenarios NOT RUN: {why}")
 }
 
 fn prepare(args: &Args) -> Result<Testbed> {
@@ -192,15 +200,15 @@ fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut
     if let Err(error) = result {
         checks.fail(&format!(
             "could not go on: {error:#}\n    logs: {}",
-            folder(testbed, scenario.name).display()
+            folder(scenario.name).display()
         ));
     }
     println!("  took {:.1} s", start.elapsed().as_secs_f32());
 }
 
 /// Where the logs of a scenario are kept.
-fn folder(testbed: &Testbed, name: &str) -> PathBuf {
-    testbed.dir().join("runs").join(name)
+fn folder(name: &str) -> PathBuf {
+    target_dir().join("testbed/runs").join(name)
 }
 
 /// Gives `work` an empty folder for its logs, and one with a short path that is removed after it.
@@ -210,7 +218,7 @@ fn in_folder<T>(
     name: &str,
     work: impl FnOnce(&Context<'_>) -> Result<T>,
 ) -> Result<T> {
-    let dir = folder(testbed, name);
+    let dir = folder(name);
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
@@ -240,4 +248,18 @@ pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Ve
     in_folder(&testbed, &programs, "disk-rates", |context| {
         scenarios::disk_rates::measure(context, depths, runs, seconds)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::closing_line;
+
+    #[test]
+    fn the_last_line_says_what_was_not_run_and_why() {
+        assert_eq!(closing_line(12, 1, 0, ""), "12 passed, 1 failed");
+        assert_eq!(
+            closing_line(0, 0, 14, "the testbed cannot be made:\n no mirror, no cache"),
+            "0 passed, 0 failed, 14 scenarios NOT RUN: the testbed cannot be made: no mirror, no cache"
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! The address space as devices and the virtual device use it: locks, quotas, and accesses that span ranges.
 //!
 //! Copies hold the table's read side for at most [`COPY_BYTES`] at a time, maps and unmaps take the write side: so
-//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message hold nothing.
+//! an unmap that has come back has waited for every copy, and never waits long. Accesses by message are begun
+//! under it, and then hold nothing.
 
 use std::ops::Range as Span;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,8 +10,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::backing::{self, Kind, Memory};
 use super::mapping::{Mapping, Trust};
-use super::table::{FileError, Range, Table, Target};
-use super::{DmaAccess, DmaError, DmaMap, DmaMessages, MapError, UnmapError};
+use super::table::{FileError, MAX_FILES, Range, Table, Target};
+use super::{DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, MapError, UnmapError};
 use crate::front_end::FrontEnd;
 use crate::{Policy, close_elsewhere};
 
@@ -66,7 +67,19 @@ enum Reach<'a> {
         offset: u64,
         trust: Trust,
     },
-    Message(&'a dyn DmaMessages),
+    Message(&'a Begun),
+}
+
+/// An access by message under way; it ends when this is dropped.
+struct Begun {
+    way: Arc<dyn DmaMessages>,
+    ticket: DmaTicket,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.way.end(self.ticket);
+    }
 }
 
 impl DmaSpace {
@@ -98,7 +111,7 @@ impl DmaSpace {
                 } => mapping
                     .read(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.read(at, data),
+                Reach::Message(begun) => begun.way.read(begun.ticket, at, data),
             }
         })
     }
@@ -119,7 +132,7 @@ impl DmaSpace {
                 } => mapping
                     .write(offset, data, trust)
                     .map_err(|_| DmaError::Truncated { iova: at }),
-                Reach::Message(messages) => messages.write(at, data),
+                Reach::Message(begun) => begun.way.write(begun.ticket, at, data),
             }
         })
     }
@@ -191,6 +204,13 @@ impl DmaSpace {
         self.shared().table.mostly_direct()
     }
 
+    /// Where ranges may be mapped, (first address, last address), in ascending order. Memory for a software device
+    /// may lie anywhere.
+    #[must_use]
+    pub fn usable(&self) -> Vec<(u64, u64)> {
+        vec![(0, u64::MAX)]
+    }
+
     /// How much is used.
     #[must_use]
     pub fn usage(&self) -> DmaUsage {
@@ -203,7 +223,8 @@ impl DmaSpace {
         }
     }
 
-    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096.
+    /// Maps a range: `iova`, `bytes` and the offset in the file are multiples of 4096. What a range breaks by itself
+    /// ([`MapError::Invalid`]) is told before what stands in its way ([`MapError::Exists`]).
     ///
     /// # Errors
     /// Nothing is mapped then. After [`MapError::Quota`] and [`MapError::Kernel`] DMA is held back; see
@@ -217,7 +238,7 @@ impl DmaSpace {
         } = map;
         // Finds out about the descriptor first, and outside the lock: whatever happens, it must not be closed here
         // unless it is known to be memory.
-        let backing = backing.and_then(|backing| match backing::classify(backing.file) {
+        let mut backing = backing.and_then(|backing| match backing::classify(backing.file) {
             Kind::Memory(memory) => Some((memory, backing.offset)),
             Kind::Other(file) => {
                 close_elsewhere(file);
@@ -239,7 +260,7 @@ impl DmaSpace {
             return Ok(());
         }
         inner.table.check_free(iova, last)?;
-        match self.target(&mut inner.table, iova, bytes, access, backing.as_ref()) {
+        match self.target(&mut inner.table, iova, bytes, access, &mut backing) {
             Ok(target) => {
                 inner.table.insert(iova, Range { last, access, target });
                 inner.refused.retain(|&(first, end)| first < iova || end > last);
@@ -255,7 +276,7 @@ impl DmaSpace {
     }
 
     /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
-    /// the device's touches them any more; accesses by message that were under way are abandoned. `bytes` 0 with
+    /// the device's touches them any more; accesses by message to that range that were under way are abandoned. `bytes` 0 with
     /// `iova` 0 means 2^64.
     ///
     /// # Errors
@@ -269,8 +290,10 @@ impl DmaSpace {
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
         drop(inner);
-        if removed.messages {
-            self.abandon();
+        if removed.messages
+            && let Some(messages) = self.way()
+        {
+            messages.abandon_range(iova, last);
         }
         Ok(removed.bytes)
     }
@@ -329,8 +352,8 @@ impl DmaSpace {
         self.abandon();
     }
 
-    /// Ends accesses by message that are under way.
-    pub(crate) fn abandon(&self) {
+    /// Ends accesses by message that are under way: for a device that no longer wants them. Does not wait.
+    pub fn abandon(&self) {
         if let Some(messages) = self.way() {
             messages.abandon();
         }
@@ -358,7 +381,7 @@ impl DmaSpace {
         iova: u64,
         bytes: u64,
         access: DmaAccess,
-        backing: Option<&(Memory, u64)>,
+        backing: &mut Option<(Memory, u64)>,
     ) -> Result<Target, MapError> {
         let quota = |what, limit| MapError::Quota { iova, what, limit };
         if table.len() as u64 >= u64::from(self.max_mappings) {
@@ -382,13 +405,23 @@ impl DmaSpace {
         }
         // One kernel mapping each for reading and for writing, at most: so twice the quota.
         let space = self.max_bytes.saturating_mul(2);
-        match table.files.acquire(memory, offset.saturating_add(bytes), space) {
+        let mut found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        if matches!(found, Err(FileError::Errno(_)))
+            && memory.id.writable
+            && !access.contains(DmaAccess::WRITE)
+        {
+            // The descriptor allows writes that the file's seals don't: read-only is all that is asked for.
+            memory.id.writable = false;
+            found = table.files.acquire(memory, offset.saturating_add(bytes), space);
+        }
+        match found {
             Ok(slot) => Ok(Target::Memory {
                 slot,
                 offset: *offset,
                 trust: memory.trust,
             }),
             Err(FileError::Quota) => Err(quota("bytes of address space", space)),
+            Err(FileError::Files) => Err(quota("files", MAX_FILES as u64)),
             Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
         }
     }
@@ -439,7 +472,6 @@ impl DmaSpace {
                     done += n as usize;
                 }
                 Target::Message => {
-                    drop(inner);
                     if FrontEnd::inside() {
                         let why = "a device may not ask the user from the thread that reads its answers";
                         return Err(DmaError::Message { iova: at, why });
@@ -448,7 +480,15 @@ impl DmaSpace {
                         iova: at,
                         why: "the user can't be asked",
                     })?;
-                    copy(Reach::Message(&*way), at, done..done + here as usize)?;
+                    // Before the lock is let go: whoever unmaps or switches bus mastering off from then on finds it
+                    // under way, and abandons it.
+                    let ticket = way.begin(at, at + (here - 1));
+                    drop(inner);
+                    copy(
+                        Reach::Message(&Begun { way, ticket }),
+                        at,
+                        done..done + here as usize,
+                    )?;
                     done += here as usize;
                 }
             }

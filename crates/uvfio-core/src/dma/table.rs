@@ -45,6 +45,10 @@ pub(super) struct Removed {
 /// The smallest range that counts as RAM for [`super::DmaSpace::mostly_direct`].
 const RAM_BYTES: u64 = 1 << 20;
 
+/// The most files of one user that are mapped at a time: half of what Linux allows a process by default
+/// (vm.max_map_count), so that the process has mappings left for its own memory.
+pub(super) const MAX_FILES: usize = 32_768;
+
 /// All ranges of one user.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -160,6 +164,8 @@ impl Table {
 pub(super) enum FileError {
     /// Our limit of address space.
     Quota,
+    /// Our limit of files: [`MAX_FILES`].
+    Files,
     /// The kernel's reason.
     Errno(i32),
 }
@@ -203,6 +209,9 @@ impl Files {
                 entry.ranges += 1;
             }
             return Ok(slot);
+        }
+        if known.is_none() && self.len() >= MAX_FILES {
+            return Err(FileError::Files);
         }
         let fits = |bytes: &u64| {
             (self.mapped - old)

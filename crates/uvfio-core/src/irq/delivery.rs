@@ -2,7 +2,8 @@
 //! the eventfd by which the user unmasks INTx.
 //!
 //! What waits for it is a set, not a list: one bit a vector, so its size does not depend on what a user does, and an
-//! interrupt that is already waiting is not sent twice. A thread that a user has blocked for good (see
+//! interrupt that is already waiting is not sent twice. What the thread has taken out belongs to the user whom it was
+//! taken for: if that one leaves meanwhile, the rest is dropped. A thread that a user has blocked for good (see
 //! [`super::eventfd`]) is left to itself and another one started; the old one ends when it comes back.
 
 use std::os::fd::OwnedFd;
@@ -81,10 +82,31 @@ impl Queue {
         }
     }
 
-    /// Takes out everything, one by one.
-    fn take(&self, mut each: impl FnMut(IrqIndex, u16)) {
-        for (at, word) in self.words.iter().enumerate() {
-            let mut bits = word.swap(0, Ordering::Acquire);
+    /// Takes out everything.
+    pub(super) fn take(&self) -> Waiting {
+        Waiting(std::array::from_fn(|at| {
+            self.words
+                .get(at)
+                .map_or(0, |word| word.swap(0, Ordering::Acquire))
+        }))
+    }
+
+    /// Ends the delivery thread, as soon as it isn't blocked.
+    pub(super) fn dismiss(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+}
+
+/// Interrupts taken out of the queue.
+#[derive(Debug)]
+pub(super) struct Waiting([u64; MSIX_WORDS + 1]);
+
+impl Waiting {
+    /// Gives them one by one.
+    pub(super) fn each(&self, mut each: impl FnMut(IrqIndex, u16)) {
+        for (at, &word) in self.0.iter().enumerate() {
+            let mut bits = word;
             while bits != 0 {
                 let bit = bits.trailing_zeros() as u16;
                 bits &= bits - 1;
@@ -95,12 +117,6 @@ impl Queue {
                 }
             }
         }
-    }
-
-    /// Ends the delivery thread, as soon as it isn't blocked.
-    pub(super) fn dismiss(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.wake();
     }
 }
 
@@ -137,11 +153,13 @@ fn run(lines: &Lines, generation: u64) {
         let notices = lines.queue.take_notices();
         notices.iter().flatten().for_each(|target| target.signal());
         drop(notices);
-        lines
-            .queue
-            .take(|index, vector| lines.deliver_queued(index, vector));
-        if unmasked && unmask.is_some_and(|unmask| unmask.take()) {
-            lines.unmask_intx();
+        let (waiting, user) = lines.take_waiting();
+        waiting.each(|index, vector| lines.deliver_queued(user, index, vector));
+        if unmasked
+            && let Some(unmask) = &unmask
+            && unmask.take()
+        {
+            lines.unmask_intx(unmask);
         }
     }
 }
@@ -160,8 +178,10 @@ mod tests {
             queue.push(index, vector);
         }
         let mut taken = Vec::new();
-        queue.take(|index, vector| taken.push((index, vector)));
+        queue.take().each(|index, vector| taken.push((index, vector)));
         assert_eq!(taken, all);
-        queue.take(|index, vector| panic!("{index:?} {vector} came twice"));
+        queue
+            .take()
+            .each(|index, vector| panic!("{index:?} {vector} came twice"));
     }
 }

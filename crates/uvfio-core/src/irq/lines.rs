@@ -10,7 +10,7 @@ use uvfio_pci::{
 
 use uvfio_pci::access::split;
 
-use super::delivery::{self, Queue};
+use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
 use super::request::{self, Inspected};
 use super::{IrqError, IrqIndex, IrqInfo, SetIrqs};
@@ -47,6 +47,8 @@ pub(super) struct Model {
     held: Vec<Arc<EventFd>>,
     /// The device is gone: no eventfd is held any more.
     closed: bool,
+    /// How many users have left: whose the registers and the eventfds are.
+    user: u64,
 }
 
 /// Where interrupts go.
@@ -108,6 +110,7 @@ impl Lines {
                 targets: Targets::new(blueprint),
                 held: Vec::new(),
                 closed: false,
+                user: 0,
             }),
             layout,
             queue: Queue::new()?,
@@ -200,7 +203,11 @@ impl Lines {
     /// Does one thing, publishes what came of it, and delivers interrupts. What else must happen outside is in
     /// `effects`.
     pub(crate) fn step(&self, input: Input, effects: &mut Effects) {
-        let mut model = self.lock();
+        self.step_in(self.lock(), input, effects);
+    }
+
+    /// As [`step`](Self::step), under a lock that is held already.
+    fn step_in<'a>(&'a self, mut model: MutexGuard<'a, Model>, input: Input, effects: &mut Effects) {
         uvfio_pci::step(&self.layout, &mut model.state, input, effects);
         let mut deliver = false;
         let mut publish = false;
@@ -282,6 +289,7 @@ impl Lines {
             let mut model = self.lock();
             model.state = State::new(&self.layout);
             model.closed |= for_good;
+            model.user += 1;
             self.publish(&model.state);
             self.queue.clear();
             let mut removed = model.targets.take_all();
@@ -356,13 +364,28 @@ impl Lines {
         }
     }
 
-    /// On the delivery thread: writes the eventfd of an interrupt that waited.
-    pub(super) fn deliver_queued(&self, index: IrqIndex, vector: u16) {
-        let target = self.lock().targets.get(index, vector).cloned();
-        match target {
-            Some(target) => target.signal(),
-            // Taken away since. It is pending again, for whoever is attached next.
-            None if request::by_register(self.mode()) == Some(index) => self.signal(vector),
+    /// On the delivery thread: takes out what waits, and whose it is.
+    pub(super) fn take_waiting(&self) -> (Waiting, u64) {
+        // Interrupts are added under the lock, and forgotten under it when a user leaves: all of these are one's.
+        let model = self.lock();
+        (self.queue.take(), model.user)
+    }
+
+    /// On the delivery thread: writes the eventfd of an interrupt that waited for a user, who may have left since.
+    pub(super) fn deliver_queued(&self, user: u64, index: IrqIndex, vector: u16) {
+        let model = self.lock();
+        if model.user != user {
+            return;
+        }
+        match model.targets.get(index, vector).cloned() {
+            Some(target) => {
+                drop(model);
+                target.signal();
+            }
+            // Taken away since. It is pending again, until another eventfd is attached.
+            None if request::by_register(self.mode()) == Some(index) => {
+                self.step_in(model, Input::VectorFired { vector }, &mut Effects::new());
+            }
             None => {}
         }
     }
@@ -372,8 +395,99 @@ impl Lines {
         self.lock().targets.unmask.clone()
     }
 
-    /// On the delivery thread: the user has unmasked INTx by eventfd.
-    pub(super) fn unmask_intx(&self) {
-        self.happen(Input::UnmaskIntx);
+    /// On the delivery thread: the user has unmasked INTx by eventfd `by`, if that is still the one.
+    pub(super) fn unmask_intx(&self, by: &Arc<EventFd>) {
+        let model = self.lock();
+        if model
+            .targets
+            .unmask
+            .as_ref()
+            .is_some_and(|unmask| Arc::ptr_eq(unmask, by))
+        {
+            self.step_in(model, Input::UnmaskIntx, &mut Effects::new());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use uvfio_pci::{Bar, BarSpan, Identity, View};
+
+    use super::*;
+    use crate::{IrqAction, IrqData};
+
+    const CAPABILITIES: &[Capability<'static>] = &[Capability::MsiX {
+        vectors: 64,
+        table: BarSpan { bar: 0, offset: 0 },
+        pba: BarSpan {
+            bar: 0,
+            offset: 0x800,
+        },
+    }];
+
+    fn lines() -> Arc<Lines> {
+        let mut bars = [Bar::None; 6];
+        bars[0] = Bar::Memory32 {
+            bytes: 0x1000,
+            prefetchable: false,
+        };
+        let blueprint = Blueprint {
+            identity: Identity {
+                vendor: 0x1234,
+                device: 0x5678,
+                revision: 0,
+                class: [0xff, 0, 0],
+                subsystem_vendor: 0,
+                subsystem: 0,
+                interrupt_pin: 0,
+            },
+            bars,
+            rom_bytes: 0,
+            capabilities: CAPABILITIES,
+            extended: &[],
+        };
+        Lines::new(Layout::compile(&blueprint, View::Virtual).unwrap(), &blueprint).unwrap()
+    }
+
+    #[test]
+    fn what_the_delivery_thread_took_for_a_user_is_not_delivered_to_the_next() {
+        let lines = lines();
+        let enable = || {
+            let file = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+            lines
+                .set_irqs(SetIrqs {
+                    index: IrqIndex::MsiX as u32,
+                    start: 3,
+                    count: 1,
+                    action: IrqAction::Trigger,
+                    data: IrqData::EventFd(vec![Some(file.try_clone().unwrap())]),
+                })
+                .unwrap();
+            lines.happen(Input::BusMaster { on: true });
+            file
+        };
+        let count = |file| rustix::io::read(file, &mut [0; 8]).is_ok();
+        let first = enable();
+        // Nobody wakes the delivery thread: this one is in its place.
+        lines.queue.push(IrqIndex::MsiX, 3);
+        lines.queue.push(IrqIndex::MsiX, 4);
+        let (waiting, user) = lines.take_waiting();
+        lines.end(false).unwrap();
+        let next = enable();
+        waiting.each(|index, vector| lines.deliver_queued(user, index, vector));
+        assert!(!count(&first), "vector 3 came to a user who had left");
+        assert!(
+            !count(&next),
+            "vector 3 of the former user's came to the next user"
+        );
+        let mut pending = [0; 8];
+        lines.read(Window::MsixPba, 0, &mut pending);
+        assert_eq!(pending, [0; 8], "pending bits of the former user's");
+
+        lines.queue.push(IrqIndex::MsiX, 3);
+        let (waiting, user) = lines.take_waiting();
+        waiting.each(|index, vector| lines.deliver_queued(user, index, vector));
+        assert!(count(&next), "the next user's own interrupt is delivered");
     }
 }

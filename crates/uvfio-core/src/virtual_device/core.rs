@@ -9,6 +9,7 @@ use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
 use super::{CreateError, GoneReason};
+use crate::front_end::FrontEnd;
 use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy};
 
 /// The parts, shared by the front end's thread and the thread of effects.
@@ -34,6 +35,7 @@ struct Told {
 
 impl Core {
     pub(super) fn new(device: Arc<dyn Device>, policy: &Policy) -> Result<Arc<Self>, CreateError> {
+        crate::dispose::prepare();
         let name = device.name();
         let blueprint = device.blueprint();
         let layout =
@@ -156,6 +158,8 @@ impl Core {
     /// Tells the device and the address space what has changed for them. Whatever threads come here in whatever
     /// order, the last thing told is what holds.
     pub(super) fn tell(&self) {
+        // With the lock in hand no eventfd may be written, whatever thread this is: the socket's waits for the lock.
+        let _inside = FrontEnd::enter();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let now = Told {
@@ -178,11 +182,25 @@ impl Core {
 
     /// Takes the device away.
     pub(super) fn leave(&self, reason: GoneReason, signal_error: bool) {
+        if self.mark_gone(reason) {
+            self.let_go(signal_error);
+        }
+    }
+
+    /// From now on everything is answered as a gone device answers. False where it was gone already.
+    fn mark_gone(&self, reason: GoneReason) -> bool {
+        // Held for both, so that there is a reason as soon as the device is gone.
+        let mut why = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         if self.gone.swap(true, Ordering::AcqRel) {
-            return;
+            return false;
         }
         tracing::warn!(target: "audit", device = self.device.name(), ?reason, "the device is gone");
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        *why = Some(reason);
+        true
+    }
+
+    /// Lets go of everything of the user's.
+    fn let_go(&self, signal_error: bool) {
         if signal_error {
             self.lines.notify(IrqIndex::Err);
         }
@@ -255,9 +273,12 @@ impl Core {
     /// A device that did not come back is gone.
     fn check(&self, done: Result<(), DeviceError>) {
         if let Err(error) = done {
-            let reason = GoneReason::Failed(error.what.clone());
+            // Gone before anybody learns of the failure: the next access must not reach the device.
+            let first = self.mark_gone(GoneReason::Failed(error.what.clone()));
             self.work.fail(error);
-            self.leave(reason, false);
+            if first {
+                self.let_go(false);
+            }
         }
     }
 

@@ -112,17 +112,16 @@ impl Work {
         let deadline = Instant::now().checked_add(patience);
         let mut list = self.lock();
         loop {
-            if let Some(failure) = &list.failure {
-                return Some(Err(failure.clone()));
-            }
+            // A failure is told once its task is done: by then the device is gone for everybody.
+            let failed = list.failure.clone();
             if list.done >= ticket {
-                return Some(Ok(()));
+                return Some(failed.map_or(Ok(()), Err));
             }
-            if give_up() {
+            if failed.is_none() && give_up() {
                 return None;
             }
             let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => return None,
+                Some(Duration::ZERO) => return failed.map(Err),
                 Some(left) => left,
                 None => Duration::from_secs(3600),
             };

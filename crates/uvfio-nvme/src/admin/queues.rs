@@ -123,8 +123,9 @@ impl Admin<'_> {
         let completion = self.completion(cq)?;
         queue.invalidate();
         completion.wake();
+        self.shared.changes.wake();
         drop(self.shared.session.barrier());
-        for cid in queue.remove() {
+        for cid in self.shared.remove_submission_queue(queue) {
             let aborted = Completion {
                 sq_id: id,
                 cid,

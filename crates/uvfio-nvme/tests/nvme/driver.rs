@@ -149,16 +149,21 @@ impl Machine {
         let device: Arc<dyn Device> = nvme.clone();
         let device = VirtualDevice::new(device, &Policy::default()).unwrap();
         device.attach(None);
+        let machine = Self::over(nvme, device);
+        machine.map();
+        machine
+    }
+
+    /// Nothing attached and nothing mapped.
+    pub(crate) fn over(nvme: Arc<Nvme>, device: Arc<VirtualDevice>) -> Self {
         let memory = sealed_memfd(MEMORY_BYTES);
-        let machine = Self {
+        Self {
             nvme,
             device,
             memory,
             free: AtomicU64::new(MEMORY),
             admin: Queue::nowhere(),
-        };
-        machine.map();
-        machine
+        }
     }
 
     /// Maps the memory and lets the function decode and master.

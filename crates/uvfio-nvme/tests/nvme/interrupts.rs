@@ -129,6 +129,32 @@ fn the_line_is_asserted_until_the_host_has_consumed_everything() {
     assert!(!asserted(&machine), "the line is asserted after a reset");
 }
 
+#[test]
+fn the_line_takes_over_when_msi_x_is_disabled_and_falls_when_it_is_enabled() {
+    let mut machine = Machine::cold(config());
+    let _events = machine.enable_interrupts(MSIX, 5);
+    machine.enable();
+    let mut queue = machine.create_queue(1, 8);
+    let page = machine.allocate(1);
+    machine.submit(&mut queue, read_command(1, 0, 1, page, 0));
+    machine.wait_for("the completion", || machine.peek(&queue).is_some());
+    assert!(!asserted(&machine), "the line is asserted while MSI-X is enabled");
+    let off = SetIrqs {
+        index: MSIX,
+        start: 0,
+        count: 0,
+        action: IrqAction::Trigger,
+        data: IrqData::None,
+    };
+    machine.device.set_irqs(off).unwrap();
+    machine.wait_for("the line", || asserted(&machine));
+    let _events = machine.enable_interrupts(MSIX, 5);
+    assert!(
+        !asserted(&machine),
+        "the line is asserted though MSI-X is enabled again"
+    );
+}
+
 /// STATUS.Interrupt Status.
 fn asserted(machine: &Machine) -> bool {
     let mut status = [0; 2];

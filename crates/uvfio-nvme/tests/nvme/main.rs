@@ -5,9 +5,12 @@
 
 mod admin;
 mod driver;
+mod features;
 mod hostile;
 mod interrupts;
 mod io;
+mod logs;
+mod messages;
 mod registers;
 mod reset;
 mod shadow;

@@ -1,6 +1,6 @@
 //! Registers, enabling, disabling, shutdown.
 
-use super::driver::{CC_ENABLE, CFS, Machine, PAGE, RDY, config, reg};
+use super::driver::{CC_ENABLE, CFS, Command, Machine, PAGE, RDY, config, reg};
 
 #[test]
 fn capabilities_and_version_say_nvme_1_4_with_pages_of_4_kib() {
@@ -118,5 +118,29 @@ fn doorbells_read_zero_and_unknown_registers_too() {
     let machine = Machine::new(config());
     for offset in [0x18, 0x20, 0x38, 0x100, 0xffc, 0x1000, 0x1ffc] {
         assert_eq!(machine.register(offset), 0, "BAR 0 offset {offset:#x}");
+    }
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_room_in_the_admin_completion_queue() {
+    let mut machine = Machine::new(config());
+    let mut admin = std::mem::replace(&mut machine.admin, super::driver::Queue::nowhere());
+    // An Abort of a command that is not there, which succeeds.
+    let command = Command::new(0x08).dword(10, 0xffff_0001);
+    let before = machine.nvme.statistics().admin_commands;
+    // Of 32 entries of the queue 31 can be used: the last of these waits for room, and those behind it to be fetched.
+    for (commands, done) in [(20, 20), (20, 32)] {
+        for _ in 0..commands {
+            machine.submit(&mut admin, command);
+        }
+        machine.wait_for("the commands", || {
+            machine.nvme.statistics().admin_commands - before == done
+        });
+    }
+    machine.write_register(reg::CC, CC_ENABLE | 1 << 14);
+    machine.wait_for("CSTS.SHST 10b", || machine.register(reg::CSTS) >> 2 & 3 == 2);
+    for number in 0..40 {
+        let done = machine.complete(&mut admin);
+        assert_eq!(done.status, 0, "command {number}: {done:x?}");
     }
 }

@@ -81,6 +81,56 @@ fn a_function_reset_does_not_wait_for_the_backend_either() {
 }
 
 #[test]
+fn a_write_of_before_a_reset_does_not_land_on_one_of_after() {
+    let store = Store::new();
+    let mut machine = Machine::new(over(&store));
+    for reset in ["CC.EN", "FLR", "deletion", "the next user"] {
+        let mut queue = machine.create_queue(1, 16);
+        let page = machine.allocate(1);
+        machine.write(page, &[1; 4096]);
+        store.close(true);
+        machine.submit(&mut queue, write_command(1, 0, 8, page, 0));
+        machine.wait_for("the write in the backend", || {
+            store.waiting.load(Ordering::SeqCst) == 1
+        });
+        match reset {
+            "CC.EN" => machine.disable(),
+            "FLR" => drop(machine.device.reset(PATIENCE).unwrap()),
+            "deletion" => drop(machine.admin_ok(Command::new(0x00).dword(10, 1))),
+            _ => {
+                machine.device.detach().unwrap();
+                machine.device.attach(None);
+                machine.map();
+            }
+        }
+        if reset != "deletion" {
+            machine.enable();
+        }
+        let mut queue = machine.create_queue(2, 16);
+        machine.write(page, &[2; 4096]);
+        let cid = machine.submit(&mut queue, write_command(1, 0, 8, page, 0));
+        // Admin commands go on meanwhile.
+        for _ in 0..3 {
+            machine.identify(1, 0).unwrap();
+        }
+        let waiting = store.waiting.load(Ordering::SeqCst);
+        assert_eq!(
+            waiting, 1,
+            "{reset}: writes in the backend, of before the reset and of after"
+        );
+        store.close(false);
+        let done = machine.complete(&mut queue);
+        assert_eq!((done.cid, done.status), (cid, 0), "{reset}");
+        assert_eq!(machine.run(&mut queue, read_command(1, 0, 8, page, 0)).status, 0);
+        assert!(
+            machine.read(page, 4096) == [2; 4096],
+            "{reset}: the block holds what was written before the reset"
+        );
+        machine.recycle();
+    }
+}
+
+#[test]
 fn resets_under_load_leave_a_working_controller_and_no_traces() {
     let mut machine = Machine::new(config());
     for round in 0..30 {

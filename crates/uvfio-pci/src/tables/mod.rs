@@ -57,6 +57,14 @@ pub static UNKNOWN_EXTENDED: Table = Table {
     fields: &[EXTENDED_ID, EXTENDED_VERSION, EXTENDED_NEXT],
 };
 
+/// What stands at the start of the extended chain where the first capability is one that the user does not see.
+pub static EXTENDED_START: Table = Table {
+    name: "Start of the extended capabilities",
+    doc: "No capability (ID 0), only the pointer to the first that the user may see.",
+    section: "PCI Express Base 5.0, 7.6.3",
+    fields: &[EXTENDED_ID, EXTENDED_VERSION, EXTENDED_NEXT],
+};
+
 /// Every table, for the book and for tests that enumerate.
 pub static ALL: &[&Table] = &[
     &header::HEADER,
@@ -90,4 +98,5 @@ pub static ALL: &[&Table] = &[
     &vendor::DVSEC,
     &UNKNOWN,
     &UNKNOWN_EXTENDED,
+    &EXTENDED_START,
 ];

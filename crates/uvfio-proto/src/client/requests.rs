@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Client, ClientError};
 use crate::message::{
     Command, DeviceFlags, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, DmaUnmapFlags, Feature, FeatureFlags,
-    HeaderFlags, IrqFlags, IrqInfo, MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SetIrqs,
-    SetIrqsFlags, SparseArea, SparseMmap,
+    HeaderFlags, IovaRange, IrqFlags, IrqInfo, MultiWrite, RegionAccess, RegionFlags, RegionInfo,
+    RegionIoFds, SetIrqs, SetIrqsFlags, SparseArea, SparseMmap, feature_number,
 };
 
 /// The longest region information asked for, bytes: more than 4000 mappable areas.
@@ -409,6 +409,36 @@ impl Client {
                 what: "it is shorter than its fixed part",
             }),
         }
+    }
+
+    /// Where memory may be mapped for the device, in ascending order; none where the server does not tell
+    /// ([`feature_number::IOVA_RANGES`] is a feature of this project's servers).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn iova_ranges(&mut self) -> Result<Option<Vec<IovaRange>>, ClientError> {
+        let command = Command::Feature;
+        let number = feature_number::IOVA_RANGES;
+        match self.feature(number, FeatureFlags::PROBE | FeatureFlags::GET, &[]) {
+            Ok(_) => {}
+            Err(ClientError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let data = self.feature(number, FeatureFlags::GET, &[])?;
+        let protocol = |what| ClientError::Protocol { command, what };
+        let ranges = data
+            .chunks(size_of::<IovaRange>())
+            .map(IovaRange::read_from_bytes)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| protocol("a range of IOVAs is cut short"))?;
+        let disordered = ranges.windows(2).any(|pair| match pair {
+            [a, b] => a.last >= b.first,
+            _ => false,
+        });
+        if ranges.is_empty() || disordered || ranges.iter().any(|range| range.first > range.last) {
+            return Err(protocol("its ranges of IOVAs are not in order"));
+        }
+        Ok(Some(ranges))
     }
 
     /// A request of one structure, answered by one.

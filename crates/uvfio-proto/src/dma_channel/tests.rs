@@ -22,6 +22,21 @@ fn pair(chunk: u32, timeout: Duration) -> (Arc<DmaChannel>, Peer) {
     (Arc::clone(&channel), Peer { incoming, channel })
 }
 
+/// A whole access of its own.
+fn read(channel: &DmaChannel, iova: u64, data: &mut [u8]) -> Result<(), DmaError> {
+    let ticket = channel.begin(iova, iova + (data.len() as u64 - 1));
+    let result = channel.read(ticket, iova, data);
+    channel.end(ticket);
+    result
+}
+
+fn write(channel: &DmaChannel, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+    let ticket = channel.begin(iova, iova + (data.len() as u64 - 1));
+    let result = channel.write(ticket, iova, data);
+    channel.end(ticket);
+    result
+}
+
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -59,7 +74,7 @@ fn why(result: Result<(), DmaError>) -> &'static str {
 #[test]
 fn a_long_access_goes_in_pieces_that_the_client_takes() {
     let (channel, mut peer) = pair(1000, LONG);
-    let writer = std::thread::spawn(move || channel.write(0x1000, &[7; 2500]));
+    let writer = std::thread::spawn(move || write(&channel, 0x1000, &[7; 2500]));
     for (iova, count) in [(0x1000, 1000), (0x13e8, 1000), (0x17d0, 500)] {
         let command = peer.command();
         assert_eq!(command.1, DmaAccess { iova, count });
@@ -71,7 +86,7 @@ fn a_long_access_goes_in_pieces_that_the_client_takes() {
     let (channel, mut peer) = pair(1000, LONG);
     let reader = std::thread::spawn(move || {
         let mut data = [0; 1500];
-        channel.read(u64::MAX - 1499, &mut data).map(|()| data)
+        read(&channel, u64::MAX - 1499, &mut data).map(|()| data)
     });
     for value in [1, 2] {
         let command = peer.command();
@@ -90,9 +105,7 @@ fn answers_find_their_askers_in_any_order() {
             let channel = Arc::clone(&channel);
             std::thread::spawn(move || {
                 let mut data = [0; 8];
-                channel
-                    .read(number * 0x1000, &mut data)
-                    .map(|()| u64::from_ne_bytes(data))
+                read(&channel, number * 0x1000, &mut data).map(|()| u64::from_ne_bytes(data))
             })
         })
         .collect();
@@ -116,7 +129,7 @@ fn an_answer_after_abandon_is_dropped_and_a_second_one_is_unasked() {
     let (channel, mut peer) = pair(4096, LONG);
     let reader = {
         let channel = Arc::clone(&channel);
-        std::thread::spawn(move || channel.read(0x1000, &mut [0; 4]))
+        std::thread::spawn(move || read(&channel, 0x1000, &mut [0; 4]))
     };
     let late = peer.command();
     channel.abandon();
@@ -125,7 +138,7 @@ fn an_answer_after_abandon_is_dropped_and_a_second_one_is_unasked() {
     // The channel works on, under other ids.
     let reader = std::thread::spawn(move || {
         let mut data = [0; 4];
-        channel.read(0x2000, &mut data).map(|()| data)
+        read(&channel, 0x2000, &mut data).map(|()| data)
     });
     let command = peer.command();
     assert_ne!(command.0.id, late.0.id);
@@ -144,7 +157,7 @@ fn abandon_ends_an_access_between_its_pieces() {
     let (channel, mut peer) = pair(1000, LONG);
     let writer = {
         let channel = Arc::clone(&channel);
-        std::thread::spawn(move || channel.write(0, &[0; 5000]))
+        std::thread::spawn(move || write(&channel, 0, &[0; 5000]))
     };
     let first = peer.command();
     // The answer and abandon come before the writer runs again, or after; in either case there is an end.
@@ -203,7 +216,7 @@ fn bad_answers_fail_the_access_and_nothing_else() {
     for (what, answer, reason) in cases {
         let reader = {
             let channel = Arc::clone(&channel);
-            std::thread::spawn(move || channel.read(0x1000, &mut [0; 4]))
+            std::thread::spawn(move || read(&channel, 0x1000, &mut [0; 4]))
         };
         let command = peer.command();
         answer(&peer, command);
@@ -218,7 +231,7 @@ fn a_write_is_acknowledged_with_a_count_of_4_or_8_bytes() {
     for short in [false, true] {
         let writer = {
             let channel = Arc::clone(&channel);
-            std::thread::spawn(move || channel.write(0x1000, &[1; 4]))
+            std::thread::spawn(move || write(&channel, 0x1000, &[1; 4]))
         };
         let (header, access, _) = peer.command();
         let payload = access.as_bytes();
@@ -233,7 +246,7 @@ fn a_reply_under_a_wrong_command_is_unasked() {
     let (channel, mut peer) = pair(4096, LONG);
     let reader = {
         let channel = Arc::clone(&channel);
-        std::thread::spawn(move || channel.read(0x1000, &mut [0; 4]))
+        std::thread::spawn(move || read(&channel, 0x1000, &mut [0; 4]))
     };
     let (header, access, _) = peer.command();
     let wrong = Header {
@@ -254,21 +267,21 @@ fn a_reply_under_a_wrong_command_is_unasked() {
     );
     channel.close();
     assert_eq!(why(reader.join().expect("no panic")), "the connection is gone");
-    assert_eq!(why(channel.write(0, &[0; 4])), "the connection is gone");
+    assert_eq!(why(write(&channel, 0, &[0; 4])), "the connection is gone");
 }
 
 #[test]
 fn a_client_that_answers_nothing_is_asked_no_more() {
     let (channel, mut peer) = pair(4096, Duration::from_millis(1));
     for _ in 0..MAX_OPEN {
-        let why = why(channel.read(0x1000, &mut [0; 4]));
+        let why = why(read(&channel, 0x1000, &mut [0; 4]));
         assert!(why.contains("in time") || why.contains("does not read"), "{why}");
     }
     let commands: Vec<_> = (0..MAX_OPEN).map(|_| peer.command()).collect();
-    assert!(why(channel.read(0, &mut [0; 4])).contains("too many"));
+    assert!(why(read(&channel, 0, &mut [0; 4])).contains("too many"));
     peer.answer(&commands[0], &[0; 4]).expect("dropped");
     assert!(
-        why(channel.read(0, &mut [0; 4])).contains("in time"),
+        why(read(&channel, 0, &mut [0; 4])).contains("in time"),
         "one is free again"
     );
 }
@@ -277,7 +290,7 @@ fn a_client_that_answers_nothing_is_asked_no_more() {
 fn the_thread_that_reads_answers_is_refused() {
     let (channel, _peer) = pair(4096, LONG);
     channel.read_here();
-    assert!(why(channel.read(0, &mut [0; 4])).contains("would have to read"));
+    assert!(why(read(&channel, 0, &mut [0; 4])).contains("would have to read"));
 }
 
 #[test]
@@ -285,10 +298,10 @@ fn a_message_given_up_half_way_is_finished_before_the_next_one() {
     let (channel, mut peer) = pair(1 << 20, SHORT);
     // The socket holds less than this.
     let big = vec![5; 1 << 20];
-    let reason = why(channel.write(0x1000, &big));
+    let reason = why(write(&channel, 0x1000, &big));
     assert!(reason.contains("while it was sent"), "{reason}");
     assert!(
-        why(channel.read(0x9000, &mut [0; 4])).contains("does not read"),
+        why(read(&channel, 0x9000, &mut [0; 4])).contains("does not read"),
         "nothing goes before the rest"
     );
 
@@ -302,7 +315,7 @@ fn a_message_given_up_half_way_is_finished_before_the_next_one() {
     let mut data = [0; 4];
     // The reader may take a while to begin.
     for _ in 0..200 {
-        if channel.read(0x2000, &mut data).is_ok() {
+        if read(&channel, 0x2000, &mut data).is_ok() {
             break;
         }
     }
@@ -319,4 +332,64 @@ fn a_message_given_up_half_way_is_finished_before_the_next_one() {
     );
     assert!(whole.2.iter().all(|&byte| byte == 5));
     assert_eq!(next.iova, 0x2000);
+}
+
+#[test]
+fn an_unmap_ends_accesses_to_its_range_and_no_others() {
+    for (first, last, ended) in [
+        (0x9000, 0x9fff, false),
+        (0, 0xfff, false),
+        (0x1064, u64::MAX, false),
+        (0x1063, 0x1063, true),
+        (0, 0x1000, true),
+        (0, u64::MAX, true),
+    ] {
+        let (channel, mut peer) = pair(1000, LONG);
+        let asked = Arc::clone(&channel);
+        let writer = std::thread::spawn(move || write(&asked, 0x1000, &[7; 100]));
+        let command = peer.command();
+        channel.abandon_range(first, last);
+        if ended {
+            let result = writer.join().expect("no panic");
+            assert_eq!(
+                why(result),
+                ABANDONED,
+                "after an unmap of {first:#x} to {last:#x}"
+            );
+            peer.answer(&command, &[]).expect("a late answer is known");
+        } else {
+            peer.answer(&command, &[]).expect("asked");
+            let result = writer.join().expect("no panic");
+            assert_eq!(result, Ok(()), "after an unmap of {first:#x} to {last:#x}");
+        }
+        let open = channel.lock();
+        assert!(
+            open.accesses.is_empty() && open.commands.is_empty(),
+            "left: {open:?}"
+        );
+    }
+}
+
+#[test]
+fn an_access_that_an_unmap_found_begun_sends_nothing() {
+    let (channel, mut peer) = pair(4096, LONG);
+    let ended = channel.begin(0x1000, 0x1fff);
+    let other = channel.begin(0x2000, 0x2fff);
+    channel.abandon_range(0x1000, 0x1fff);
+    assert_eq!(why(channel.write(ended, 0x1000, &[1; 4])), ABANDONED);
+    assert_eq!(why(channel.read(ended, 0x1000, &mut [0; 4])), ABANDONED);
+    let writer = {
+        let channel = Arc::clone(&channel);
+        std::thread::spawn(move || channel.write(other, 0x2000, &[2; 4]))
+    };
+    let command = peer.command();
+    assert_eq!(command.1.iova, 0x2000, "the first message is the other access's");
+    peer.answer(&command, &[]).expect("asked");
+    assert_eq!(writer.join().expect("no panic"), Ok(()));
+    channel.end(ended);
+    assert_eq!(
+        why(channel.write(ended, 0x1000, &[1; 4])),
+        ABANDONED,
+        "after its end too"
+    );
 }

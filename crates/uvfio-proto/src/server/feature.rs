@@ -1,20 +1,26 @@
 //! DEVICE_FEATURE.
 //!
 //! The answers are those of Linux's VFIO: a feature that a device has not is ENOTTY (migration, DMA logging and
-//! waking from low power among them), a method that a feature has not is EINVAL.
+//! waking from low power among them), a method that a feature has not is EINVAL. One feature is ours: the usable
+//! ranges of IOVAs, which vfio-user has no request for.
 
 use uvfio_core::VirtualDevice;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Request;
 use crate::error::Refusal;
-use crate::message::{Feature, FeatureFlags, feature_number};
+use crate::message::{Feature, FeatureFlags, IovaRange, feature_number};
 
 /// Bits of the flags that hold the feature's number.
 const NUMBER: u32 = 0xffff;
 
-/// Sets a feature from its data.
-type Set = fn(&VirtualDevice, &[u8]) -> Result<(), Wrong>;
+/// What can be done with a feature.
+enum Method {
+    /// Its data can be got.
+    Get(fn(&VirtualDevice) -> Vec<u8>),
+    /// It can be set from data.
+    Set(fn(&VirtualDevice, &[u8]) -> Result<(), Wrong>),
+}
 
 /// A field of a feature's data that holds what it must not.
 struct Wrong {
@@ -23,13 +29,24 @@ struct Wrong {
     rule: &'static str,
 }
 
-/// The features, all of which can only be set. What the hints of low power promise, the device does by itself: it
-/// stays in the D-state that PMCSR says, and answers every access.
-const FEATURES: [(u16, Set); 3] = [
-    (feature_number::LOW_POWER_ENTRY, |_, _| Ok(())),
-    (feature_number::LOW_POWER_EXIT, |_, _| Ok(())),
-    (feature_number::BUS_MASTER, set_bus_master),
+/// The features. What the hints of low power promise, the device does by itself: it stays in the D-state that
+/// PMCSR says, and answers every access.
+const FEATURES: [(u16, Method); 4] = [
+    (feature_number::LOW_POWER_ENTRY, Method::Set(|_, _| Ok(()))),
+    (feature_number::LOW_POWER_EXIT, Method::Set(|_, _| Ok(()))),
+    (feature_number::BUS_MASTER, Method::Set(set_bus_master)),
+    (feature_number::IOVA_RANGES, Method::Get(iova_ranges)),
 ];
+
+fn iova_ranges(device: &VirtualDevice) -> Vec<u8> {
+    let ranges: Vec<IovaRange> = device
+        .dma()
+        .usable()
+        .into_iter()
+        .map(|(first, last)| IovaRange { first, last })
+        .collect();
+    ranges.as_bytes().to_vec()
+}
 
 fn set_bus_master(device: &VirtualDevice, data: &[u8]) -> Result<(), Wrong> {
     let wrong = |value, rule| Wrong {
@@ -66,17 +83,42 @@ impl Request<'_> {
         if flags.is_empty() || flags == FeatureFlags::GET | FeatureFlags::SET {
             return Err(self.field("flags", asked.flags, "one of GET, SET, PROBE must be set"));
         }
-        let Some((_, set)) = FEATURES.into_iter().find(|&(known, _)| known == number) else {
+        let Some((_, method)) = FEATURES.iter().find(|&&(known, _)| known == number) else {
             return Err(Refusal::NoSuchFeature(number));
         };
-        if methods.contains(FeatureFlags::GET) {
-            return Err(self.field("flags", asked.flags, "this feature can only be set"));
-        }
-        if !flags.contains(FeatureFlags::PROBE) {
-            set(self.device, data).map_err(|Wrong { field, value, rule }| self.field(field, value, rule))?;
+        let probed = flags.contains(FeatureFlags::PROBE);
+        match method {
+            Method::Set(_) if methods.contains(FeatureFlags::GET) => {
+                return Err(self.field("flags", asked.flags, "this feature can only be set"));
+            }
+            Method::Get(_) if methods.contains(FeatureFlags::SET) => {
+                return Err(self.field("flags", asked.flags, "this feature can only be got"));
+            }
+            Method::Set(set) if !probed => {
+                set(self.device, data)
+                    .map_err(|Wrong { field, value, rule }| self.field(field, value, rule))?;
+            }
+            Method::Get(get) if !probed => {
+                let data = get(self.device);
+                self.answer_get(asked, &data);
+                return Ok(());
+            }
+            Method::Set(_) | Method::Get(_) => {}
         }
         // The reply is the request's payload.
         self.reply.put_bytes(self.payload);
         Ok(())
+    }
+    /// A feature's data; where the client has no room for them, only how much they need.
+    fn answer_get(&mut self, asked: Feature, data: &[u8]) {
+        let needed = (size_of::<Feature>() + data.len()) as u32;
+        let fixed = Feature {
+            argsz: needed,
+            flags: asked.flags,
+        };
+        self.reply.put_bytes(fixed.as_bytes());
+        if asked.argsz >= needed {
+            self.reply.put_bytes(data);
+        }
     }
 }

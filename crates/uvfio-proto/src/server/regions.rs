@@ -153,14 +153,11 @@ impl Request<'_> {
         if done == 0 {
             return Err(refusal.into());
         }
-        if let Some(refusals) = self.refusals.next() {
-            tracing::warn!(
-                target: "audit",
-                device = self.device.name(),
-                refusals,
-                "REGION_WRITE_MULTI stopped after {done} writes: {refusal}"
-            );
-        }
+        tracing::warn!(
+            target: "audit",
+            device = self.device.name(),
+            "REGION_WRITE_MULTI stopped after {done} writes: {refusal}"
+        );
         Ok(())
     }
 

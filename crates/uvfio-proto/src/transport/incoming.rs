@@ -6,8 +6,11 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::cmsg_space;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use zerocopy::FromBytes;
 
@@ -130,6 +133,19 @@ impl Incoming {
     /// # Errors
     /// See [`ReceiveError`].
     pub fn next_message(&mut self) -> Result<Option<Message>, ReceiveError> {
+        self.next_until(None)
+    }
+
+    /// As [`next_message`](Self::next_message), waiting no longer than until `until` for the whole of it, however it
+    /// comes; then it is [`ReceiveError::Io`] (`TimedOut`).
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    pub fn next_message_until(&mut self, until: Instant) -> Result<Option<Message>, ReceiveError> {
+        self.next_until(Some(until))
+    }
+
+    fn next_until(&mut self, until: Option<Instant>) -> Result<Option<Message>, ReceiveError> {
         self.current = 0;
         if let Buffer::Journal(journal, _) = &mut self.buffer {
             journal.done(self.before + self.start as u64);
@@ -147,11 +163,34 @@ impl Incoming {
                 Err(_) => HEADER_BYTES,
             };
             self.make_room(want);
+            if let Some(until) = until {
+                self.wait_readable(until)?;
+            }
             if self.receive(RecvFlags::empty())? == 0 {
                 return match self.end - self.start {
                     0 => Ok(None),
                     have => Err(ReceiveError::CutShort { have }),
                 };
+            }
+        }
+    }
+
+    /// Waits until there is something to receive, or the stream has ended.
+    fn wait_readable(&self, until: Instant) -> Result<(), ReceiveError> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
+            }
+            let left = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut waited = [PollFd::new(&*self.stream, PollFlags::IN)];
+            match poll(&mut waited, Some(&left)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(std::io::Error::from(error).into()),
             }
         }
     }
@@ -325,7 +364,7 @@ fn receive(stream: &UnixStream, free: &mut [u8], flags: RecvFlags) -> Result<Rec
         let mut pieces = [IoSliceMut::new(free)];
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         match recvmsg(stream, &mut pieces, &mut control, flags) {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             other => break other?,
         }
     };

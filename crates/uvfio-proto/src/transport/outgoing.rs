@@ -90,10 +90,26 @@ impl Outgoing {
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
     ) -> Result<(), SendError> {
-        self.send_as(Sending::Command, parts, fds, blocked)
+        self.send_if(parts, fds, blocked, &mut || true)
     }
 
-    /// Sends the reply to the message that is being answered, in two parts, with descriptors. While it can't go on it asks `blocked`, again and again.
+    /// As [`send`](Self::send), if `still` says so right before the first byte, when no other message can come
+    /// between. Otherwise it is given up.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_if(
+        &self,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), SendError> {
+        self.send_as(Sending::Command, parts, fds, blocked, still)
+    }
+
+    /// Sends the reply to the message that is being answered, in two parts, with descriptors. While it can't go on it
+    /// asks `blocked`, again and again.
     ///
     /// # Errors
     /// The system's, or as it was given up.
@@ -103,7 +119,7 @@ impl Outgoing {
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
     ) -> Result<(), SendError> {
-        self.send_as(Sending::Reply, parts, fds, blocked)
+        self.send_as(Sending::Reply, parts, fds, blocked, &mut || true)
     }
 
     fn send_as(
@@ -112,9 +128,13 @@ impl Outgoing {
         parts: &[&[u8]; 2],
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
+        still: &mut dyn FnMut() -> bool,
     ) -> Result<(), SendError> {
         let mut tail = self.take_turn(blocked)?;
         let result = self.flush(&mut tail, blocked).and_then(|()| {
+            if !still() {
+                return Err(SendError::GivenUp);
+            }
             let [first, second] = *parts;
             if let Some(journal) = &self.journal {
                 journal.begin(what, first.len() + second.len());

@@ -511,6 +511,13 @@ pub(crate) fn refused() -> Vec<Case> {
             EINVAL,
         ),
         (
+            "feature: set what can only be got",
+            16,
+            feature(24, 0xff00 | 1 << 17, &[0; 16]),
+            0,
+            EINVAL,
+        ),
+        (
             "feature: bus master without data",
             16,
             feature(8, 10 | 1 << 17, &[]),

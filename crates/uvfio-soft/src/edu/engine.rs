@@ -4,7 +4,6 @@
 //! copies what it needs, works without the lock, and puts its result back only if no reset came in between
 //! (`generation`). A reset waits for the job under way (`busy`), which covers its interrupt, so none comes late.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -21,7 +20,6 @@ pub(super) struct Engine {
 #[derive(Debug)]
 struct Shared {
     dma_mask: u64,
-    refusals: AtomicU64,
     inner: Mutex<Inner>,
     /// There is work, or the end has come.
     work: Condvar,
@@ -55,7 +53,6 @@ impl Engine {
     pub(super) fn start(dma_mask: u64) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             dma_mask,
-            refusals: AtomicU64::new(0),
             inner: Mutex::new(Inner {
                 registers: Registers::new(),
                 host: None,
@@ -168,7 +165,7 @@ impl Shared {
         match job {
             Job::Factorial(n) => finish(&mut |registers| registers.factorial_done(factorial(n))),
             Job::Refused(why) => {
-                self.refused(&why);
+                Self::refused(&why);
                 finish(&mut |registers| registers.dma_done(false))
             }
             Job::Write(transfer, buffer) => {
@@ -178,7 +175,7 @@ impl Shared {
                 if let Some(host) = host
                     && let Err(error) = host.dma().write(self.address(transfer.iova), data)
                 {
-                    self.refused(&error);
+                    Self::refused(&error);
                 }
                 finish(&mut |registers| registers.dma_done(true))
             }
@@ -188,7 +185,7 @@ impl Shared {
                 let arrived = match host.map(|host| host.dma().read(self.address(transfer.iova), data)) {
                     Some(Ok(())) => true,
                     Some(Err(error)) => {
-                        self.refused(&error);
+                        Self::refused(&error);
                         false
                     }
                     None => false,
@@ -207,13 +204,9 @@ impl Shared {
         }
     }
 
-    /// Logs a transfer that was refused. A user must not fill the disk with them, so after the first 64 only those are
-    /// logged whose count is a power of two.
-    fn refused(&self, why: &dyn std::fmt::Display) {
-        let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        if count <= 64 || count.is_power_of_two() {
-            tracing::warn!(target: "audit", device = "edu", refusals = count, "{why}");
-        }
+    /// Logs a transfer that was refused.
+    fn refused(why: &dyn std::fmt::Display) {
+        tracing::warn!(target: "audit", device = "edu", "{why}");
     }
 
     /// Cuts off the address bits that the device does not drive.

@@ -22,7 +22,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
             continue;
         };
-        guest.run("nvme_make_files", STEP, checks)?;
+        guest.run("nvme_is_impatient; nvme_make_files", STEP, checks)?;
         guest.run("nvme_write_until_failure", STEP, checks)?;
         server.take_away()?;
         guest.run("nvme_is_gone", 2 * STEP, checks)?;

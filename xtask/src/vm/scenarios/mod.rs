@@ -11,6 +11,7 @@ use super::guest::{Builder, Guest};
 use super::server::Server;
 use super::testbed::Testbed;
 
+mod abuse;
 pub(in crate::vm) mod disk_rates;
 mod edu_msi;
 mod gone;
@@ -19,6 +20,7 @@ mod machine_killed;
 mod nvme_files;
 mod nvme_hotplug;
 mod nvme_killed;
+mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
 mod worker_killed;
@@ -42,10 +44,12 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_files::IOMMU,
     nvme_verify::SCENARIO,
     nvme_hotplug::SCENARIO,
+    nvme_sleep::SCENARIO,
     nvme_killed::SCENARIO,
     machine_killed::SCENARIO,
     gone::SCENARIO,
     worker_killed::SCENARIO,
+    abuse::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -66,6 +70,17 @@ fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
         flushed = number.parse::<usize>()? + 1;
     }
     Ok(flushed)
+}
+
+/// How a device reaches a guest's memory.
+#[derive(Clone, Copy, Debug)]
+enum Reach {
+    /// By descriptors of all of it
+    Shared,
+    /// By messages
+    Messages,
+    /// By descriptors of what the guest's IOMMU lets it reach at the time
+    Iommu,
 }
 
 /// What a scenario may use.
@@ -92,6 +107,15 @@ impl<'a> Context<'a> {
     /// A virtual machine in the making.
     fn guest(&self) -> Builder<'a> {
         Builder::new(self.testbed, &self.dir, self.scratch)
+    }
+
+    /// The same, with a way to its memory.
+    fn guest_reached_by(&self, reach: Reach) -> Builder<'a> {
+        match reach {
+            Reach::Shared => self.guest(),
+            Reach::Messages => self.guest().memory_shared(false),
+            Reach::Iommu => self.guest().iommu(),
+        }
     }
 
     /// An empty disk image of 64 MiB.

@@ -2,32 +2,35 @@
 
 use anyhow::Result;
 
-use super::{Context, STEP, Scenario};
+use super::{Context, Reach, STEP, Scenario};
 use crate::vm::checks::Checks;
-use crate::vm::guest::Builder;
 
 pub(super) const SHARED_MEMORY: Scenario = Scenario {
     name: "nvme-files",
     about: "files on our NVMe survive function resets under load, removal and a reboot of the guest",
-    run: |context, checks| run(context.guest(), context, checks),
+    run: |context, checks| run(Reach::Shared, context, checks),
 };
 
 pub(super) const BY_MESSAGE: Scenario = Scenario {
     name: "nvme-files-msg",
     about: "the same where guest memory is reached by message",
-    run: |context, checks| run(context.guest().memory_shared(false), context, checks),
+    run: |context, checks| run(Reach::Messages, context, checks),
 };
 
 pub(super) const IOMMU: Scenario = Scenario {
     name: "nvme-files-iommu",
     about: "the same behind an IOMMU of the guest's",
-    run: |context, checks| run(context.guest().iommu(), context, checks),
+    run: |context, checks| run(Reach::Iommu, context, checks),
 };
 
-fn run(guest: Builder<'_>, context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+fn run(reach: Reach, context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.image()?;
     let nvme = context.nvme(&image, &[])?;
-    let mut guest = guest.attach(&nvme).may_reboot().start()?;
+    let mut guest = context
+        .guest_reached_by(reach)
+        .attach(&nvme)
+        .may_reboot()
+        .start()?;
     guest.run("nvme_make_files", STEP, checks)?;
     guest.run("nvme_reset_under_load", 2 * STEP, checks)?;
     guest.run("nvme_remove_and_rescan", STEP, checks)?;

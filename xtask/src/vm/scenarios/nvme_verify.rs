@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Context, STEP, Scenario};
+use super::{Context, Reach, STEP, Scenario};
 use crate::vm::checks::Checks;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -12,15 +12,27 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
-    let nvme = context.nvme(&context.image()?, &[])?;
-    let mut guest = context.guest().attach(&nvme).programs(&["usr/bin/fio"]).start()?;
-    for options in [
-        "--rw=randwrite --bsrange=4k-128k --blockalign=4k --iodepth=16 --size=48M",
-        "--rw=write --bs=512 --iodepth=32 --size=2M",
-        "--rw=randrw --bs=4k --iodepth=64 --size=8M",
+    let image = context.image()?;
+    for (reach, how) in [
+        (Reach::Shared, "shared memory"),
+        (Reach::Messages, "by message"),
+        (Reach::Iommu, "behind an IOMMU"),
     ] {
-        guest.run(&format!("nvme_fio {options}"), 2 * STEP, checks)?;
+        checks.part(how);
+        let nvme = context.nvme(&image, &[])?;
+        let mut guest = context
+            .guest_reached_by(reach)
+            .attach(&nvme)
+            .programs(&["usr/bin/fio"])
+            .start()?;
+        for options in [
+            "--rw=randwrite --bsrange=4k-128k --blockalign=4k --iodepth=16 --size=16M",
+            "--rw=write --bs=512 --iodepth=32 --size=1M",
+            "--rw=randrw --bs=4k --iodepth=64 --size=4M",
+        ] {
+            guest.run(&format!("nvme_fio {options}"), 2 * STEP, checks)?;
+        }
+        checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     }
-    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }

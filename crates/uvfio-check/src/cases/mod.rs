@@ -1,0 +1,75 @@
+//! The table of all cases: one file a group.
+
+mod disconnect;
+mod dma;
+mod framing;
+mod header;
+mod info;
+mod irqs;
+mod order;
+mod regions;
+mod reset;
+mod version;
+
+use uvfio_proto::message::Command;
+
+use crate::case::{Bench, Case, Rule, Run, Step};
+use crate::facts::Facts;
+
+/// All cases, in the order in which they are tried.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    [
+        version::CASES,
+        header::CASES,
+        framing::CASES,
+        info::CASES,
+        regions::CASES,
+        irqs::CASES,
+        dma::CASES,
+        order::CASES,
+        reset::CASES,
+        disconnect::CASES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Why a server must not take requests that lie about themselves.
+const WHOLE: Rule =
+    Rule::Ours("what is too short to be the command, or contradicts itself, is refused and not guessed at");
+
+const REFUSED: &str = "an error reply that is a header only; the session goes on";
+
+/// A case of several steps.
+const fn steps(
+    name: &'static str,
+    what: &'static str,
+    rule: Rule,
+    expected: &'static str,
+    steps: fn(&Bench<'_>) -> Step,
+) -> Case {
+    Case {
+        name,
+        what,
+        rule,
+        expected,
+        run: Run::Steps(steps),
+    }
+}
+
+/// A command that must be refused.
+const fn refused(
+    name: &'static str,
+    what: &'static str,
+    rule: Rule,
+    command: Command,
+    payload: fn(&Facts) -> Option<Vec<u8>>,
+) -> Case {
+    Case {
+        name,
+        what,
+        rule,
+        expected: REFUSED,
+        run: Run::Refused(command, payload),
+    }
+}

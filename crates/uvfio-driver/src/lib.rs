@@ -1,0 +1,50 @@
+//! For authors of drivers: a PCI function over any transport, with safe access to all of it.
+//!
+//! ```text
+//! Function     one function, opened over a Transport: reset, power, bus mastering
+//!   Config       configuration space, and Structure: one capability, by the fields of `uvfio_pci::tables`
+//!   Bar          a BAR as a bounds-checked window: mapped where the region offers it, by message elsewhere
+//!   DmaBuffer    memory that the device reaches at an IOVA
+//!   Interrupts   vectors by eventfd: wait, poll, or the caller's own loop
+//!   Events       errors, and the wish to have the device back
+//! Transport    how the function is reached: Socket (vfio-user), InProcess (a virtual device, for tests)
+//! ```
+//!
+//! Nothing here imposes a runtime: every call blocks for as long as its answer takes, and every interrupt is a file
+//! descriptor. All handles can be used from several threads.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use uvfio_driver::{Function, IrqKind};
+//!
+//! # fn main() -> uvfio_driver::Result<()> {
+//! let function = Function::connect("/tmp/edu.sock")?;
+//! let registers = function.bar(0)?;
+//! let vectors = function.interrupts(IrqKind::Msi, 1)?;
+//! registers.write::<u32>(0x60, 1)?; // edu: raise an interrupt
+//! vectors.wait(0, Some(Duration::from_secs(1)))?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod bar;
+mod config;
+mod dma;
+mod error;
+mod function;
+mod interrupts;
+mod iova;
+mod mapped;
+pub mod testing;
+pub mod transport;
+mod word;
+
+pub use bar::Bar;
+pub use config::{CapabilityAt, Config, Structure};
+pub use dma::DmaBuffer;
+pub use error::{DriverError, Place, Result};
+pub use function::{Function, Identity, MapBars, Options};
+pub use interrupts::{Event, Events, Interrupts};
+pub use transport::{InProcess, IrqKind, Socket, Transport};
+pub use uvfio_pci::{PowerState, tables};
+pub use word::Word;
