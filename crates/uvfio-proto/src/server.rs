@@ -16,7 +16,8 @@ mod irqs;
 mod regions;
 mod reply;
 
-use std::os::fd::OwnedFd;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,8 @@ use zerocopy::FromBytes;
 
 use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
-use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, Kind, RegionAccess};
+use crate::journal::{self, Agreed, Journal, Notes, OutOfStep};
+use crate::message::{Command, DEFAULT_DATA_BYTES, Header, Kind};
 use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 use reply::Reply;
@@ -47,6 +49,16 @@ pub struct Limits {
     /// How long a client that has connected may take until its VERSION is there, whole; after that the connection is
     /// closed, for the device serves nobody else meanwhile.
     pub version_patience: Duration,
+}
+
+impl Limits {
+    /// The same, with what is out of range put in range.
+    pub(crate) fn checked(self) -> Self {
+        Self {
+            max_data_bytes: self.max_data_bytes.clamp(4096, 64 << 20),
+            ..self
+        }
+    }
 }
 
 impl Default for Limits {
@@ -112,6 +124,17 @@ pub enum ServeError {
     VersionRefused(String),
 }
 
+/// Why a server could not go on in the place of another.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// The stream can't be put in step.
+    #[error("the stream can't be put in step: {0}")]
+    OutOfStep(#[from] OutOfStep),
+    /// The system's.
+    #[error("the journal or the socket can't be used: {0}")]
+    Io(std::io::Error),
+}
+
 /// Ends a server from another thread.
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
@@ -136,6 +159,7 @@ pub struct Server {
     stopped: Arc<AtomicBool>,
     incoming: Incoming,
     out: Arc<Outgoing>,
+    journal: Option<Arc<Notes>>,
     reply: Reply,
     /// Set once the version is agreed.
     session: Option<Session>,
@@ -149,6 +173,8 @@ struct Session {
     /// The client sent no JSON. One such, SPDK's, maps a region's second area from a second descriptor that nobody
     /// sends; it is shown one area only.
     one_area: bool,
+    /// Begun by a server that died: there may be replies to commands of which only that one knew.
+    inherited: bool,
 }
 
 /// What serves a command: its payload, its descriptors, and the reply to fill.
@@ -199,20 +225,88 @@ impl Server {
     /// A server of `device` for the client at the other end of `stream`.
     #[must_use]
     pub fn new(stream: UnixStream, device: Arc<VirtualDevice>, limits: Limits) -> Self {
-        let limits = Limits {
-            max_data_bytes: limits.max_data_bytes.clamp(4096, 64 << 20),
-            ..limits
-        };
+        let limits = limits.checked();
+        let stream = Arc::new(stream);
+        let incoming = Incoming::new(Arc::clone(&stream), journal::longest(&limits));
+        Self::over(stream, device, limits, incoming, None)
+    }
+
+    /// The same, so that another server can go on in its place if this one dies: what is needed for that is kept in a
+    /// journal, which must be new.
+    ///
+    /// # Errors
+    /// Where `journal` is not one ([`Journal::create`]) for these limits, or can't be mapped.
+    pub fn with_journal(
+        stream: UnixStream,
+        device: Arc<VirtualDevice>,
+        limits: Limits,
+        journal: &OwnedFd,
+    ) -> std::io::Result<Self> {
+        let limits = limits.checked();
+        let stream = Arc::new(stream);
+        let (buffer, notes) = Journal::open(journal.as_fd(), &limits)?;
+        let incoming = Incoming::with_journal(Arc::clone(&stream), journal::longest(&limits), buffer);
+        Ok(Self::over(stream, device, limits, incoming, Some(notes)))
+    }
+
+    /// A server that goes on in the place of one that died, with the journal of that one. `device` should be gone: of
+    /// what the client had mapped and attached, nothing is left.
+    ///
+    /// # Errors
+    /// Where the journal is none, or the stream can't be put in step ([`OutOfStep`]): the connection is closed then.
+    pub fn resume(
+        stream: UnixStream,
+        device: Arc<VirtualDevice>,
+        limits: Limits,
+        journal: &OwnedFd,
+    ) -> Result<Self, ResumeError> {
+        let close = stream.try_clone().map_err(ResumeError::Io)?;
+        let resumed = Self::resume_in_step(stream, device, limits.checked(), journal);
+        if resumed.is_err() {
+            // Others may hold duplicates of the socket: dropping this one would not close it.
+            let _ = close.shutdown(std::net::Shutdown::Both);
+        }
+        resumed
+    }
+
+    fn resume_in_step(
+        stream: UnixStream,
+        device: Arc<VirtualDevice>,
+        limits: Limits,
+        journal: &OwnedFd,
+    ) -> Result<Self, ResumeError> {
+        let stream = Arc::new(stream);
+        let longest = journal::longest(&limits);
+        let (mut buffer, notes) = Journal::open(journal.as_fd(), &limits).map_err(ResumeError::Io)?;
+        let left = buffer.take_over(longest)?;
+        if left.rest_of_reply > 0 {
+            let rest = vec![0xff; left.rest_of_reply];
+            (&*stream).write_all(&rest).map_err(ResumeError::Io)?;
+        }
+        let incoming = Incoming::resume(Arc::clone(&stream), longest, buffer, left.received, left.before);
+        let mut server = Self::over(stream, device, limits, incoming, Some(notes));
+        if let Some(agreed) = left.agreed {
+            server.begin_session(agreed, true);
+        }
+        Ok(server)
+    }
+
+    fn over(
+        stream: Arc<UnixStream>,
+        device: Arc<VirtualDevice>,
+        limits: Limits,
+        incoming: Incoming,
+        journal: Option<Arc<Notes>>,
+    ) -> Self {
         // Whoever accepted it may have set it otherwise; an error shows at the first read.
         let _ = stream.set_nonblocking(false);
-        let stream = Arc::new(stream);
-        let longest = limits.max_data_bytes as usize + HEADER_BYTES + size_of::<RegionAccess>();
         Self {
             device,
             limits,
             stopped: Arc::default(),
-            incoming: Incoming::new(Arc::clone(&stream), longest),
-            out: Arc::new(Outgoing::new(Arc::clone(&stream))),
+            incoming,
+            out: Arc::new(Outgoing::with_journal(Arc::clone(&stream), journal.clone())),
+            journal,
             stream,
             reply: Reply::default(),
             session: None,
@@ -264,10 +358,10 @@ impl Server {
                 Kind::Reply => {
                     let payload = self.incoming.payload(&message);
                     let session = self.session.as_ref().ok_or(ServeError::Unasked { id, command })?;
-                    session
-                        .channel
-                        .answer(&message.header, payload)
-                        .map_err(|_| ServeError::Unasked { id, command })?;
+                    let answered = session.channel.answer(&message.header, payload);
+                    if answered.is_err() && !session.inherited {
+                        return Err(ServeError::Unasked { id, command });
+                    }
                 }
                 Kind::Unknown(kind) => return Err(ServeError::Kind { id, command, kind }),
             }
@@ -354,24 +448,36 @@ impl Server {
             }
         };
         self.reply.put_bytes(&payload);
+        let theirs = proposal.capabilities.as_ref();
+        let agreed = Agreed {
+            takes_fds: theirs.map_or(Capabilities::default().msg_fds(), Capabilities::msg_fds) > 0,
+            one_area: theirs.is_none(),
+            most_data: theirs.map_or(Capabilities::default().data_bytes(), Capabilities::data_bytes),
+        };
+        if let Some(journal) = &self.journal {
+            journal.agreed(agreed);
+        }
         self.answer(&header)?;
-        let one_area = proposal.capabilities.is_none();
-        let theirs = proposal.capabilities.unwrap_or_default();
-        let most = theirs.data_bytes().min(self.limits.max_data_bytes);
+        self.begin_session(agreed, false);
+        Ok(())
+    }
+
+    /// From now on the device has a user; `inherited`: of another server, which died.
+    fn begin_session(&mut self, agreed: Agreed, inherited: bool) {
         let channel = Arc::new(DmaChannel::new(
             Arc::clone(&self.out),
-            most,
+            agreed.most_data.min(self.limits.max_data_bytes),
             self.limits.dma_timeout,
         ));
         channel.read_here();
         let messages: Arc<dyn DmaMessages> = Arc::clone(&channel) as _;
         self.session = Some(Session {
             channel,
-            takes_fds: theirs.msg_fds() > 0,
-            one_area,
+            takes_fds: agreed.takes_fds,
+            one_area: agreed.one_area,
+            inherited,
         });
         self.device.attach(Some(messages));
-        Ok(())
     }
 
     fn close_with(

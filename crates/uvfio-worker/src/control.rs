@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::Signals;
 use uvfio_core::{GoneReason, VirtualDevice};
 use uvfio_proto::ServerHandle;
 
@@ -68,30 +66,6 @@ impl Control {
         if let Some(device) = &state.device {
             device.gone(GoneReason::Revoked, false);
         }
-    }
-
-    /// Acts on signals from now on: SIGTERM, SIGINT and SIGHUP end the worker, SIGUSR1 takes the device away.
-    ///
-    /// # Errors
-    /// Where the handlers or the thread that waits for them can't be made.
-    pub fn follow_signals(self: &Arc<Self>) -> io::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-        let control = Arc::clone(self);
-        std::thread::Builder::new()
-            .name("signals".into())
-            .stack_size(128 << 10)
-            .spawn(move || {
-                for signal in &mut signals {
-                    if signal == SIGUSR1 {
-                        tracing::warn!(target: "audit", "SIGUSR1: the device is taken away from its user");
-                        control.take_away();
-                    } else {
-                        tracing::info!("signal {signal}: ending");
-                        control.stop();
-                    }
-                }
-            })?;
-        Ok(())
     }
 
     pub(crate) fn wake(&self) -> impl AsFd + '_ {

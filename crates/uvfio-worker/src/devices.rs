@@ -5,11 +5,28 @@ use std::sync::Arc;
 use uvfio_core::Device;
 use uvfio_soft::edu;
 
+use crate::image::Image;
 use crate::nvme;
 use crate::spec::{BuildError, Opt, SpecError, number};
 
-/// Makes a device; may be called again for another.
-pub(crate) type Constructor = Box<dyn Fn() -> Result<Arc<dyn Device>, BuildError> + Send + Sync>;
+/// A device that can be made: in two steps, since the process that opens files is not the one that serves.
+pub(crate) trait Plan: Send + Sync {
+    /// Opens the files that it needs.
+    fn open(&self) -> Result<Vec<Image>, BuildError> {
+        Ok(Vec::new())
+    }
+
+    /// The longest file that it makes for itself, bytes.
+    fn own_file_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Makes the device over the files that [`open`](Self::open) gave, in their order; opens none itself.
+    fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError>;
+}
+
+/// Reads a device's options.
+pub(crate) type Parse = fn(&[Opt]) -> Result<Box<dyn Plan>, SpecError>;
 
 /// One kind of device.
 pub struct Kind {
@@ -21,7 +38,7 @@ pub struct Kind {
     pub usage: &'static str,
     /// A specification that always works.
     pub example: &'static str,
-    pub(crate) parse: fn(&[Opt]) -> Result<Constructor, SpecError>,
+    pub(crate) parse: Parse,
 }
 
 /// All devices.
@@ -44,7 +61,13 @@ pub const KINDS: &[Kind] = &[
 
 const EDU_USAGE: &str = "dma_mask=MASK";
 
-fn parse_edu(options: &[Opt]) -> Result<Constructor, SpecError> {
+impl Plan for edu::Config {
+    fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        Ok(edu::Edu::new(*self)?)
+    }
+}
+
+fn parse_edu(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
     let mut config = edu::Config::default();
     for option in options {
         match option.key.as_str() {
@@ -62,5 +85,5 @@ fn parse_edu(options: &[Opt]) -> Result<Constructor, SpecError> {
             }
         }
     }
-    Ok(Box::new(move || Ok(edu::Edu::new(config)?)))
+    Ok(Box::new(config))
 }

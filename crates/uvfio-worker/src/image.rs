@@ -3,8 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, MemfdFlags, flock, ftruncate, memfd_create};
 
 /// Why an image can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +64,36 @@ pub enum ImageError {
     },
 }
 
-/// Opens an image, and gives it with its size in bytes. An image that isn't there is made if `size` is given (sparse,
+/// How long an image may still be locked by a process that is ending.
+const LOCK_PATIENCE: Duration = Duration::from_millis(250);
+
+/// An image that is open, and locked for as long as it is.
+#[derive(Debug)]
+pub struct Image {
+    /// The file or block device.
+    pub file: File,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl Image {
+    /// Memory of the same size, for a device that nobody will read: never written, it takes none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stand_in(&self) -> io::Result<Self> {
+        let memory = memfd_create(c"stand-in", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, self.bytes)?;
+        Ok(Self {
+            file: File::from(memory),
+            bytes: self.bytes,
+        })
+    }
+}
+
+/// Opens an image. An image that isn't there is made if `size` is given (sparse,
 /// mode 0600). The file is locked, shared where `read_only`, for as long as it is open.
-pub(crate) fn open(
-    path: &Path,
-    size: Option<u64>,
-    block: u32,
-    read_only: bool,
-) -> Result<(File, u64), ImageError> {
+pub(crate) fn open(path: &Path, size: Option<u64>, block: u32, read_only: bool) -> Result<Image, ImageError> {
     let failed = |doing| {
         move |why| ImageError::System {
             path: path.into(),
@@ -91,7 +114,14 @@ pub(crate) fn open(
     } else {
         FlockOperation::NonBlockingLockExclusive
     };
-    match flock(&file, lock) {
+    // A server that was killed holds it until its last process is gone.
+    let late = Instant::now() + LOCK_PATIENCE;
+    let mut locked = flock(&file, lock);
+    while locked == Err(rustix::io::Errno::WOULDBLOCK) && Instant::now() < late {
+        std::thread::sleep(Duration::from_millis(5));
+        locked = flock(&file, lock);
+    }
+    match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(ImageError::InUse { path: path.into() }),
         Err(errno) => return Err(failed("locked")(errno.into())),
@@ -108,7 +138,7 @@ pub(crate) fn open(
             have,
             block,
         }),
-        _ => Ok((file, have)),
+        _ => Ok(Image { file, bytes: have }),
     }
 }
 
@@ -168,7 +198,7 @@ mod tests {
         drop(open(&path, Some(1 << 20), 512, false).expect("made with the size given"));
         assert!(sentence(Some(1 << 19), 512, false).contains("has 1048576 bytes, but size=524288"));
 
-        let (held, bytes) = open(&path, None, 512, false).expect("taken as it is");
+        let Image { file: held, bytes } = open(&path, None, 512, false).expect("taken as it is");
         assert_eq!(bytes, 1 << 20);
         assert!(sentence(None, 512, true).contains("in use by another process"));
         held.set_len(1000).expect("cut");

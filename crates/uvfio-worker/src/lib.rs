@@ -7,22 +7,40 @@
 //!                                                                     detach (reset) in between
 //! ```
 //!
-//! Here it is a library, used in-process by `uvfio serve`; see [`run()`].
-#![forbid(unsafe_code)]
+//! [`run()`] does this within a process. `uvfio serve` does it with two:
+//!
+//! ```text
+//! Supervisor   trusted: opens images, accepts users, follows the operator's orders; reads nothing that a user sends
+//!    | channel
+//! worker_main  confined (confine), then serves; where it dies, a second one takes over its user's socket
+//! ```
+#![deny(unsafe_code)] // One module closes descriptors by number.
 
+mod channel;
+mod child;
+mod confine;
 mod control;
 mod devices;
 mod image;
 mod log;
 mod nvme;
+mod orders;
+mod process;
 mod run;
 mod socket;
 mod spec;
+mod supervisor;
 
+pub use confine::{
+    CALLS, Call, ConfineError, Files, Only, begin as begin_confinement, finish as finish_confinement,
+};
 pub use control::Control;
 pub use devices::{KINDS, Kind};
-pub use image::ImageError;
+pub use image::{Image, ImageError};
 pub use log::{LogError, log_to_stderr};
+pub use orders::Orders;
+pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};
 pub use socket::{SocketError, SocketFile};
 pub use spec::{BuildError, DeviceSpec, SpecError};
+pub use supervisor::{Job, Supervisor, SupervisorError};

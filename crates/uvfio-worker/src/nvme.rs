@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use uvfio_core::Device;
 use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme};
 
-use crate::devices::Constructor;
-use crate::image;
+use crate::devices::Plan;
+use crate::image::{self, Image};
 use crate::spec::{BuildError, Opt, SpecError, bytes, number, switch};
 
 pub(crate) const USAGE: &str = "file=PATH or mem=SIZE, each followed by its size=SIZE, block=512|4096, ro; msix=on|off, queues=N, serial=TEXT";
@@ -39,17 +39,38 @@ struct Controller {
     serial: Option<String>,
 }
 
-pub(crate) fn parse(options: &[Opt]) -> Result<Constructor, SpecError> {
-    let controller = controller(options)?;
-    Ok(Box::new(move || controller.build()))
+pub(crate) fn parse(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
+    Ok(Box::new(controller(options)?))
 }
 
-impl Controller {
-    fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
+impl Plan for Controller {
+    fn open(&self) -> Result<Vec<Image>, BuildError> {
+        self.namespaces
+            .iter()
+            .filter_map(|namespace| match &namespace.storage {
+                Storage::File { path, size } => {
+                    let opened = image::open(path, *size, namespace.block, namespace.read_only);
+                    Some(opened.map_err(BuildError::from))
+                }
+                Storage::Memory { .. } => None,
+            })
+            .collect()
+    }
+
+    fn own_file_bytes(&self) -> u64 {
+        let bytes = |namespace: &Namespace| match namespace.storage {
+            Storage::File { .. } => 0,
+            Storage::Memory { bytes } => bytes,
+        };
+        self.namespaces.iter().map(bytes).max().unwrap_or_default()
+    }
+
+    fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        let mut images = images.into_iter();
         let namespaces = self
             .namespaces
             .iter()
-            .map(Namespace::open)
+            .map(|namespace| namespace.over(&mut images))
             .collect::<Result<_, _>>()?;
         let serial = self.serial.clone().unwrap_or_else(|| self.own_serial());
         let mut config = Config::new(serial, namespaces);
@@ -65,7 +86,9 @@ impl Controller {
         };
         Ok(Nvme::new(config).map_err(why)?)
     }
+}
 
+impl Controller {
     /// A serial number where none was given: the same whenever the same image is served, another for every controller
     /// over memory.
     fn own_serial(&self) -> String {
@@ -100,10 +123,14 @@ impl Namespace {
         }
     }
 
-    fn open(&self) -> Result<NamespaceConfig, BuildError> {
+    /// Over the next of the files that were opened for it.
+    fn over(&self, images: &mut impl Iterator<Item = Image>) -> Result<NamespaceConfig, BuildError> {
         let backend = match &self.storage {
-            Storage::File { path, size } => {
-                let (file, bytes) = image::open(path, *size, self.block, self.read_only)?;
+            Storage::File { path, .. } => {
+                let Image { file, bytes } = images.next().ok_or_else(|| BuildError::Config {
+                    device: DEVICE,
+                    why: format!("image {path:?} was not handed over"),
+                })?;
                 BackendConfig::File(file, bytes)
             }
             Storage::Memory { bytes } => BackendConfig::Memory(*bytes),

@@ -62,14 +62,14 @@ pub fn run(
     control.set_device(&device);
     match source {
         Source::Connected(stream) => {
-            serve_one(stream, &device, control)?;
+            serve_stream(stream, &device, control)?;
             Ok(how_ended(&device, control)?.unwrap_or(Ended::UserLeft))
         }
         Source::Listener(listener) => loop {
             let Some(stream) = next_user(listener, control)? else {
                 return Ok(Ended::Stopped);
             };
-            serve_one(stream, &device, control)?;
+            serve_stream(stream, &device, control)?;
             if let Some(end) = how_ended(&device, control)? {
                 return Ok(end);
             }
@@ -78,7 +78,7 @@ pub fn run(
 }
 
 /// How it has ended, if it has.
-fn how_ended(device: &VirtualDevice, control: &Control) -> Result<Option<Ended>, WorkerError> {
+pub(crate) fn how_ended(device: &VirtualDevice, control: &Control) -> Result<Option<Ended>, WorkerError> {
     if control.stopping() {
         return Ok(Some(Ended::Stopped));
     }
@@ -105,24 +105,46 @@ fn next_user(listener: &UnixListener, control: &Control) -> Result<Option<UnixSt
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(WorkerError::Accept(errno.into())),
         }
-        match listener.accept() {
-            Ok((stream, _)) => return Ok(Some(stream)),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
-            // The user left before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error.into()),
+        if let Some(stream) = accept(listener)? {
+            return Ok(Some(stream));
         }
     }
 }
 
-/// Serves one user, and makes the device fit for the next.
-fn serve_one(stream: UnixStream, device: &Arc<VirtualDevice>, control: &Control) -> Result<(), WorkerError> {
+/// Accepts a user from a listener that does not block; none where there is none any more.
+pub(crate) fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+    match listener.accept() {
+        Ok((stream, _)) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                // The last: the user left before it was accepted.
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn serve_stream(
+    stream: UnixStream,
+    device: &Arc<VirtualDevice>,
+    control: &Control,
+) -> Result<(), WorkerError> {
     let peer = peer(&stream);
-    let mut server = Server::new(stream, Arc::clone(device), Limits::default());
+    let server = Server::new(stream, Arc::clone(device), Limits::default());
+    serve_one(server, &peer, device, control)
+}
+
+/// Serves one user, and makes the device fit for the next.
+pub(crate) fn serve_one(
+    mut server: Server,
+    peer: &str,
+    device: &VirtualDevice,
+    control: &Control,
+) -> Result<(), WorkerError> {
     if control.set_user(Some(server.handle())) {
         tracing::info!(target: "audit", "{}: attached to {peer}", device.name());
         let name = device.name();
@@ -133,11 +155,14 @@ fn serve_one(stream: UnixStream, device: &Arc<VirtualDevice>, control: &Control)
         }
     }
     control.set_user(None);
+    // Its descriptors go before the device says that it is free.
+    drop(server);
     device.detach()?;
     Ok(())
 }
 
-fn peer(stream: &UnixStream) -> String {
+/// Who is at the other end, for the log.
+pub(crate) fn peer(stream: &UnixStream) -> String {
     match rustix::net::sockopt::socket_peercred(stream) {
         Ok(cred) => format!(
             "process {} of uid {}",

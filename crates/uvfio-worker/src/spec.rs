@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use uvfio_core::{Device, DeviceError};
 
-use crate::devices::{Constructor, KINDS};
-use crate::image::ImageError;
+use crate::devices::{KINDS, Plan};
+use crate::image::{Image, ImageError};
 
 /// What is wrong with a device specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -124,7 +124,7 @@ impl Opt {
 /// The syntax is `NAME[,OPTION[=VALUE]]...`; a comma in a value is written twice.
 pub struct DeviceSpec {
     text: String,
-    constructor: Constructor,
+    plan: Box<dyn Plan>,
 }
 
 impl DeviceSpec {
@@ -133,7 +133,28 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        (self.constructor)()
+        self.build_over(self.open()?)
+    }
+
+    /// Opens the files that the device needs, in an order of its own.
+    ///
+    /// # Errors
+    /// Where one can't be used.
+    pub fn open(&self) -> Result<Vec<Image>, BuildError> {
+        self.plan.open()
+    }
+
+    /// Makes the device over files that [`open`](Self::open) gave; opens none itself.
+    ///
+    /// # Errors
+    /// Where what it needs (memory, threads) is not to be had.
+    pub fn build_over(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        self.plan.build(images)
+    }
+
+    /// The longest file that the device makes for itself, bytes.
+    pub(crate) fn own_file_bytes(&self) -> u64 {
+        self.plan.own_file_bytes()
     }
 }
 
@@ -153,7 +174,7 @@ impl FromStr for DeviceSpec {
         let options: Vec<Opt> = parts.map(|part| Opt::parse(&part)).collect();
         Ok(Self {
             text: text.into(),
-            constructor: (kind.parse)(&options)?,
+            plan: (kind.parse)(&options)?,
         })
     }
 }

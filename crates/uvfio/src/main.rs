@@ -38,6 +38,9 @@ enum Command {
     CheckServer(check::ServerArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
+    /// The confined process that `serve` starts.
+    #[command(hide = true)]
+    Worker,
 }
 
 /// A view, as on the command line.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::CheckServer(args) => check::server(&args),
         Command::DemoUser(args) => demo::user::run(&args),
+        Command::Worker => return uvfio_worker::worker_main(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

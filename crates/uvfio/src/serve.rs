@@ -6,8 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use uvfio_core::Policy;
-use uvfio_worker::{Control, DeviceSpec, Ended, KINDS, SocketFile, Source};
+use uvfio_worker::{DeviceSpec, Ended, Job, KINDS, Orders, SocketFile, Source, Supervisor, SupervisorError};
 
 use crate::exit::Failure;
 use crate::{ViewArg, inherited};
@@ -51,22 +50,26 @@ pub(crate) fn devices_help() -> String {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    uvfio_worker::log_to_stderr(&args.log, std::io::stderr().is_terminal())
-        .map_err(|e| Failure::usage(format_args!("--log: {e}")))?;
+    let ansi = std::io::stderr().is_terminal();
+    uvfio_worker::log_to_stderr(&args.log, ansi).map_err(|e| Failure::usage(format_args!("--log: {e}")))?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
-    let control = Control::new().map_err(Failure::running)?;
-    control.follow_signals().map_err(Failure::running)?;
-    let device = spec.build().map_err(Failure::usage)?;
+    let orders = Orders::new().map_err(Failure::running)?;
+    orders.follow_signals().map_err(Failure::running)?;
+    let job = Job {
+        spec: &spec,
+        view: args.view.into(),
+        log: &args.log,
+        ansi,
+    };
+    let Some(supervisor) = Supervisor::start(&job, &orders).map_err(not_started)? else {
+        return Ok(());
+    };
     // Last, so that who finds the socket finds the device.
     let place = Place::open(args)?;
-    let policy = Policy {
-        view: args.view.into(),
-        ..Policy::default()
-    };
 
     place.announce(&spec);
-    match uvfio_worker::run(place.source()?, device, &policy, &control).map_err(Failure::running)? {
+    match supervisor.run(place.source()?).map_err(Failure::running)? {
         Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
         Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
         Ended::Gone => say(format_args!(
@@ -74,6 +77,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         )),
     }
     Ok(())
+}
+
+fn not_started(error: SupervisorError) -> Failure {
+    match error {
+        SupervisorError::Build(_) | SupervisorError::Refused(_) => Failure::usage(error),
+        _ => Failure::running(error),
+    }
 }
 
 /// A line on standard error; whether anybody reads it is not the device's concern.

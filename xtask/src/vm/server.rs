@@ -64,6 +64,27 @@ impl Server {
         kill_process(Pid::from_child(&self.child), Signal::USR1).context("sending SIGUSR1 to the server")
     }
 
+    /// Kills the server's worker, the process that answers the user.
+    pub(super) fn kill_worker(&self) -> Result<()> {
+        let parent = self.child.id().to_string();
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name();
+            let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            // It may have ended since it was listed.
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // After the name in parentheses: state, parent.
+            let is_ours = stat
+                .rsplit_once(')')
+                .is_some_and(|(_, rest)| rest.split_whitespace().nth(1) == Some(&parent));
+            if let (true, Some(pid)) = (is_ours, Pid::from_raw(number)) {
+                return kill_process(pid, Signal::KILL).context("killing the worker");
+            }
+        }
+        bail!("the server has no worker")
+    }
+
     /// The exit status, if the server has ended.
     pub(super) fn ended(&mut self) -> Result<Option<i32>> {
         Ok(self.child.try_wait()?.map(|status| status.code().unwrap_or(-1)))

@@ -80,8 +80,8 @@ impl Reply {
         let _ = header.write_to_prefix(&mut self.bytes);
         let fd = self.fd.take();
         match &fd {
-            Some(fd) => out.send(&[&self.bytes, &[]], &[fd.as_fd()], &mut blocked),
-            None => out.send(&[&self.bytes, &[]], &[], &mut blocked),
+            Some(fd) => out.reply(&[&self.bytes, &[]], &[fd.as_fd()], &mut blocked),
+            None => out.reply(&[&self.bytes, &[]], &[], &mut blocked),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use zerocopy::FromBytes;
 
 use super::{MAX_FDS, ReceiveError};
+use crate::journal::{self, Received};
 use crate::message::{HEADER_BYTES, Header};
 
 /// The buffer of an idle connection, bytes.
@@ -27,7 +28,9 @@ const FIRST_BYTES: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Incoming {
     stream: Arc<UnixStream>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
+    /// Bytes of the message given out last; they lie before `start`, until the next is asked for.
+    current: usize,
     /// What of the buffer has been received and not given out.
     start: usize,
     end: usize,
@@ -38,6 +41,24 @@ pub struct Incoming {
     /// Where descriptors were lost: at most twice, as [`note_loss`](Self::note_loss) says.
     lost: Vec<u64>,
     limit: usize,
+}
+
+/// Where received bytes are kept.
+#[derive(Debug)]
+enum Buffer {
+    /// With us.
+    Own(Vec<u8>),
+    /// Where they outlive us, and how many bytes of that are in use.
+    Journal(journal::Buffer, usize),
+}
+
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Journal(journal, used) => journal.bytes().get(..*used).unwrap_or_default(),
+        }
+    }
 }
 
 /// A descriptor, with the byte of the stream that it came with.
@@ -66,13 +87,41 @@ impl Incoming {
         let limit = limit.max(HEADER_BYTES);
         Self {
             stream,
-            buffer: vec![0; FIRST_BYTES.min(limit)],
+            buffer: Buffer::Own(vec![0; FIRST_BYTES.min(limit)]),
+            current: 0,
             start: 0,
             end: 0,
             before: 0,
             arrived: Vec::new(),
             lost: Vec::new(),
             limit,
+        }
+    }
+
+    /// Reads `stream` into a journal, of which nothing has been used yet.
+    pub(crate) fn with_journal(stream: Arc<UnixStream>, limit: usize, journal: journal::Buffer) -> Self {
+        Self {
+            buffer: Buffer::Journal(journal, FIRST_BYTES),
+            ..Self::new(stream, limit)
+        }
+    }
+
+    /// Goes on where the last reader of a journal ended: with the bytes in `received`, of which the journal's first
+    /// is byte `before` of the stream.
+    pub(crate) fn resume(
+        stream: Arc<UnixStream>,
+        limit: usize,
+        journal: journal::Buffer,
+        received: Range<usize>,
+        before: u64,
+    ) -> Self {
+        let used = received.end.max(FIRST_BYTES);
+        Self {
+            buffer: Buffer::Journal(journal, used),
+            start: received.start,
+            end: received.end,
+            before,
+            ..Self::new(stream, limit)
         }
     }
 
@@ -97,8 +146,12 @@ impl Incoming {
     }
 
     fn next_until(&mut self, until: Option<Instant>) -> Result<Option<Message>, ReceiveError> {
+        self.current = 0;
+        if let Buffer::Journal(journal, _) = &mut self.buffer {
+            journal.done(self.before + self.start as u64);
+        }
         loop {
-            let received = self.buffer.get(self.start..self.end).unwrap_or_default();
+            let received = self.buffer.bytes().get(self.start..self.end).unwrap_or_default();
             let want = match Header::read_from_prefix(received) {
                 Ok((header, _)) => {
                     let bytes = self.check(&header)?;
@@ -145,7 +198,7 @@ impl Incoming {
     /// Whether a whole message lies in the buffer, so that it need not be waited for.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let received = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let received = self.buffer.bytes().get(self.start..self.end).unwrap_or_default();
         match Header::read_from_prefix(received) {
             Ok((header, _)) => self.check(&header).is_ok_and(|bytes| bytes <= received.len()),
             Err(_) => false,
@@ -172,7 +225,10 @@ impl Incoming {
     /// The payload of the message that [`next_message`](Self::next_message) gave last.
     #[must_use]
     pub fn payload(&self, message: &Message) -> &[u8] {
-        self.buffer.get(message.payload.clone()).unwrap_or_default()
+        self.buffer
+            .bytes()
+            .get(message.payload.clone())
+            .unwrap_or_default()
     }
 
     /// The length of the message that `header` begins.
@@ -196,6 +252,7 @@ impl Incoming {
     fn take(&mut self, header: Header, bytes: usize) -> Message {
         let payload = self.start + HEADER_BYTES..self.start + bytes;
         self.start += bytes;
+        self.current = bytes;
         let end = self.before + self.start as u64;
         let mut message = Message {
             header,
@@ -220,56 +277,70 @@ impl Incoming {
 
     /// Makes the buffer hold a message of `want` bytes from `start` on.
     fn make_room(&mut self, want: usize) {
+        let Buffer::Own(buffer) = &mut self.buffer else {
+            return self.make_room_in_journal(want);
+        };
         if self.start == self.end {
             self.before += self.end as u64;
             (self.start, self.end) = (0, 0);
         }
-        if self.start + want > self.buffer.len() {
-            self.buffer.copy_within(self.start..self.end, 0);
+        if self.start + want > buffer.len() {
+            buffer.copy_within(self.start..self.end, 0);
             self.before += self.start as u64;
             (self.start, self.end) = (0, self.end - self.start);
         }
-        if want > self.buffer.len() {
-            self.buffer.resize(want.next_power_of_two().min(self.limit), 0);
+        if want > buffer.len() {
+            buffer.resize(want.next_power_of_two().min(self.limit), 0);
+        }
+    }
+
+    /// The same in a journal, where the message that is being answered is kept, too, and a move must leave the bytes
+    /// where they are until it is done: whoever goes on after us finds them in either place, and whole.
+    fn make_room_in_journal(&mut self, want: usize) {
+        let Buffer::Journal(journal, used) = &mut self.buffer else {
+            return;
+        };
+        let kept = self.start - self.current;
+        let apart = self.end - kept <= kept;
+        if kept > 0 && apart && (kept == self.end || self.start + want > *used) {
+            journal.copy_to_front(kept..self.end);
+            self.before += kept as u64;
+            journal.moved(self.before);
+            (self.start, self.end) = (self.current, self.end - kept);
+        }
+        if self.start + want > *used {
+            *used = (self.start + want).next_power_of_two().min(journal.bytes().len());
         }
     }
 
     /// Receives what there is, and gives the number of bytes: 0 at the stream's end.
     fn receive(&mut self, flags: RecvFlags) -> Result<usize, ReceiveError> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let free = self.buffer.get_mut(self.end..).unwrap_or_default();
-        let got = loop {
-            let mut pieces = [IoSliceMut::new(free)];
-            match recvmsg(
-                &*self.stream,
-                &mut pieces,
-                &mut control,
-                flags | RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Err(Errno::INTR) => {}
-                other => break other.map_err(std::io::Error::from)?,
+        let end = self.before + self.end as u64;
+        let Received { bytes, fds, mut lost } = match &mut self.buffer {
+            Buffer::Own(buffer) => receive(
+                &self.stream,
+                buffer.get_mut(self.end..).unwrap_or_default(),
+                flags,
+            )?,
+            Buffer::Journal(journal, used) => {
+                let dont_wait = flags.contains(RecvFlags::DONTWAIT);
+                journal.receive(self.stream.as_fd(), self.end..*used, end, dont_wait)?
             }
         };
-        self.end += got.bytes;
-        let at = (self.before + self.end as u64).saturating_sub(1);
-        let mut lost = got.flags.contains(ReturnFlags::CTRUNC);
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                for fd in fds {
-                    // A message that comes byte by byte may bring more than one call can.
-                    if self.arrived.len() < 2 * MAX_FDS {
-                        self.arrived.push(Arrived { at, fd });
-                    } else {
-                        lost = true;
-                    }
-                }
+        self.end += bytes;
+        let at = (end + bytes as u64).saturating_sub(1);
+        for fd in fds {
+            // A message that comes byte by byte may bring more than one call can.
+            if self.arrived.len() < 2 * MAX_FDS {
+                self.arrived.push(Arrived { at, fd });
+            } else {
+                lost = true;
             }
         }
         if lost {
             self.note_loss(at);
         }
-        Ok(got.bytes)
+        Ok(bytes)
     }
 
     /// Keeps in mind that the message that holds byte `at` has lost descriptors.
@@ -284,4 +355,28 @@ impl Incoming {
             *last = at;
         }
     }
+}
+
+fn receive(stream: &UnixStream, free: &mut [u8], flags: RecvFlags) -> Result<Received, std::io::Error> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        let mut pieces = [IoSliceMut::new(free)];
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        match recvmsg(stream, &mut pieces, &mut control, flags) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            fds.extend(some);
+        }
+    }
+    Ok(Received {
+        bytes: got.bytes,
+        fds,
+        lost: got.flags.contains(ReturnFlags::CTRUNC),
+    })
 }

@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::MAX_FDS;
+use crate::journal::{Notes, Sending};
 
 /// How long a sender that can't go on waits before it asks again whether it should.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -47,6 +48,8 @@ pub enum SendError {
 #[derive(Debug)]
 pub struct Outgoing {
     stream: Arc<UnixStream>,
+    /// Where it is noted how far a message has gone.
+    journal: Option<Arc<Notes>>,
     turn: Mutex<Turn>,
     free: Condvar,
 }
@@ -64,14 +67,20 @@ impl Outgoing {
     /// Writes to `stream`.
     #[must_use]
     pub fn new(stream: Arc<UnixStream>) -> Self {
+        Self::with_journal(stream, None)
+    }
+
+    /// The same, noting in a journal how far each message has gone.
+    pub(crate) fn with_journal(stream: Arc<UnixStream>, journal: Option<Arc<Notes>>) -> Self {
         Self {
             stream,
+            journal,
             turn: Mutex::default(),
             free: Condvar::new(),
         }
     }
 
-    /// Sends a message of two parts, with descriptors. While it can't go on it asks `blocked`, again and again.
+    /// Sends a command of two parts, with descriptors; as [`reply`](Self::reply).
     ///
     /// # Errors
     /// The system's, or as it was given up.
@@ -96,13 +105,41 @@ impl Outgoing {
         blocked: &mut dyn FnMut() -> Blocked,
         still: &mut dyn FnMut() -> bool,
     ) -> Result<(), SendError> {
+        self.send_as(Sending::Command, parts, fds, blocked, still)
+    }
+
+    /// Sends the reply to the message that is being answered, in two parts, with descriptors. While it can't go on it
+    /// asks `blocked`, again and again.
+    ///
+    /// # Errors
+    /// The system's, or as it was given up.
+    pub fn reply(
+        &self,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+    ) -> Result<(), SendError> {
+        self.send_as(Sending::Reply, parts, fds, blocked, &mut || true)
+    }
+
+    fn send_as(
+        &self,
+        what: Sending,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), SendError> {
         let mut tail = self.take_turn(blocked)?;
         let result = self.flush(&mut tail, blocked).and_then(|()| {
             if !still() {
                 return Err(SendError::GivenUp);
             }
             let [first, second] = *parts;
-            let sent = self.push(parts, fds, blocked);
+            if let Some(journal) = &self.journal {
+                journal.begin(what, first.len() + second.len());
+            }
+            let sent = self.push(what, parts, fds, blocked);
             match sent {
                 Progress {
                     bytes: 0,
@@ -133,7 +170,7 @@ impl Outgoing {
         if tail.is_empty() {
             return Ok(());
         }
-        let Progress { bytes, stopped } = self.push(&[tail, &[]], &[], blocked);
+        let Progress { bytes, stopped } = self.push(Sending::Command, &[tail, &[]], &[], blocked);
         tail.drain(..bytes.min(tail.len()));
         match stopped {
             None => {
@@ -149,6 +186,7 @@ impl Outgoing {
     /// Sends until all is sent, or it is given up.
     fn push(
         &self,
+        what: Sending,
         parts: &[&[u8]; 2],
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
@@ -170,17 +208,11 @@ impl Outgoing {
                         .unwrap_or_default(),
                 ),
             ];
-            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-                return stopped(bytes, Stopped::Io(Errno::TOOMANYREFS.into()));
-            }
-            match sendmsg(
-                &*self.stream,
-                &pieces,
-                &mut control,
-                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-            ) {
+            let sent = match &self.journal {
+                Some(journal) => journal.send(what, self.stream.as_fd(), &pieces, fds),
+                None => send_now(&self.stream, &pieces, fds),
+            };
+            match sent {
                 Ok(sent) => {
                     bytes += sent;
                     // They went with the first byte.
@@ -251,4 +283,23 @@ struct Progress {
 enum Stopped {
     GivenUp,
     Io(std::io::Error),
+}
+
+/// Sends what the socket takes at once.
+fn send_now(
+    stream: &UnixStream,
+    pieces: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::TOOMANYREFS);
+    }
+    sendmsg(
+        stream,
+        pieces,
+        &mut control,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )
 }

@@ -23,6 +23,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
+mod worker_killed;
 
 /// Something that must hold in a virtual machine.
 pub(super) struct Scenario {
@@ -47,6 +48,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_killed::SCENARIO,
     machine_killed::SCENARIO,
     gone::SCENARIO,
+    worker_killed::SCENARIO,
     abuse::SCENARIO,
 ];
 

@@ -1,0 +1,288 @@
+//! What supervisor and worker say to each other, over a socket pair that keeps message boundaries.
+//!
+//! The worker is not trusted once it has a user: what it says is a letter and some text, and descriptors that it
+//! sends are not taken.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg,
+};
+
+use crate::image::Image;
+
+/// The longest message, bytes; a path and then some.
+const LONGEST: usize = 16 * 1024;
+
+/// What the supervisor says.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Here is one more image.
+    Image(Image),
+    /// Make this device over the images sent.
+    Make(Setup),
+    /// Serve this user.
+    Serve {
+        stream: UnixStream,
+        /// Where the user's unfinished messages are kept.
+        journal: OwnedFd,
+        /// Who it is, for the log.
+        peer: String,
+    },
+    /// End in order.
+    Stop,
+    /// Take the device away from its user.
+    TakeAway,
+}
+
+/// How the device is to be made and served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setup {
+    /// The device is gone from the start: its last worker died.
+    pub(crate) gone: bool,
+    /// Whether the log may be coloured.
+    pub(crate) ansi: bool,
+    pub(crate) view: View,
+    pub(crate) log: String,
+    pub(crate) spec: String,
+}
+
+pub(crate) use uvfio_pci::View;
+
+/// What the worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It has started; which build it is.
+    Hello(String),
+    /// Confined, and ready for a user.
+    Ready,
+    /// The user has left, and the device is ready for the next.
+    Free,
+    /// It has ended: told to, or since the device was taken away and its user has left.
+    Ended { gone: bool },
+    /// It can't start, or can't go on.
+    Failed(String),
+}
+
+const VIEWS: [(View, &str); 3] = [
+    (View::Virtual, "virtual"),
+    (View::Filtered, "filtered"),
+    (View::Raw, "raw"),
+];
+
+impl Setup {
+    fn to_text(&self) -> String {
+        let flag = |flag| if flag { "1" } else { "0" };
+        let view = VIEWS
+            .iter()
+            .find(|(view, _)| *view == self.view)
+            .map_or("virtual", |(_, name)| name);
+        // The specification comes last: it may have any character but a zero.
+        format!(
+            "{}\0{}\0{view}\0{}\0{}",
+            flag(self.gone),
+            flag(self.ansi),
+            self.log,
+            self.spec
+        )
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(5, '\0');
+        let (gone, ansi, view) = (parts.next()? == "1", parts.next()? == "1", parts.next()?);
+        Some(Self {
+            gone,
+            ansi,
+            view: VIEWS.iter().find(|(_, name)| *name == view)?.0,
+            log: parts.next()?.into(),
+            spec: parts.next()?.into(),
+        })
+    }
+}
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Channel {
+    /// Both ends.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// The end that a worker was started with, as its standard input.
+    pub(crate) fn inherited() -> io::Result<Self> {
+        let stdin = io::stdin();
+        if rustix::net::sockopt::socket_type(&stdin)? != SocketType::SEQPACKET {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        stdin.as_fd().try_clone_to_owned().map(Self)
+    }
+
+    /// Gives an order, without ever waiting for a worker that does not listen.
+    pub(crate) fn order(&self, order: &Order) -> io::Result<()> {
+        match order {
+            Order::Image(image) => self.send(b'I', &image.bytes.to_ne_bytes(), &[image.file.as_fd()]),
+            Order::Make(setup) => self.send(b'M', setup.to_text().as_bytes(), &[]),
+            Order::Serve {
+                stream,
+                journal,
+                peer,
+            } => self.send(b'U', peer.as_bytes(), &[stream.as_fd(), journal.as_fd()]),
+            Order::Stop => self.send(b'S', &[], &[]),
+            Order::TakeAway => self.send(b'T', &[], &[]),
+        }
+    }
+
+    /// Waits for an order; `None` where the supervisor is gone.
+    pub(crate) fn next_order(&self) -> io::Result<Option<Order>> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        let got = recvmsg(&self.0, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let mut fds = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten();
+        let Some((kind, rest)) = bytes.get(..got).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
+        let text = || String::from_utf8_lossy(rest).into_owned();
+        let bad = || io::Error::from(io::ErrorKind::InvalidData);
+        Ok(Some(match kind {
+            b'I' => Order::Image(Image {
+                file: File::from(fds.next().ok_or_else(bad)?),
+                bytes: u64::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
+            }),
+            b'M' => Order::Make(Setup::from_text(&text()).ok_or_else(bad)?),
+            b'U' => Order::Serve {
+                stream: fds.next().ok_or_else(bad)?.into(),
+                journal: fds.next().ok_or_else(bad)?,
+                peer: text(),
+            },
+            b'S' => Order::Stop,
+            b'T' => Order::TakeAway,
+            _ => return Err(bad()),
+        }))
+    }
+
+    /// Reports to the supervisor.
+    pub(crate) fn report(&self, report: &Report) -> io::Result<()> {
+        match report {
+            Report::Hello(build) => self.send(b'H', build.as_bytes(), &[]),
+            Report::Ready => self.send(b'R', &[], &[]),
+            Report::Free => self.send(b'L', &[], &[]),
+            Report::Ended { gone } => self.send(b'E', &[u8::from(*gone)], &[]),
+            Report::Failed(why) => {
+                let mut end = why.len().min(LONGEST - 1);
+                while !why.is_char_boundary(end) {
+                    end -= 1;
+                }
+                self.send(b'F', why.get(..end).unwrap_or_default().as_bytes(), &[])
+            }
+        }
+    }
+
+    /// The next report, if there is one; the inner `None` means that the worker has closed its end.
+    pub(crate) fn next_report(&self) -> io::Result<Option<Option<Report>>> {
+        let mut bytes = [0; LONGEST];
+        let (got, _) = match recv(&self.0, &mut bytes, RecvFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            // It ended with an order unread.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Some(None)),
+            other => other?,
+        };
+        let Some((kind, rest)) = bytes.get(..got).and_then(<[u8]>::split_first) else {
+            return Ok(Some(None));
+        };
+        let text = || {
+            let text = String::from_utf8_lossy(rest);
+            text.chars().filter(|c| !c.is_control()).collect::<String>()
+        };
+        Ok(Some(Some(match kind {
+            b'H' => Report::Hello(text()),
+            b'R' => Report::Ready,
+            b'L' => Report::Free,
+            b'E' => Report::Ended { gone: rest == [1] },
+            b'F' => Report::Failed(text()),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        })))
+    }
+
+    fn send(&self, kind: u8, text: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if text.len() >= LONGEST {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let kind = [kind];
+        let pieces = [IoSlice::new(&kind), IoSlice::new(text)];
+        sendmsg(
+            &self.0,
+            &pieces,
+            &mut control,
+            SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+        )?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_arrives_as_it_was_sent() {
+        for gone in [false, true] {
+            let setup = Setup {
+                gone,
+                ansi: !gone,
+                view: View::Filtered,
+                log: "warn,audit=info".into(),
+                spec: "nvme,file=a\nb,,c.img".into(),
+            };
+            assert_eq!(Setup::from_text(&setup.to_text()), Some(setup));
+        }
+    }
+
+    #[test]
+    fn a_report_of_an_unknown_kind_is_an_error_and_a_closed_end_is_none() {
+        let (ours, theirs) = Channel::pair().expect("a pair");
+        let theirs = Channel(theirs);
+        assert!(ours.next_report().expect("nothing yet").is_none());
+        theirs.send(b'?', b"", &[]).expect("sent");
+        assert!(ours.next_report().is_err());
+        theirs
+            .report(&Report::Failed("bell \x07 and\nline".into()))
+            .expect("sent");
+        let heard = ours.next_report().expect("heard").expect("something");
+        assert_eq!(heard, Some(Report::Failed("bell  andline".into())));
+        drop(theirs);
+        assert_eq!(ours.next_report().expect("heard"), Some(None));
+    }
+}

@@ -1,0 +1,110 @@
+//! What a process gives up before it reads the first byte from its user.
+//!
+//! ```text
+//! begin()    at the start: no other descriptors, no core dump, no new privileges, the end with its parent; then
+//!            Landlock, which holds for this thread and those that it makes from now on
+//!            ... the device is made, with its threads
+//! finish()   limits, and the list of system calls, for all threads
+//! ```
+
+mod calls;
+mod inherited;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
+    RulesetStatus, Scope,
+};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+
+pub use calls::{CALLS, Call, Only};
+
+/// The most descriptors: every interrupt of MSI-X and as many again.
+const DESCRIPTORS: u64 = 4096;
+
+/// The newest rules of Landlock's that are known here; an older kernel gets those that it knows.
+const NEWEST: ABI = ABI::V6;
+
+/// Why a process could not be confined. It must not serve then.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// A limit, or one of the small promises.
+    #[error("the worker could not be confined ({what}): {why}")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// The system's reason.
+        why: rustix::io::Errno,
+    },
+    /// Landlock.
+    #[error("the worker could not be confined (Landlock): {0}")]
+    Landlock(#[from] RulesetError),
+    /// The filter could not be made.
+    #[error("the worker could not be confined (making the list of system calls): {0}")]
+    Filter(#[from] seccompiler::BackendError),
+    /// The filter could not be put in force.
+    #[error("the worker could not be confined (seccomp): {0}")]
+    Seccomp(#[from] seccompiler::Error),
+}
+
+/// How far the kernel's Landlock goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// No access to any file by name, no TCP, no abstract socket, no signal to others.
+    None,
+    /// The same, as far as this kernel knows it.
+    Partly,
+    /// The kernel has no Landlock, or has it switched off; the list of system calls remains.
+    NotConfined,
+}
+
+/// Begins: closes all descriptors but 0 to 2, and gives up files and the network by name. Must be called by the only
+/// thread there is.
+///
+/// # Errors
+/// Where something is refused that every kernel has.
+pub fn begin() -> Result<Files, ConfineError> {
+    let system = |what| move |why| ConfineError::System { what, why };
+    inherited::close_all_but_standard().map_err(system("closing other descriptors"))?;
+    inherited::no_fault_handlers().map_err(system("signals"))?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(system("the end with the parent"))?;
+    limit(Resource::Core, 0)?;
+    rustix::thread::set_no_new_privs(true).map_err(system("no new privileges"))?;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?
+        .restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => Files::None,
+        RulesetStatus::PartiallyEnforced => Files::Partly,
+        RulesetStatus::NotEnforced => Files::NotConfined,
+    })
+}
+
+/// Finishes: from now on every thread may make the calls of [`CALLS`] only, and no file may be made longer than
+/// `longest_file` bytes.
+///
+/// # Errors
+/// Where the kernel refuses; the process must end then.
+pub fn finish(longest_file: u64) -> Result<(), ConfineError> {
+    limit(Resource::Fsize, longest_file)?;
+    limit(Resource::Nofile, DESCRIPTORS)?;
+    // First the weaker filter: the stronger one does not let another be made.
+    seccompiler::apply_filter_all_threads(&calls::no_clone3()?)?;
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    seccompiler::apply_filter_all_threads(&calls::filter(u64::from(own.cast_unsigned()))?)?;
+    Ok(())
+}
+
+/// Lowers a limit for good. One that is lower already stays as it is.
+fn limit(resource: Resource, value: u64) -> Result<(), ConfineError> {
+    let most = getrlimit(resource).maximum.unwrap_or(u64::MAX).min(value);
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
+    };
+    setrlimit(resource, limit).map_err(|why| ConfineError::System { what: "limits", why })
+}

@@ -1,0 +1,196 @@
+//! The worker's process, from its start to its end.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
+use uvfio_proto::{Limits, Server};
+
+use crate::channel::{Channel, Order, Report, Setup};
+use crate::confine::{self, Files};
+use crate::image::Image;
+use crate::run::{how_ended, serve_one};
+use crate::{Control, DeviceSpec, Ended, log_to_stderr};
+
+/// Which build this is. Supervisor and worker must be of the same.
+pub(crate) const BUILD: &str = env!("UVFIO_BUILD");
+
+/// How long the worker may take to end after its supervisor is gone.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// The whole life of a worker's process. Standard input is the socket to its supervisor, standard error its log.
+#[must_use]
+pub fn worker_main() -> ExitCode {
+    let Ok(channel) = Channel::inherited() else {
+        eprintln!("uvfio-worker: this is started by `uvfio serve`, not by hand");
+        return ExitCode::from(2);
+    };
+    drop(channel);
+    // Closes all that is not needed, so the channel is opened once more after it.
+    let files = confine::begin();
+    let Ok(channel) = Channel::inherited() else {
+        return ExitCode::from(2);
+    };
+    let channel = Arc::new(channel);
+    let result = files
+        .map_err(|error| error.to_string())
+        .and_then(|files| serve(&channel, files));
+    let (last, code) = match result {
+        Ok(ended) => {
+            let gone = ended == Ended::Gone;
+            (Report::Ended { gone }, ExitCode::SUCCESS)
+        }
+        Err(why) => (Report::Failed(why), ExitCode::FAILURE),
+    };
+    // Nobody to tell where the supervisor is gone.
+    let _ = channel.report(&last);
+    code
+}
+
+/// A user who has come.
+struct User {
+    stream: std::os::unix::net::UnixStream,
+    journal: std::os::fd::OwnedFd,
+    peer: String,
+}
+
+fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
+    let tell = |report: &Report| {
+        channel
+            .report(report)
+            .map_err(|error| format!("the supervisor does not listen: {error}"))
+    };
+    tell(&Report::Hello(BUILD.into()))?;
+    let Some((setup, images)) = setup(channel)? else {
+        return Ok(Ended::Stopped);
+    };
+    log_to_stderr(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
+    let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
+    let mut longest_file = images.iter().map(|image| image.bytes).max().unwrap_or_default();
+    longest_file = longest_file.max(spec.own_file_bytes());
+    let device: Arc<dyn Device> = spec.build_over(images).map_err(|error| error.to_string())?;
+    let policy = Policy {
+        view: setup.view,
+        ..Policy::default()
+    };
+    let device = VirtualDevice::new(device, &policy).map_err(|error| error.to_string())?;
+    let control = Control::new().map_err(|error| error.to_string())?;
+    control.set_device(&device);
+    if setup.gone {
+        device.gone(GoneReason::Failed("its worker has died".into()), false);
+    }
+    let users = listen(Arc::clone(channel), Arc::clone(&control))?;
+    for region in 0..uvfio_core::region_index::ROM {
+        let info = device.region_info(region).map_err(|error| error.to_string())?;
+        longest_file = longest_file.max(info.bytes);
+    }
+
+    confine::finish(longest_file).map_err(|error| error.to_string())?;
+    tell_how_confined(files);
+    tell(&Report::Ready)?;
+    for user in users {
+        let name = device.name();
+        let stream = user.stream;
+        let made = if setup.gone {
+            Server::resume(stream, Arc::clone(&device), Limits::default(), &user.journal)
+                .map_err(|error| error.to_string())
+        } else {
+            Server::with_journal(stream, Arc::clone(&device), Limits::default(), &user.journal)
+                .map_err(|error| error.to_string())
+        };
+        match made {
+            Ok(server) => {
+                serve_one(server, &user.peer, &device, &control).map_err(|error| error.to_string())?;
+            }
+            Err(error) => {
+                tracing::error!(target: "audit", "{name}: {} can't be served: {error}", user.peer);
+            }
+        }
+        if setup.gone {
+            return Ok(if control.stopping() {
+                Ended::Stopped
+            } else {
+                Ended::Gone
+            });
+        }
+        if let Some(ended) = how_ended(&device, &control).map_err(|error| error.to_string())? {
+            return Ok(ended);
+        }
+        tell(&Report::Free)?;
+    }
+    Ok(Ended::Stopped)
+}
+
+/// Waits for all that is needed to make the device; none where the worker is to end instead.
+fn setup(channel: &Channel) -> Result<Option<(Setup, Vec<Image>)>, String> {
+    let mut images = Vec::new();
+    loop {
+        match channel
+            .next_order()
+            .map_err(|error| format!("no orders: {error}"))?
+        {
+            Some(Order::Image(image)) => images.push(image),
+            Some(Order::Make(setup)) => return Ok(Some((setup, images))),
+            Some(Order::Serve { .. } | Order::TakeAway) => return Err("a user came before the device".into()),
+            Some(Order::Stop) | None => return Ok(None),
+        }
+    }
+}
+
+fn tell_how_confined(files: Files) {
+    let calls = confine::CALLS.len();
+    match files {
+        Files::None => tracing::info!(
+            "confined: no files, no network, {calls} system calls (Landlock fully enforced, seccomp)"
+        ),
+        Files::Partly => tracing::warn!(
+            "confined: {calls} system calls; this kernel's Landlock knows only a part of the rules about files"
+        ),
+        Files::NotConfined => tracing::warn!(
+            "confined: {calls} system calls; this kernel has no Landlock, so they alone keep it from files"
+        ),
+    }
+}
+
+/// Follows orders on a thread of its own; users come out of what is returned.
+fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>, String> {
+    let (send, users) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("orders".into())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            loop {
+                match channel.next_order() {
+                    Ok(Some(Order::Serve {
+                        stream,
+                        journal,
+                        peer,
+                    })) => {
+                        // The main thread has ended, and with it soon the process.
+                        let _ = send.send(User {
+                            stream,
+                            journal,
+                            peer,
+                        });
+                    }
+                    Ok(Some(Order::TakeAway)) => control.take_away(),
+                    Ok(Some(Order::Stop)) => {
+                        control.stop();
+                        break;
+                    }
+                    Ok(Some(Order::Image(_) | Order::Make(_))) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Ok(None) | Err(_) => {
+                        control.stop();
+                        drop(send);
+                        std::thread::sleep(ALONE);
+                        std::process::exit(1);
+                    }
+                }
+            }
+        })
+        .map_err(|error| error.to_string())?;
+    Ok(users)
+}

@@ -1,0 +1,275 @@
+//! The process beside the worker: it opens what the device needs, accepts users, follows the operator, and sees to
+//! it that a user whose worker dies has a device that is gone, not a socket that is closed.
+//!
+//! It keeps a duplicate of the user's socket and of the journal (`uvfio_proto::Journal`), and reads neither.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use uvfio_pci::View;
+use uvfio_proto::{Journal, Limits};
+
+use crate::channel::{Order, Report, Setup};
+use crate::child::Worker;
+use crate::image::Image;
+use crate::orders::Orders;
+use crate::run::{accept, peer};
+use crate::{BuildError, DeviceSpec, Ended, Source};
+
+/// How long a worker may take to end in order: a device's reset, and a little more.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Why there is no server, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The device can't be made as it was asked for.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The worker could not make or serve the device; its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// The worker's process could not be started.
+    #[error("the worker could not be started: {0}")]
+    Start(io::Error),
+    /// The socket between supervisor and worker failed, or the worker broke the rules of it.
+    #[error("the worker can't be talked to: {0}")]
+    Channel(io::Error),
+    /// The worker died.
+    #[error("the worker died ({0}); start the device again")]
+    Died(String),
+    /// No user could be accepted.
+    #[error("no user can be accepted any more: {0}")]
+    Accept(io::Error),
+}
+
+/// What is to be served.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The device.
+    pub spec: &'a DeviceSpec,
+    /// What its user sees of it.
+    pub view: View,
+    /// What the worker logs: a filter of `tracing_subscriber`'s.
+    pub log: &'a str,
+    /// Whether its log may be coloured.
+    pub ansi: bool,
+}
+
+/// A worker that is confined and ready, and all that another one would need.
+#[derive(Debug)]
+pub struct Supervisor<'a> {
+    orders: &'a Orders,
+    setup: Setup,
+    images: Vec<Image>,
+    worker: Worker,
+    user: Option<User>,
+    /// What the worker said before it ended.
+    last_words: Option<Report>,
+    /// It has been told to stop, and must have by then.
+    stop_by: Option<Instant>,
+    /// It has been told that the device is taken away.
+    taken_away: bool,
+    /// The only user has left.
+    user_left: bool,
+    /// How the first worker died, where the second one serves.
+    died: Option<String>,
+}
+
+/// The user who is being served.
+#[derive(Debug)]
+struct User {
+    stream: UnixStream,
+    journal: OwnedFd,
+    peer: String,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Opens what the device needs and starts its worker. None where an order to stop comes first.
+    ///
+    /// # Errors
+    /// Where the device can't be made, or its worker not be started or confined.
+    pub fn start(job: &Job<'_>, orders: &'a Orders) -> Result<Option<Self>, SupervisorError> {
+        let images = job.spec.open()?;
+        let setup = Setup {
+            gone: false,
+            ansi: job.ansi,
+            view: job.view,
+            log: job.log.into(),
+            spec: job.spec.to_string(),
+        };
+        let worker = Worker::start(&setup, &images, orders)?;
+        Ok(worker.map(|worker| Self {
+            orders,
+            setup,
+            images,
+            worker,
+            user: None,
+            last_words: None,
+            stop_by: None,
+            taken_away: false,
+            user_left: false,
+            died: None,
+        }))
+    }
+
+    /// Serves the users that come from `source` until an order, the only user's leaving or a failure ends it.
+    ///
+    /// # Errors
+    /// Where the device or its worker fails. A user whose worker dies is served to its end first: the device is gone
+    /// for it.
+    pub fn run(mut self, source: Source<'_>) -> Result<Ended, SupervisorError> {
+        let only_user = matches!(source, Source::Connected(_));
+        let listener = match source {
+            Source::Listener(listener) => {
+                listener.set_nonblocking(true).map_err(SupervisorError::Accept)?;
+                Some(listener)
+            }
+            Source::Connected(stream) => {
+                self.serve(stream)?;
+                None
+            }
+        };
+        loop {
+            self.pass_on_orders()?;
+            let listener = listener.filter(|_| self.user.is_none() && self.stop_by.is_none());
+            self.wait(listener)?;
+            if self.stop_by.is_some_and(|late| Instant::now() > late) {
+                return Err(SupervisorError::Died("it did not end when it was told to".into()));
+            }
+            match self
+                .worker
+                .channel
+                .next_report()
+                .map_err(SupervisorError::Channel)?
+            {
+                Some(Some(Report::Free)) => {
+                    self.user = None;
+                    if only_user {
+                        self.user_left = true;
+                        self.stop()?;
+                    }
+                }
+                Some(Some(last @ (Report::Ended { .. } | Report::Failed(_)))) => self.last_words = Some(last),
+                Some(None) => {
+                    if let Some(ended) = self.worker_has_ended()? {
+                        return Ok(ended);
+                    }
+                }
+                Some(Some(Report::Hello(_) | Report::Ready)) | None => {}
+            }
+            if let Some(stream) = listener
+                .map(accept)
+                .transpose()
+                .map_err(SupervisorError::Accept)?
+                .flatten()
+            {
+                self.serve(stream)?;
+            }
+        }
+    }
+
+    /// Hands a user to the worker.
+    fn serve(&mut self, stream: UnixStream) -> Result<(), SupervisorError> {
+        let peer = peer(&stream);
+        let journal = Journal::create(&Limits::default()).map_err(SupervisorError::Accept)?;
+        let user = User {
+            stream,
+            journal,
+            peer,
+        };
+        // Kept first: where the worker has just died, the next one gets it.
+        self.worker.order(&user.order()?)?;
+        self.user = Some(user);
+        Ok(())
+    }
+
+    fn pass_on_orders(&mut self) -> Result<(), SupervisorError> {
+        self.orders.heard();
+        if self.orders.taking_away() && !self.taken_away {
+            self.taken_away = true;
+            self.worker.order(&Order::TakeAway)?;
+        }
+        if self.orders.stopping() && self.stop_by.is_none() {
+            self.stop()?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<(), SupervisorError> {
+        self.stop_by = Some(Instant::now() + PATIENCE);
+        self.worker.order(&Order::Stop)
+    }
+
+    /// Waits for an order, a report or (with a listener) a user.
+    fn wait(&self, listener: Option<&UnixListener>) -> Result<(), SupervisorError> {
+        let wake = self.orders.wake();
+        let mut ready = vec![
+            PollFd::new(&self.worker.channel, PollFlags::IN),
+            PollFd::new(&wake, PollFlags::IN),
+        ];
+        ready.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        let left = self
+            .stop_by
+            .map(|late| late.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
+        match poll(&mut ready, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(SupervisorError::Channel(errno.into())),
+        }
+    }
+
+    /// The worker's socket is closed: in order, or it has died. Gives how serving ended, or nothing where the next
+    /// worker serves on.
+    fn worker_has_ended(&mut self) -> Result<Option<Ended>, SupervisorError> {
+        let process = self.worker.id();
+        let how = self.worker.end();
+        if let Some(first) = &self.died {
+            return Err(SupervisorError::Died(first.clone()));
+        }
+        match self.last_words.take() {
+            Some(Report::Failed(why)) => return Err(SupervisorError::Refused(why)),
+            Some(Report::Ended { .. }) if self.user_left => return Ok(Some(Ended::UserLeft)),
+            Some(Report::Ended { gone: true }) => return Ok(Some(Ended::Gone)),
+            Some(_) => return Ok(Some(Ended::Stopped)),
+            None => {}
+        }
+        tracing::error!(target: "audit", "{}: worker {process} died: {how}", self.setup.spec);
+        let Some(user) = self.user.as_ref().filter(|_| self.stop_by.is_none()) else {
+            return Err(SupervisorError::Died(how));
+        };
+        // Nothing of the disk for whoever broke the first one.
+        let stand_ins = self.images.drain(..).map(|image| image.stand_in());
+        let stand_ins: Vec<Image> = stand_ins
+            .collect::<io::Result<_>>()
+            .map_err(SupervisorError::Start)?;
+        self.setup.gone = true;
+        let Some(next) = Worker::start(&self.setup, &stand_ins, self.orders)? else {
+            return Err(SupervisorError::Died(how));
+        };
+        next.order(&user.order()?)?;
+        tracing::warn!(
+            target: "audit",
+            "{}: the device is gone for {}; worker {} answers in the place of the one that died",
+            self.setup.spec,
+            user.peer,
+            next.id()
+        );
+        self.worker = next;
+        self.died = Some(how);
+        Ok(None)
+    }
+}
+
+impl User {
+    fn order(&self) -> Result<Order, SupervisorError> {
+        Ok(Order::Serve {
+            stream: self.stream.try_clone().map_err(SupervisorError::Start)?,
+            journal: self.journal.try_clone().map_err(SupervisorError::Start)?,
+            peer: self.peer.clone(),
+        })
+    }
+}
