@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod docs;
+mod fuzz;
 mod test;
 mod vm;
 
@@ -31,6 +32,8 @@ enum Task {
     Vm(vm::Args),
     /// Measures against limits, each figure beside a floor or a peer of the same run
     Bench(bench::Args),
+    /// Runs the coverage-guided fuzz targets
+    Fuzz(fuzz::Args),
     /// Writes the book's register pages from the tables, and checks the book
     Docs(docs::Args),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::main(&args),
         Task::Vm(args) => vm::main(&args),
         Task::Bench(args) => bench::main(&args),
+        Task::Fuzz(args) => fuzz::main(&args),
         Task::Docs(args) => docs::main(&args),
     }
 }
