@@ -161,6 +161,8 @@ pub struct Server {
     out: Arc<Outgoing>,
     journal: Option<Arc<Notes>>,
     reply: Reply,
+    /// Bytes of ones that complete a reply of another server's, which died.
+    owed: usize,
     /// Set once the version is agreed.
     session: Option<Session>,
 }
@@ -279,12 +281,9 @@ impl Server {
         let longest = journal::longest(&limits);
         let (mut buffer, notes) = Journal::open(journal.as_fd(), &limits).map_err(ResumeError::Io)?;
         let left = buffer.take_over(longest)?;
-        if left.rest_of_reply > 0 {
-            let rest = vec![0xff; left.rest_of_reply];
-            (&*stream).write_all(&rest).map_err(ResumeError::Io)?;
-        }
         let incoming = Incoming::resume(Arc::clone(&stream), longest, buffer, left.received, left.before);
         let mut server = Self::over(stream, device, limits, incoming, Some(notes));
+        server.owed = left.rest_of_reply;
         if let Some(agreed) = left.agreed {
             server.begin_session(agreed, true);
         }
@@ -309,6 +308,7 @@ impl Server {
             journal,
             stream,
             reply: Reply::default(),
+            owed: 0,
             session: None,
         }
     }
@@ -350,6 +350,10 @@ impl Server {
     }
 
     fn serve_all(&mut self) -> Result<(), ServeError> {
+        if self.owed > 0 {
+            let rest = vec![0xff; std::mem::take(&mut self.owed)];
+            (&*self.stream).write_all(&rest).map_err(ServeError::Send)?;
+        }
         let version_due = Instant::now() + self.limits.version_patience;
         while let Some(message) = self.next_message(version_due)? {
             let Header { id, command, .. } = message.header;
