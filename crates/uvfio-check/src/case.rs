@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use uvfio_proto::message::Command;
 
 use crate::facts::Facts;
@@ -19,6 +20,16 @@ pub enum Rule {
     Spec(&'static str),
     /// This kit, with the reason: what a client that people run needs, or what keeps a server whole.
     Ours(&'static str),
+}
+
+impl Rule {
+    /// The section, or the reason where the rule is ours.
+    pub(crate) fn parts(self) -> (Option<&'static str>, Option<&'static str>) {
+        match self {
+            Self::Spec(section) => (Some(section), None),
+            Self::Ours(reason) => (None, Some(reason)),
+        }
+    }
 }
 
 impl std::fmt::Display for Rule {
@@ -123,7 +134,14 @@ pub struct SocketPath(pub PathBuf);
 
 impl Server for SocketPath {
     fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(&self.0)
+        // A connection that would have to wait for room in the server's queue is an error: whoever asks tries again,
+        // and not for ever.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(&self.0)?)?;
+        let stream = UnixStream::from(socket);
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::case::{Bench, Case, Patience, Rule, Server, Stop};
+use crate::case::{Bench, Case, Patience, Server, Stop};
 use crate::facts::Facts;
 
 /// What came of a case.
@@ -134,7 +134,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Cases in a row without a connection, after which the server counts as gone.
+/// Cases in a row without a connection, or without a word on one, after which the server counts as gone.
 const GONE_AFTER: usize = 3;
 
 /// Tries every case whose name contains `filter` on a server, and tells `each` as it comes.
@@ -152,12 +152,13 @@ pub fn check_server(
     for case in crate::cases::all().filter(|case| case.name.contains(filter)) {
         let stop = if without >= GONE_AFTER {
             Some(Stop::NotApplicable(
-                "the server takes no connection any more".into(),
+                "the server does not answer a new client any more".into(),
             ))
         } else {
             case.try_on(&bench).err()
         };
-        let no_connection = matches!(&stop, Some(Stop::Fail(got)) if got.contains("no connection: "));
+        let no_connection = matches!(&stop, Some(Stop::Fail(got))
+            if got.contains("no connection: ") || got.contains("reply to command 1: nothing came"));
         if without < GONE_AFTER {
             without = if no_connection { without + 1 } else { 0 };
         }
@@ -169,21 +170,23 @@ pub fn check_server(
 }
 
 fn row(case: &Case, stop: Option<Stop>) -> Row {
-    let (section, ours) = match case.rule {
-        Rule::Spec(section) => (Some(section), None),
-        Rule::Ours(reason) => (None, Some(reason)),
-    };
+    let (section, ours) = case.rule.parts();
     Row {
         name: case.name,
         what: case.what,
         section,
         ours,
         expected: case.expected,
-        outcome: match stop {
-            None => Outcome::Pass,
-            Some(Stop::Fail(got)) => Outcome::Fail { got },
-            Some(Stop::NotApplicable(why)) => Outcome::NotApplicable { why },
-            Some(Stop::Deviation(reason)) => Outcome::Deviation { reason },
-        },
+        outcome: outcome(stop),
+    }
+}
+
+/// What came of a case that went to its end, or stopped.
+pub(crate) fn outcome(stop: Option<Stop>) -> Outcome {
+    match stop {
+        None => Outcome::Pass,
+        Some(Stop::Fail(got)) => Outcome::Fail { got },
+        Some(Stop::NotApplicable(why)) => Outcome::NotApplicable { why },
+        Some(Stop::Deviation(reason)) => Outcome::Deviation { reason },
     }
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use uvfio_check::{Patience, SocketPath, check_server};
+use uvfio_check::{Patience, Report, SocketPath, check_server};
+use uvfio_worker::SocketFile;
 
 use crate::exit::Failure;
 
@@ -68,11 +69,50 @@ pub(crate) fn server(args: &ServerArgs) -> Result<(), Failure> {
     });
     printed?;
     if args.json {
-        let json = serde_json::to_string_pretty(&report).map_err(Failure::running)?;
-        crate::print(&format!("{json}\n"))?;
+        print_json(&report)?;
     } else {
         crate::print(&format!("\n{}\n", report.summary()))?;
     }
+    judgement(&report)
+}
+
+/// Judge a vfio-user client: serve it a small device until it leaves.
+///
+/// The device has configuration space, a BAR of 4 KiB and INTx. The client's memory is asked for once, by message.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 no rule was broken, 1 one was, 2 the socket can't be used.")]
+pub(crate) struct ClientArgs {
+    /// Listen on a UNIX socket at this path, for one client.
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Refuse every command of this number, to see what the client does then.
+    #[arg(long, value_name = "COMMAND")]
+    refuse: Option<u16>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn client(args: &ClientArgs) -> Result<(), Failure> {
+    let socket = SocketFile::listen(&args.socket).map_err(Failure::usage)?;
+    let (stream, _) = socket.listener().accept().map_err(Failure::running)?;
+    stream.set_nonblocking(false).map_err(Failure::running)?;
+    let options = uvfio_check::client::Options { refuse: args.refuse };
+    let report = uvfio_check::client::check_client(stream, &options).map_err(Failure::running)?;
+    if args.json {
+        print_json(&report)?;
+    } else {
+        crate::print(&report.to_string())?;
+    }
+    judgement(&report)
+}
+
+fn print_json(report: &Report) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(Failure::running)?;
+    crate::print(&format!("{json}\n"))
+}
+
+fn judgement(report: &Report) -> Result<(), Failure> {
     if report.good() {
         Ok(())
     } else {

@@ -36,6 +36,7 @@ enum Command {
     Explain(explain::Args),
     Demo(demo::Args),
     CheckServer(check::ServerArgs),
+    CheckClient(check::ClientArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
     /// The confined process that `serve` starts.
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::CheckServer(args) => check::server(&args),
+        Command::CheckClient(args) => check::client(&args),
         Command::DemoUser(args) => demo::user::run(&args),
         Command::Worker => return uvfio_worker::worker_main(),
     };
