@@ -141,7 +141,7 @@ impl Memory {
         _turn: &MutexGuard<'_, ()>,
     ) -> rustix::io::Result<usize> {
         use rustix::io::Errno;
-        let mut control = Control([MaybeUninit::zeroed(); CONTROL_BYTES]);
+        let mut control = Control([MaybeUninit::uninit(); CONTROL_BYTES]);
         let bytes = put_descriptors(&mut control, fds).ok_or(Errno::TOOMANYREFS)?;
         let call = &self.page().outgoing(what).call;
         let message = fill(
@@ -262,6 +262,8 @@ fn put_descriptors(control: &mut Control, fds: &[BorrowedFd<'_>]) -> Option<usiz
         cmsg_level: libc::SOL_SOCKET,
         cmsg_type: libc::SCM_RIGHTS,
     };
+    // Padding goes to the kernel, too.
+    control.0.fill(MaybeUninit::zeroed());
     let place = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
     // SAFETY: there is room for MAX_FDS descriptors, and so for a header, at the right alignment.
     unsafe { place.write(header) };
