@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-pci", &[]),
     ("uvfio-core", &["uvfio-pci"]),
     ("uvfio-proto", &["uvfio-core", "uvfio-pci"]),
+    ("uvfio-linux", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
     // For tests of its drivers it brings the devices that they drive.
@@ -58,6 +59,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "uvfio-check",
             "uvfio-core",
+            "uvfio-driver",
+            "uvfio-linux",
             "uvfio-pci",
             "uvfio-proto",
             "uvfio-soft",
@@ -71,6 +74,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "xtask",
         &[
             "uvfio-core",
+            "uvfio-driver",
             "uvfio-nvme",
             "uvfio-pci",
             "uvfio-proto",

@@ -1,0 +1,1 @@
+//! What `/sys` knows of PCI functions, and what it does to them.

@@ -1,0 +1,1 @@
+//! The kernel's VFIO, by group and container.
