@@ -15,7 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use zerocopy::FromBytes;
 
 use super::{MAX_FDS, ReceiveError};
-use crate::journal::{self, Received};
+use crate::journal::{self, Agreed, Received};
 use crate::message::{HEADER_BYTES, Header};
 
 /// The buffer of an idle connection, bytes.
@@ -219,6 +219,13 @@ impl Incoming {
             if !matches!(self.receive(RecvFlags::DONTWAIT), Ok(1..)) {
                 return;
             }
+        }
+    }
+
+    /// Notes in the journal, where there is one, what VERSION agreed on.
+    pub(crate) fn agreed(&mut self, session: Agreed) {
+        if let Buffer::Journal(journal, _) = &mut self.buffer {
+            journal.agreed(session);
         }
     }
 
