@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod docs;
 mod fuzz;
+mod paths;
 mod test;
 mod vm;
 
