@@ -23,6 +23,7 @@ mod control;
 mod devices;
 mod image;
 mod log;
+mod log_pipe;
 mod nvme;
 mod orders;
 mod process;
@@ -37,7 +38,7 @@ pub use confine::{
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
-pub use log::{LogError, log_to_stderr};
+pub use log::{LogError, finish_log, log_to_stderr, say};
 pub use orders::Orders;
 pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};

@@ -11,8 +11,9 @@ use uvfio_proto::{Limits, Server};
 use crate::channel::{Channel, Order, Report, Setup};
 use crate::confine::{self, Files};
 use crate::image::Image;
+use crate::log::{finish_log, log_to_supervisor};
 use crate::run::{how_ended, serve_one};
-use crate::{Control, DeviceSpec, Ended, log_to_stderr};
+use crate::{Control, DeviceSpec, Ended};
 
 /// Which build this is. Supervisor and worker must be of the same.
 pub(crate) const BUILD: &str = env!("UVFIO_BUILD");
@@ -46,6 +47,7 @@ pub fn worker_main() -> ExitCode {
     };
     // Nobody to tell where the supervisor is gone.
     let _ = channel.report(&last);
+    finish_log();
     code
 }
 
@@ -66,7 +68,7 @@ fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
     let Some((setup, images)) = setup(channel)? else {
         return Ok(Ended::Stopped);
     };
-    log_to_stderr(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
+    log_to_supervisor(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
     let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
     let mut longest_file = images.iter().map(|image| image.bytes).max().unwrap_or_default();
     longest_file = longest_file.max(spec.own_file_bytes());

@@ -80,10 +80,12 @@ fn main() -> ExitCode {
         Command::DemoUser(args) => demo::user::run(&args),
         Command::Worker => return uvfio_worker::worker_main(),
     };
-    match result {
+    let status = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    uvfio_worker::finish_log();
+    status
 }
 
 /// Prints to standard output. A reader who has seen enough (`| head`) is no failure.
