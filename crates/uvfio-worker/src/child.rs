@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use crate::channel::{Channel, Order, Report, Setup};
 use crate::image::Image;
 use crate::log_pipe::{Copier, pipe};
+use crate::memory::{STACK, STACK_VARIABLE};
 use crate::orders::Orders;
 use crate::process::BUILD;
 use crate::supervisor::SupervisorError;
@@ -63,6 +64,7 @@ impl Worker {
             // One arena: a second one, when it shrinks, has libc read a file under /proc.
             .env_clear()
             .env("MALLOC_ARENA_MAX", "1")
+            .env(STACK_VARIABLE, STACK.to_string())
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(their_words))

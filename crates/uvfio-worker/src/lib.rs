@@ -24,6 +24,7 @@ mod devices;
 mod image;
 mod log;
 mod log_pipe;
+mod memory;
 mod nvme;
 mod orders;
 mod process;
@@ -32,9 +33,7 @@ mod socket;
 mod spec;
 mod supervisor;
 
-pub use confine::{
-    CALLS, Call, ConfineError, Files, Only, begin as begin_confinement, finish as finish_confinement,
-};
+pub use confine::{Begun, CALLS, Call, ConfineError, Files, Only, begin as begin_confinement};
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
