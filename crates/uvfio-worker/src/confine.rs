@@ -8,7 +8,7 @@
 //! ```
 
 mod calls;
-mod inherited;
+mod system;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,12 +20,16 @@ use landlock::{
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 pub use calls::{CALLS, Call, Only};
+pub use system::landlock_version;
 
 /// The most descriptors: every interrupt of MSI-X and as many again.
 pub(crate) const DESCRIPTORS: u64 = 4096;
 
 /// The newest rules of Landlock's that are known here; an older kernel gets those that it knows.
 const NEWEST: ABI = ABI::V6;
+
+/// The version of Landlock's interface from which on a worker is under all of its rules that are known here.
+pub const LANDLOCK_KNOWN: u32 = NEWEST as u32;
 
 /// Why a process could not be confined. It must not serve then.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +83,8 @@ pub struct Begun {
 /// Where something is refused that every kernel has.
 pub fn begin() -> Result<Begun, ConfineError> {
     let system = |what| move |why| ConfineError::System { what, why };
-    inherited::close_all_but_standard().map_err(system("closing other descriptors"))?;
-    inherited::no_fault_handlers().map_err(system("signals"))?;
+    system::close_all_but_standard().map_err(system("closing other descriptors"))?;
+    system::no_fault_handlers().map_err(system("signals"))?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(system("the end with the parent"))?;
     limit(Resource::Core, 0)?;

@@ -33,7 +33,10 @@ mod socket;
 mod spec;
 mod supervisor;
 
-pub use confine::{Begun, CALLS, Call, ConfineError, Files, Only, begin as begin_confinement};
+pub use confine::{
+    Begun, CALLS, Call, ConfineError, Files, LANDLOCK_KNOWN, Only, begin as begin_confinement,
+    landlock_version,
+};
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
