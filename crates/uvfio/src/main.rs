@@ -5,6 +5,7 @@
 mod check;
 mod decode;
 mod demo;
+mod doctor;
 mod dump;
 mod exit;
 mod explain;
@@ -35,10 +36,14 @@ enum Command {
     Show(show::Args),
     Explain(explain::Args),
     Demo(demo::Args),
+    Doctor(doctor::Args),
     CheckServer(check::ServerArgs),
     CheckClient(check::ClientArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
+    /// The process by which `doctor` tries a user namespace.
+    #[command(name = doctor::NAMESPACE_VERB, hide = true)]
+    DoctorNamespace,
     /// The confined process that `serve` starts.
     #[command(hide = true)]
     Worker,
@@ -75,15 +80,19 @@ fn main() -> ExitCode {
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::DoctorNamespace => print(&doctor::try_namespace()),
         Command::CheckServer(args) => check::server(&args),
         Command::CheckClient(args) => check::client(&args),
         Command::DemoUser(args) => demo::user::run(&args),
         Command::Worker => return uvfio_worker::worker_main(),
     };
-    match result {
+    let status = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    uvfio_worker::finish_log();
+    status
 }
 
 /// Prints to standard output. A reader who has seen enough (`| head`) is no failure.

@@ -18,7 +18,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn start(folder: &Path) -> Result<Self> {
         let socket = folder.join("edu.sock");
-        let mut child = Command::new(super::target().join("release/uvfio"))
+        let mut child = Command::new(crate::paths::target().join("release/uvfio"))
             .args(["serve", "edu", "--log", "error", "--socket"])
             .arg(&socket)
             .stdin(Stdio::null())

@@ -13,6 +13,7 @@ use super::testbed::Testbed;
 
 mod abuse;
 pub(in crate::vm) mod disk_rates;
+mod doctor;
 mod edu_msi;
 mod gone;
 mod lspci;
@@ -37,6 +38,7 @@ pub(super) struct Scenario {
 /// Every scenario, in the order in which they run.
 pub(super) const ALL: &[Scenario] = &[
     self_check::SCENARIO,
+    doctor::SCENARIO,
     lspci::SCENARIO,
     edu_msi::SCENARIO,
     nvme_files::SHARED_MEMORY,
