@@ -159,6 +159,12 @@ impl Controller {
         self.shadow.is_some()
     }
 
+    /// Whether doorbells are memory that the controller looks at: no write of one is a message then.
+    #[must_use]
+    pub fn has_mapped_doorbells(&self) -> bool {
+        self.registers.is_mapped(register::DOORBELLS, 8)
+    }
+
     pub(crate) fn shadow(&self) -> Option<&Shadow> {
         self.shadow.as_ref()
     }

@@ -5,7 +5,7 @@ use crate::{DmaBuffer, Function};
 use super::controller::{Controller, Options};
 use super::error::{NvmeError, Result};
 use super::queue::QueuePair;
-use super::spec::{Command, PAGE, Status, io};
+use super::spec::{Command, Completion, PAGE, Status, io};
 
 /// One page of a list of pages names so many.
 const LIST_ENTRIES: u64 = PAGE / 8;
@@ -205,6 +205,20 @@ impl Disk {
             .controller
             .waiter()
             .wait("a read, write or flush", || queue.pop(shadow))?;
+        self.done(&completion)
+    }
+
+    /// A request that is done already, if one is.
+    ///
+    /// # Errors
+    /// Where the controller breaks the specification.
+    pub fn try_finish(&mut self) -> Result<Option<Done>> {
+        let completion = self.queue.pop(self.controller.shadow())?;
+        completion.map(|completion| self.done(&completion)).transpose()
+    }
+
+    /// Takes what this completes off the list of what is under way.
+    fn done(&mut self, completion: &Completion) -> Result<Done> {
         let place = self.under_way.get_mut(usize::from(completion.id));
         let Some((tag, command)) = place.and_then(Option::take) else {
             let what = format!("command {} is complete, and was not started", completion.id);
