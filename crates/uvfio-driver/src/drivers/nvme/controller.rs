@@ -30,7 +30,7 @@ pub enum Waiting {
 pub struct Options {
     /// How the driver learns that a command is done.
     pub waiting: Waiting,
-    /// Uses shadow doorbells where the controller has them.
+    /// Uses shadow doorbells where the controller has them and does not let its own be mapped.
     pub shadow: bool,
     /// Commands under way at once, 1 to 1023.
     pub depth: u16,
@@ -118,7 +118,8 @@ impl Controller {
         };
         controller.enable()?;
         controller.identity = controller.identify()?;
-        if options.shadow && controller.identity.shadow_doorbells {
+        // Doorbells that are memory cost no message anyway.
+        if options.shadow && controller.identity.shadow_doorbells && !controller.has_mapped_doorbells() {
             controller.shadow = Some(Shadow {
                 values: controller.function.dma_buffer(PAGE)?,
                 events: controller.function.dma_buffer(PAGE)?,
@@ -153,16 +154,18 @@ impl Controller {
         Ok(format!("{}.{}", version >> 16, version >> 8 & 0xff))
     }
 
+    /// Whether doorbells are stores to mapped memory, as far as this driver uses any: the BAR maps what it may.
+    #[must_use]
+    pub fn has_mapped_doorbells(&self) -> bool {
+        let doorbells_of_two_pairs = 4 * self.capabilities.doorbell_stride();
+        self.registers
+            .is_mapped(register::DOORBELLS, doorbells_of_two_pairs)
+    }
+
     /// Whether shadow doorbells are in use.
     #[must_use]
     pub fn has_shadow(&self) -> bool {
         self.shadow.is_some()
-    }
-
-    /// Whether doorbells are memory that the controller looks at: no write of one is a message then.
-    #[must_use]
-    pub fn has_mapped_doorbells(&self) -> bool {
-        self.registers.is_mapped(register::DOORBELLS, 8)
     }
 
     pub(crate) fn shadow(&self) -> Option<&Shadow> {
