@@ -15,6 +15,7 @@ mod abuse;
 pub(in crate::vm) mod disk_rates;
 mod edu_msi;
 mod gone;
+mod hardware;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -50,6 +51,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    hardware::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -105,6 +107,8 @@ pub(super) struct Programs {
     pub(super) uvfio: Option<PathBuf>,
     /// The guest's own tools
     pub(super) guest_tools: PathBuf,
+    /// A user of our own layer over the kernel's VFIO
+    pub(super) hardware: PathBuf,
 }
 
 impl<'a> Context<'a> {
