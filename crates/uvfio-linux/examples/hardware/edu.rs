@@ -34,7 +34,11 @@ const RESULT: u64 = 0x8000;
 const BYTES: u64 = 4096;
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
-    let owned = Owned::enabled(address)?;
+    check(Owned::enabled(address)?, report)
+}
+
+/// Everything, with a device that is open and may access memory.
+pub(crate) fn check(owned: Owned, report: &mut Report) -> Result<()> {
     let bar = owned.device.region(0)?;
     let edu = Edu {
         window: bar.window(0, bar.info().size)?,
@@ -101,20 +105,42 @@ impl Edu {
             &differs,
         )?;
 
-        let unmapped = self.owned.container.unmap(IOVA, MEMORY)?;
-        report.same("the unmap says how much was mapped", &MEMORY, &unmapped)?;
-        for at in words() {
-            memory
-                .write(RESULT + at, 0x5a5a_5a5a_5a5a_5a5a_u64)
-                .context("memory")?;
-        }
-        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
-        let touched = words().find(|at| memory.read(RESULT + at) != Some(0x5a5a_5a5a_5a5a_5a5a_u64));
+        let container = &self.owned.container;
+        report.same(
+            "the unmap says how much was mapped",
+            &MEMORY,
+            &container.unmap(IOVA, MEMORY)?,
+        )?;
         report.same(
             "after it the device reaches the memory no more; first byte touched",
             &None,
-            &touched,
+            &self.touched(&memory)?,
+        )?;
+        container.map(IOVA, &memory, 0, MEMORY, Access::Read)?;
+        report.same(
+            "nor where it may only read; first byte touched",
+            &None,
+            &self.touched(&memory)?,
+        )?;
+        container.unmap(IOVA, MEMORY)?;
+        container.map(IOVA, &memory, 0, MEMORY, Access::Write)?;
+        report.same(
+            "where it may write it does; first byte touched",
+            &Some(0),
+            &self.touched(&memory)?,
         )
+    }
+
+    /// Has the device write, and returns the first byte of memory that has changed.
+    fn touched(&self, memory: &SharedMemory) -> Result<Option<u64>> {
+        const BEFORE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+        for at in (0..BYTES).step_by(8) {
+            memory.write(RESULT + at, BEFORE).context("memory")?;
+        }
+        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
+        Ok((0..BYTES)
+            .step_by(8)
+            .find(|at| memory.read(RESULT + at) != Some(BEFORE)))
     }
 
     fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {

@@ -10,9 +10,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 mod edu;
+mod events;
 mod igb;
 mod nvme;
 mod owned;
+mod passed;
 mod refusals;
 mod report;
 mod survey;
@@ -38,6 +40,11 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
     match arguments {
         ["survey", address] => survey::run(address, report),
         ["edu", address] => edu::run(address, report),
+        ["passed", address] => passed::give(address, report),
+        ["passed-to", address] => passed::take(address, report),
+        ["release", address] => events::release(address, report),
+        ["error", address] => events::error(address, report),
+        ["features", address] => events::features(address, report),
         ["nvme", address, serial] => nvme::run(address, serial, report),
         ["nvme-resets", address] => nvme::resets(address, report),
         ["igb-vectors", address] => igb::vectors(address, report),

@@ -12,7 +12,7 @@ use uvfio_linux::vfio::{Container, DeviceFile, Group, Irq};
 /// How long a device may take for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long is waited for what must not come.
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_millis(100);
 
 /// PCI's register for what a function may do.
 pub(crate) const COMMAND: u64 = 0x04;

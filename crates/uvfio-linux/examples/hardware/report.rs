@@ -16,6 +16,11 @@ impl Report {
         line("ok", what)
     }
 
+    /// Something that the host waits for.
+    pub(crate) fn note(&mut self, what: &str) -> Result<()> {
+        line("note", what)
+    }
+
     pub(crate) fn fail(&mut self, what: &str) -> Result<()> {
         line("fail", what)
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result};
-use uvfio_linux::vfio::{Feature, Irq, Region, Use};
+use uvfio_linux::vfio::{Extension, Feature, Irq, Region, Use};
 
 use crate::owned::{COMMAND, MEMORY_AND_MASTER, Owned};
 use crate::report::Report;
@@ -170,6 +170,17 @@ fn irqs(owned: &Owned, report: &mut Report) -> Result<()> {
 
 /// What the IOMMU says about addresses, against the group's reserved regions.
 fn iommu(owned: &Owned, report: &mut Report) -> Result<()> {
+    let has = |extension| owned.container.has(extension);
+    let known = (
+        has(Extension::Type1v2)?,
+        has(Extension::UnmapAll)?,
+        has(Extension::NoIommu)?,
+    );
+    report.same(
+        "version 2 is there, and unmap of all; a mode without IOMMU is not",
+        &(true, true, false),
+        &known,
+    )?;
     let info = owned.container.iommu_info()?;
     report.same(
         "the IOMMU's smallest page has 4096 bytes",

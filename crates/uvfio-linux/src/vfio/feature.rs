@@ -13,8 +13,8 @@ use super::request;
 use super::rule::Rule;
 
 /// The features that can be read or set here. Of the others in vfio.h it can be asked whether they are there
-/// ([`DeviceFile::feature_probe`]); their data hold addresses of this process (DMA logging), or begin conversations of
-/// their own (migration).
+/// ([`DeviceFile::feature_probe`]); their data hold addresses of this process (DMA logging) or descriptors (states of a
+/// migration).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
     /// Sets the token that users of a physical function and of its virtual ones must share: 16 bytes.
@@ -23,6 +23,10 @@ pub enum Feature {
     LowPowerEntry,
     /// Wakes the function: set, no data.
     LowPowerExit,
+    /// What migration the device can do: get, `struct vfio_device_feature_migration`.
+    Migration,
+    /// How much data its migration would take: get, `struct vfio_device_feature_mig_data_size`.
+    MigrationDataSize,
     /// Bus master of devices whose configuration space is not PCI's: set, `struct vfio_device_feature_bus_master`.
     BusMaster,
 }
@@ -34,6 +38,8 @@ impl Feature {
             Self::VfToken => sys::VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
             Self::LowPowerEntry => sys::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
             Self::LowPowerExit => sys::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+            Self::Migration => sys::VFIO_DEVICE_FEATURE_MIGRATION,
+            Self::MigrationDataSize => sys::VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
             Self::BusMaster => sys::VFIO_DEVICE_FEATURE_BUS_MASTER,
         }) as u16
     }

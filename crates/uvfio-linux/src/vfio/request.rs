@@ -101,8 +101,9 @@ pub(super) fn by_argument(
     argument: &mut Argument,
 ) -> rustix::io::Result<i32> {
     let call = Call::new(request, argument.sealed().as_mut_ptr().cast());
-    // SAFETY: `sealed` has put the length of the bytes into `argsz`, within which the kernel reads and writes, and
-    // they are ours alone until the call returns. No other address is among them: see the module's head.
+    // SAFETY: `sealed` has put the length of the bytes into `argsz`, within which the kernel writes; it reads within
+    // them too, where lists are as long as their counts say, which the callers in this folder take from the lists. They
+    // are ours alone until the call returns. No other address is among them: see the module's head.
     unsafe { rustix::ioctl::ioctl(file, call) }
 }
 

@@ -24,6 +24,9 @@ const XHCI: &str = "1033:0194";
 const TEST_DEVICE: &str = "1b36:0005";
 const RNG: &str = "1af4:1005";
 
+/// Below a root port, with error reporting that works
+const ERRING: &str = "1af4:1044";
+
 /// What the NVMe controller says when it is asked for its serial number.
 const SERIAL: &str = "uvfio-hardware";
 
@@ -44,7 +47,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     checked(&mut guest, "nvme-resets", NVME, checks)?;
     checked(&mut guest, "igb-vectors", IGB, checks)?;
     checked(&mut guest, "igb-reset", IGB, checks)?;
+    checked(&mut guest, "features", IGB, checks)?;
     checked(&mut guest, "xhci", XHCI, checks)?;
+    for what in ["passed", "release"] {
+        checked(&mut guest, what, EDU, checks)?;
+    }
+    reports_an_error(&mut guest, checks)?;
     // The bridge's own driver is one of the group's too.
     guest.run("unbind_all shpchp", STEP, checks)?;
     checked(&mut guest, "not-viable", TEST_DEVICE, checks)?;
@@ -75,6 +83,11 @@ fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
             "rp4",
             json!({ "driver": "nec-usb-xhci", "msix": "off", "msi": "on" }),
         ))
+        .device(port(5))
+        .device(below(
+            "rp5",
+            json!({ "driver": "virtio-rng-pci", "id": "erring", "aer": true, "disable-legacy": "on" }),
+        ))
         .device(json!({ "driver": "e1000e" }))
         .device(json!({ "driver": "pcie-pci-bridge", "id": "bridge" }))
         .device(below("bridge", json!({ "driver": "pci-testdev", "addr": "1" })))
@@ -82,6 +95,18 @@ fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
             "bridge",
             json!({ "driver": "virtio-rng-pci", "addr": "2" }),
         ))
+}
+
+/// A function reports an error (a completion that did not come in time), and its owner hears of it.
+fn reports_an_error(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+    checks.part(&format!("error {ERRING}"));
+    guest.run(&format!("vfio_owns {ERRING}"), STEP, checks)?;
+    let command = format!("hardware error $(pci_find {ERRING}) >&3");
+    guest.tell(&command)?;
+    checks.same("the owner waits", &"inject".to_owned(), &guest.note(STEP)?);
+    let inject = json!({ "command-line": "pcie_aer_inject_error erring COMP_TIME" });
+    guest.execute("human-monitor-command", &inject)?;
+    guest.finish(&command, STEP, checks)
 }
 
 /// A device below a root port or bridge.
