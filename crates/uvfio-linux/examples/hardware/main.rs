@@ -50,6 +50,8 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["igb-vectors", address] => igb::vectors(address, report),
         ["igb-reset", address] => igb::reset(address, report),
         ["xhci", address] => xhci::run(address, report),
+        ["one-message", address] => xhci::one_message(address, report),
+        ["no-bus", address] => refusals::no_bus(address, report),
         ["order", address] => refusals::order(address, report),
         ["mappings", address] => refusals::mappings(address, report),
         ["held", address] => refusals::held(address, report),

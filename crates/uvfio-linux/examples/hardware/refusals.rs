@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use uvfio_linux::vfio::{Access, AddressSpace as _, Container, DeviceFile, Group, Irq, Rule, SharedMemory};
 
-use crate::owned::{Eventfds, Function, Owned, signal};
+use crate::owned::{COMMAND, Eventfds, Function, Owned, signal};
 use crate::report::Report;
 
 const PAGE: u64 = 4096;
@@ -61,6 +61,16 @@ pub(crate) fn order(address: &str, report: &mut Report) -> Result<()> {
         &["0000:00:00.0"],
     )?;
     let device = group.device(address)?;
+
+    device.config()?.write_word(COMMAND, 0_u16)?;
+    let off = |rule: &Rule| *rule == Rule::MemoryOff;
+    let result = device.region(0)?.read_word::<u32>(0);
+    report.refused(
+        "a BAR while memory is off",
+        result,
+        (Errno::IO, &off),
+        &["COMMAND", "region 0"],
+    )?;
 
     let taken: OwnedFd = container.as_fd().try_clone_to_owned()?;
     let kind = (Errno::NOTTY, &is(Rule::WrongKind) as &dyn Fn(&Rule) -> bool);
@@ -242,6 +252,15 @@ fn locked(container: &Container, report: &mut Report) -> Result<()> {
         (Errno::NOMEM, &numbers),
         &["65536", "32768"],
     )?;
+    let large = SharedMemory::new(2 * GIB)?;
+    let whole = |rule: &Rule| matches!(rule, Rule::LockedMemory { wanted, .. } if *wanted == 2 * GIB);
+    let result = container.map(GIB, &large, 0, 2 * GIB, Access::ReadWrite);
+    report.refused(
+        "far more, before a part of it is locked",
+        result,
+        (Errno::NOMEM, &whole),
+        &["2147483648"],
+    )?;
     container.unmap_all()?;
     container.map(0x10_0000, &memory, 0, LIMIT, Access::ReadWrite)?;
     report.ok("as much as may be locked is mapped")
@@ -293,7 +312,45 @@ pub(crate) fn not_viable(address: &str, report: &mut Report) -> Result<()> {
 /// The same group, when that function was given to vfio-pci too.
 pub(crate) fn viable(address: &str, report: &mut Report) -> Result<()> {
     let owned = Owned::open(address)?;
-    report.same("now the group is viable", &true, &owned.group.status()?.viable)
+    let device = &owned.device;
+    report.same("now the group is viable", &true, &owned.group.status()?.viable)?;
+    let none = |rule: &Rule| *rule == Rule::NoReset;
+    let result = device.reset();
+    report.refused(
+        "a reset where there is none",
+        result,
+        (Errno::INVAL, &none),
+        &["reset of its bus"],
+    )?;
+    let group = owned.function.group()?;
+    let reached: Vec<u32> = device
+        .hot_reset_info()?
+        .functions
+        .iter()
+        .map(|function| function.group)
+        .collect();
+    report.same(
+        "a reset of the bus reaches both functions of the group",
+        &vec![group, group],
+        &reached,
+    )?;
+    device.hot_reset(&[&owned.group])?;
+    report.ok("and resets them")
+}
+
+/// A function on the root bus.
+pub(crate) fn no_bus(address: &str, report: &mut Report) -> Result<()> {
+    let owned = Owned::open(address)?;
+    let none = |rule: &Rule| *rule == Rule::NoHotReset;
+    let words = ["bus or slot"];
+    report.refused(
+        "a bus that cannot be reset",
+        owned.device.hot_reset_info(),
+        (Errno::NODEV, &none),
+        &words,
+    )?;
+    let result = owned.device.hot_reset(&[&owned.group]);
+    report.refused("its reset", result, (Errno::NODEV, &none), &words)
 }
 
 /// An IOMMU that does not remap interrupts.

@@ -2,7 +2,8 @@
 //! device: this shows that each message has its own eventfd, not that the device's messages arrive.
 
 use anyhow::Result;
-use uvfio_linux::vfio::Irq;
+use rustix::io::Errno;
+use uvfio_linux::vfio::{Irq, Rule, VfioError};
 
 use crate::owned::{Eventfds, Owned, signal};
 use crate::report::Report;
@@ -44,5 +45,36 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
         "loopback: 4 of 16 messages can be enabled",
         &expected,
         &few.quiet()?,
+    )?;
+    let rule = |rule: &Rule| *rule == Rule::NoResize;
+    let more = device.set_eventfds(Irq::Msi, 4, &few.all());
+    report.refused(
+        "4 more, while these are enabled",
+        more,
+        (Errno::INVAL, &rule),
+        &["disable them"],
     )
+}
+
+/// Without interrupt remapping the kernel has one message for a function, however many it could send.
+pub(crate) fn one_message(address: &str, report: &mut Report) -> Result<()> {
+    let owned = Owned::enabled(address)?;
+    let device = &owned.device;
+    let eventfds = Eventfds::new(MESSAGES)?;
+    let granted = match device.set_eventfds(Irq::Msi, 0, &eventfds.all()) {
+        Err(VfioError::FewerVectors {
+            wanted, available, ..
+        }) => Some((wanted, available)),
+        _ => None,
+    };
+    report.same(
+        "16 messages are refused, with how many there are",
+        &Some((16, 1)),
+        &granted,
+    )?;
+    report.same("and none is enabled", &0, &owned.function.vectors())?;
+    let one = Eventfds::new(1)?;
+    signal(device, Irq::Msi, &one)?;
+    device.trigger(Irq::Msi, 0..1)?;
+    report.same("loopback: the one works", &vec![(0, 1)], &one.after(0)?)
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::answer::complete;
@@ -15,7 +16,7 @@ use super::info::IommuInfo;
 use super::memory::SharedMemory;
 use super::request::{self, Request};
 use super::rule::Rule;
-use super::space::{Access, AddressSpace, pieces};
+use super::space::{Access, AddressSpace, PIECE, pieces};
 
 const PATH: &str = "/dev/vfio/vfio";
 
@@ -237,6 +238,12 @@ impl AddressSpace for Container {
         let pieces = pieces(iova, size).ok_or_else(|| {
             about().invalid("a mapping has at least one byte, and its last address is below 2^64")
         })?;
+        // What takes seconds and then fails is better refused at once.
+        if size > PIECE
+            && let Some(rule) = too_much_to_lock(size)
+        {
+            return Err(about().refused(rule, Errno::NOMEM));
+        }
         for (at, bytes) in pieces {
             let done = at - iova;
             if let Err(error) = self.map_piece(at, memory, offset + done, bytes, access) {
@@ -284,6 +291,15 @@ fn locked_memory(wanted: u64) -> Rule {
         limit: getrlimit(Resource::Memlock).current,
         locked: locked_now(),
     }
+}
+
+/// The kernel's refusal, where it is certain before it is asked: this process is not exempt from the limit, and what it
+/// has locked and `wanted` are more together.
+fn too_much_to_lock(wanted: u64) -> Option<Rule> {
+    let limit = getrlimit(Resource::Memlock).current?;
+    let exempt = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    let sum = locked_now()?.checked_add(wanted);
+    (!exempt && sum.is_none_or(|sum| sum > limit)).then(|| locked_memory(wanted))
 }
 
 /// How many bytes this process has locked, as `/proc/self/status` says in KiB. A confined process may not look.

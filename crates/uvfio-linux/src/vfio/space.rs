@@ -9,7 +9,7 @@ use super::memory::SharedMemory;
 
 /// Pinning memory takes the kernel a third of a second a GiB, in one request that nothing interrupts. So larger
 /// mappings are made in pieces, which end at multiples of this, so that the IOMMU's large pages stay usable.
-const PIECE: u64 = 1 << 30;
+pub(super) const PIECE: u64 = 1 << 30;
 
 /// What a device may do to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,6 +47,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     checked(&mut guest, "nvme-resets", NVME, checks)?;
     checked(&mut guest, "igb-vectors", IGB, checks)?;
     checked(&mut guest, "igb-reset", IGB, checks)?;
+    checked(&mut guest, "no-bus", E1000E, checks)?;
     checked(&mut guest, "features", IGB, checks)?;
     checked(&mut guest, "xhci", XHCI, checks)?;
     for what in ["passed", "release"] {
@@ -62,6 +63,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
 
     let mut guest = machine(context).iommu_without_interrupts().start()?;
     checked(&mut guest, "no-remapping", EDU, checks)?;
+    guest.run(
+        "echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+        STEP,
+        checks,
+    )?;
+    checked(&mut guest, "one-message", XHCI, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }
