@@ -266,14 +266,33 @@ fn locked(container: &Container, report: &mut Report) -> Result<()> {
     report.ok("as much as may be locked is mapped")
 }
 
-/// A mapping of a BAR that outlives everything else of its user.
+/// What a user may close before it is done, and what then still holds the group.
 pub(crate) fn held(address: &str, report: &mut Report) -> Result<()> {
-    let owned = Owned::enabled(address)?;
-    let number = owned.function.group()?;
-    let bar = owned.device.region(0)?;
+    let Owned {
+        device,
+        container,
+        group,
+        function,
+    } = Owned::enabled(address)?;
+    let number = function.group()?;
+    let bar = device.region(0)?;
     let window = bar.window(0, PAGE)?;
     let before: Option<u32> = window.read(0);
-    drop((owned, bar));
+
+    drop(group);
+    container.map(0, &SharedMemory::new(PAGE)?, 0, PAGE, Access::ReadWrite)?;
+    report.same(
+        "the device keeps its group, and the container its IOMMU",
+        &PAGE,
+        &container.unmap(0, PAGE)?,
+    )?;
+    drop(container);
+    report.same(
+        "and the device answers without either",
+        &before,
+        &Some(bar.read_word(0)?),
+    )?;
+    drop((device, bar));
     let busy = |rule: &Rule| *rule == Rule::Held;
     report.refused(
         "a group of which a mapping lives",

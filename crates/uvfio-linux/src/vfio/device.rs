@@ -99,8 +99,8 @@ impl DeviceFile {
     /// Which functions a reset of the bus or slot would reach.
     pub fn hot_reset_info(&self) -> Result<HotResetInfo> {
         let asked = || self.asked(request::GET_HOT_RESET_INFO);
-        // Not a request whose answer says how much room it wants: it is refused, and says how many functions there are.
-        let mut functions: u32 = 8;
+        // Where there is no room for all, this request is refused, and says how many there are. Mostly it is one.
+        let mut functions: u32 = 1;
         loop {
             let room = functions as usize * size_of::<sys::vfio_pci_dependent_device>();
             let mut argument = Argument::with_bytes(offset_of!(sys::vfio_pci_hot_reset_info, devices) + room);
