@@ -48,6 +48,7 @@ pub(super) struct Builder<'a> {
     memory_mib: u32,
     memory_shared: bool,
     iommu: bool,
+    interrupt_remapping: bool,
     root_port: bool,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
@@ -66,6 +67,7 @@ impl<'a> Builder<'a> {
             memory_mib: 512,
             memory_shared: true,
             iommu: false,
+            interrupt_remapping: true,
             root_port: false,
             devices: Vec::new(),
             drives: Vec::new(),
@@ -86,6 +88,13 @@ impl<'a> Builder<'a> {
     /// on.)
     pub(super) fn iommu(mut self) -> Self {
         self.iommu = true;
+        self
+    }
+
+    /// As [`Builder::iommu`], with an IOMMU that does not remap interrupts.
+    pub(super) fn iommu_without_interrupts(mut self) -> Self {
+        self.iommu = true;
+        self.interrupt_remapping = false;
         self
     }
 
@@ -211,7 +220,9 @@ impl<'a> Builder<'a> {
             command.arg("-no-reboot");
         }
         if self.iommu {
-            command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+            let remapping = if self.interrupt_remapping { "on" } else { "off" };
+            let iommu = format!("intel-iommu,intremap={remapping},caching-mode=on");
+            command.args(["-device", &iommu]);
         }
         if self.root_port {
             // The default, hotplug by ACPI, leaves a root port without link and presence states.

@@ -164,9 +164,22 @@ fn build_all(args: &Args) -> Result<Programs> {
         &["--release", "-p", "uvfio-guest-tools", "--target", triple],
         &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
     )?;
+    build(
+        &[
+            "--release",
+            "-p",
+            "uvfio-linux",
+            "--example",
+            "hardware",
+            "--target",
+            triple,
+        ],
+        &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
+    )?;
     Ok(Programs {
         uvfio,
         guest_tools: target.join(triple).join("release/uvfio-guest-tools"),
+        hardware: target.join(triple).join("release/examples/hardware"),
     })
 }
 

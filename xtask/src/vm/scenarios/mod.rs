@@ -16,6 +16,7 @@ pub(in crate::vm) mod disk_rates;
 mod doctor;
 mod edu_msi;
 mod gone;
+mod hardware;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -52,6 +53,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    hardware::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -107,6 +109,8 @@ pub(super) struct Programs {
     pub(super) uvfio: Option<PathBuf>,
     /// The guest's own tools
     pub(super) guest_tools: PathBuf,
+    /// A user of our own layer over the kernel's VFIO
+    pub(super) hardware: PathBuf,
 }
 
 impl<'a> Context<'a> {
