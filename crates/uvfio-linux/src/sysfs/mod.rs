@@ -127,3 +127,10 @@ impl Sysfs {
 fn is_vfio_driver(name: &str) -> bool {
     name == binding::VFIO_PCI || name.contains("vfio")
 }
+
+#[cfg(test)]
+mod made_up;
+#[cfg(test)]
+mod tests_acting;
+#[cfg(test)]
+mod tests_reading;
