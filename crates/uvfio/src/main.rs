@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod bind;
 mod check;
 mod decode;
 mod demo;
@@ -9,8 +10,10 @@ mod dump;
 mod exit;
 mod explain;
 mod inherited;
+mod list;
 mod names;
 mod namespace;
+mod reset;
 mod serve;
 mod show;
 mod target;
@@ -34,6 +37,10 @@ enum Command {
     Serve(serve::Args),
     Show(show::Args),
     Explain(explain::Args),
+    List(list::Args),
+    Bind(bind::BindArgs),
+    Unbind(bind::UnbindArgs),
+    Reset(reset::Args),
     Demo(demo::Args),
     CheckServer(check::ServerArgs),
     CheckClient(check::ClientArgs),
@@ -74,6 +81,10 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Bind(args) => bind::bind(&args),
+        Command::Unbind(args) => bind::unbind(&args),
+        Command::Reset(args) => reset::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::CheckServer(args) => check::server(&args),
         Command::CheckClient(args) => check::client(&args),
