@@ -15,6 +15,7 @@ mod abuse;
 pub(in crate::vm) mod disk_rates;
 mod edu_msi;
 mod gone;
+mod list_bind;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -50,6 +51,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    list_bind::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
