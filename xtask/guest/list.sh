@@ -168,12 +168,18 @@ list_resets() {
 list_shared_group() {
     edu=$(pci_find 1234:11e8)
     usb=$(pci_find 1033:0194)
+    bridge=$(pci_find 1b36:000e)
     same "the two share a group" "$(readlink -f "/sys/bus/pci/devices/$edu/iommu_group")" \
         "$(readlink -f "/sys/bus/pci/devices/$usb/iommu_group")"
-    says "list names what is in the way" "not viable: $usb is driven by xhci_hcd" uvfio list "$edu"
+    same "the bridge has a driver that says nothing of its DMA" shpchp "$(driver_of "$bridge")"
+    says "list names the other function" "$usb is driven by xhci_hcd" uvfio list "$edu"
     says "so does bind" "can't be opened yet: $usb is driven by xhci_hcd" uvfio bind "$edu"
     same "the kernel agrees" "not viable" "$(uvfio-guest-tools viability "$edu")"
     says "bind takes the other too" "went from xhci_hcd to vfio-pci" uvfio bind "$usb"
+    says "list names the bridge" "not viable: $bridge, a bridge, is driven by shpchp" uvfio list "$edu"
+    same "the kernel agrees about the bridge" "not viable" "$(uvfio-guest-tools viability "$edu")"
+    refuses "the bridge is not for vfio-pci" "is a bridge" uvfio bind "$bridge"
+    echo "$bridge" >/sys/bus/pci/drivers/shpchp/unbind
     says "list finds nothing in the way" ", viable;" uvfio list "$edu"
     same "the kernel agrees again" viable "$(uvfio-guest-tools viability "$edu")"
     uvfio unbind "$edu" "$usb"

@@ -34,6 +34,8 @@ pub struct Member {
     pub address: Option<Address>,
     /// The driver that has it
     pub driver: Option<String>,
+    /// Whether it is a bridge, which vfio-pci can't take
+    pub is_bridge: bool,
     /// Whether it keeps the group from being given to a user
     pub blocks: bool,
 }
@@ -53,9 +55,9 @@ impl Group {
     /// The members that are in the way. Without any the group is viable: it can be given to a user, once one of its
     /// functions is bound to vfio-pci.
     ///
-    /// A member is in the way while a driver that uses the kernel's DMA has it. Bridges, and members without a driver,
-    /// with one of VFIO's, with `pci-stub` or with `pcieport` are not. The kernel has the last word when the group is
-    /// opened.
+    /// A member is in the way while a driver has it that may use the kernel's DMA: any but VFIO's, `pci-stub` and
+    /// `pcieport`. So is a bridge, whose `shpchp` does no DMA but does not say so either; Linux before 5.19 overlooked
+    /// bridges. The kernel has the last word when the group is opened.
     pub fn blockers(&self) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(|member| member.blocks)
     }
@@ -71,16 +73,23 @@ impl fmt::Display for Member {
     /// Who it is, who has it, and what would get it out of the way.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, driver, .. } = self;
-        match (driver, self.blocks) {
-            (None, _) => write!(f, "{name} has no driver"),
-            (Some(driver), false) => write!(f, "{name} is driven by {driver}"),
-            (Some(driver), true) if self.address.is_some() => {
+        let Some(driver) = driver else {
+            return write!(f, "{name} has no driver");
+        };
+        match (self.blocks, self.is_bridge, self.address) {
+            (false, ..) => write!(f, "{name} is driven by {driver}"),
+            (true, true, _) => write!(
+                f,
+                "{name}, a bridge, is driven by {driver} (`echo {name} >/sys/bus/pci/drivers/{driver}/unbind` takes \
+                 it from there)"
+            ),
+            (true, false, Some(_)) => {
                 write!(
                     f,
                     "{name} is driven by {driver} (`uvfio bind {name}` takes it from there)"
                 )
             }
-            (Some(driver), true) => write!(f, "{name} is driven by {driver} (unbind it from there)"),
+            (true, false, None) => write!(f, "{name} is driven by {driver} (unbind it from there)"),
         }
     }
 }
@@ -122,14 +131,14 @@ impl Sysfs {
         let address = Address::of_name(&name);
         let class = self.tree.attribute(&folder.join("class"))?;
         let is_bridge = address.is_some() && class.is_some_and(|class| class.starts_with(BRIDGE));
-        let blocks = !is_bridge
-            && driver
-                .as_deref()
-                .is_some_and(|driver| !is_vfio_driver(driver) && !HARMLESS.contains(&driver));
+        let blocks = driver
+            .as_deref()
+            .is_some_and(|driver| !is_vfio_driver(driver) && !HARMLESS.contains(&driver));
         Ok(Member {
             name,
             address,
             driver,
+            is_bridge,
             blocks,
         })
     }

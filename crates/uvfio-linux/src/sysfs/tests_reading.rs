@@ -229,7 +229,6 @@ fn a_group_is_blocked_by_what_a_driver_of_the_kernels_has() {
     let (bridge, port) = (at(1, "0x060400\n"), at(2, "0x060400\n"));
     let (free, vfio, variant, stub) = (at(3, network), at(4, network), at(5, network), at(6, network));
     let all = [bridge, port, free, vfio, variant, stub];
-    machine.driver("shpchp", &[bridge]);
     machine.driver("pcieport", &[port]);
     machine.driver("vfio-pci", &[vfio]);
     machine.driver("mlx5_vfio_pci", &[variant]);
@@ -243,6 +242,7 @@ fn a_group_is_blocked_by_what_a_driver_of_the_kernels_has() {
 
     let audio = at(0x1f, "0x040300\n");
     machine.driver("snd_hda_intel", &[audio]);
+    machine.driver("shpchp", &[bridge]);
     machine.link(
         &format!("sys/kernel/iommu_groups/7/devices/{audio}"),
         &format!("sys/bus/pci/devices/{audio}"),
@@ -257,6 +257,8 @@ fn a_group_is_blocked_by_what_a_driver_of_the_kernels_has() {
     assert_eq!(
         blockers,
         [
+            "0000:00:01.0, a bridge, is driven by shpchp (`echo 0000:00:01.0 >/sys/bus/pci/drivers/shpchp/unbind` \
+             takes it from there)",
             "0000:00:1f.0 is driven by snd_hda_intel (`uvfio bind 0000:00:1f.0` takes it from there)",
             "platform.1 is driven by pl330 (unbind it from there)",
         ]

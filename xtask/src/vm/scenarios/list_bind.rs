@@ -147,8 +147,11 @@ fn of_lspci(lines: &[String]) -> BTreeMap<String, Said> {
             continue;
         };
         let value = value.trim();
+        // Before the first record may stand what lspci misses on this machine.
         if name == "Slot" {
             value.clone_into(&mut address);
+        } else if address.is_empty() {
+            continue;
         }
         let said: &mut Said = all.entry(address.clone()).or_default();
         match name {
