@@ -10,7 +10,7 @@ use super::{Address, Error, Function, Host};
 
 /// What a link of a device's descriptor says.
 const DEVICE: &str = "anon_inode:[vfio-device]";
-/// The line of a device's descriptor in `/proc/PID/fdinfo` that names the device (since Linux 6.17).
+/// The line of a device's descriptor in `/proc/PID/fdinfo` that names the device; older kernels have none.
 const DEVICE_PATH: &str = "vfio-device-syspath:";
 
 /// A process that holds a function, or its group.

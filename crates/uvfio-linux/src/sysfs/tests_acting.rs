@@ -270,6 +270,19 @@ fn a_disk_is_found_below_what_is_made_of_it() {
     machine.mount("0:50", "/", "/dev/mapper/root");
     is_refused(&machine, disk, "it carries the root file system");
 
+    // A partition of a RAID, which says itself what it is a part of and not what it is made of.
+    let (machine, disk) = machine_with_disk();
+    machine.block(&format!("{path}/nvme0n1"), "259:0");
+    machine.block("virtual/block/md0", "9:0");
+    machine.block("virtual/block/md0/md0p1", "259:7");
+    machine.write("sys/devices/virtual/block/md0/md0p1/partition", "1\n");
+    machine.link(
+        "sys/devices/virtual/block/md0/slaves/nvme0n1",
+        &format!("sys/devices/{path}/nvme0n1"),
+    );
+    machine.mount("259:7", "/mnt", "/dev/md0p1");
+    is_refused(&machine, disk, "it carries the file system on /mnt");
+
     // A loop device over a disk.
     let (machine, disk) = machine_with_disk();
     machine.block(&format!("{path}/nvme0n1"), "259:0");
