@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod bind;
 mod check;
 mod decode;
 mod demo;
@@ -10,8 +11,10 @@ mod dump;
 mod exit;
 mod explain;
 mod inherited;
+mod list;
 mod names;
 mod namespace;
+mod reset;
 mod serve;
 mod show;
 mod target;
@@ -35,6 +38,10 @@ enum Command {
     Serve(serve::Args),
     Show(show::Args),
     Explain(explain::Args),
+    List(list::Args),
+    Bind(bind::BindArgs),
+    Unbind(bind::UnbindArgs),
+    Reset(reset::Args),
     Demo(demo::Args),
     Doctor(doctor::Args),
     CheckServer(check::ServerArgs),
@@ -79,6 +86,10 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Bind(args) => bind::bind(&args),
+        Command::Unbind(args) => bind::unbind(&args),
+        Command::Reset(args) => reset::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::DoctorNamespace => print(&doctor::try_namespace()),

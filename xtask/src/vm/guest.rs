@@ -127,6 +127,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Adds kernel modules, and what they need.
+    pub(super) fn modules(mut self, modules: &[&'static str]) -> Self {
+        self.contents.modules.extend(modules);
+        self
+    }
+
     /// Adds a statically linked program built here to the guest's `/bin`.
     pub(super) fn tool(mut self, tool: &Path) -> Self {
         self.contents.tools.push(tool.to_owned());

@@ -17,6 +17,7 @@ mod doctor;
 mod edu_msi;
 mod gone;
 mod hardware;
+mod list_bind;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -54,6 +55,7 @@ pub(super) const ALL: &[Scenario] = &[
     worker_killed::SCENARIO,
     abuse::SCENARIO,
     hardware::SCENARIO,
+    list_bind::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
