@@ -18,6 +18,7 @@ mod passed;
 mod refusals;
 mod report;
 mod survey;
+mod token;
 mod xhci;
 
 use report::Report;
@@ -49,6 +50,7 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["nvme-resets", address] => nvme::resets(address, report),
         ["igb-vectors", address] => igb::vectors(address, report),
         ["igb-reset", address] => igb::reset(address, report),
+        ["token", address] => token::run(address, report),
         ["xhci", address] => xhci::run(address, report),
         ["one-message", address] => xhci::one_message(address, report),
         ["no-bus", address] => refusals::no_bus(address, report),

@@ -180,6 +180,9 @@ pub(crate) fn mappings(address: &str, report: &mut Report) -> Result<()> {
         &container.unmap(0, 64 * PAGE)?,
     )?;
 
+    let no_range = map(u64::MAX - PAGE + 1, 0, 2 * PAGE).is_err() && container.unmap(0, 0).is_err();
+    report.same("a range beyond 2^64 or of no bytes is none", &true, &no_range)?;
+
     let before = left()?;
     map(GIB - 8 * PAGE, 0, 16 * PAGE)?;
     report.same("a map across a GiB is two mappings", &2, &(before - left()?))?;

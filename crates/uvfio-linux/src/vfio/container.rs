@@ -19,6 +19,7 @@ use super::rule::Rule;
 use super::space::{Access, AddressSpace, PIECE, pieces};
 
 const PATH: &str = "/dev/vfio/vfio";
+const NO_RANGE: &str = "a range has at least one byte, and its last address is below 2^64";
 
 /// What a container may be able to do, as `VFIO_CHECK_EXTENSION` asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,9 +236,7 @@ impl AddressSpace for Container {
                 memory.bytes()
             )));
         }
-        let pieces = pieces(iova, size).ok_or_else(|| {
-            about().invalid("a mapping has at least one byte, and its last address is below 2^64")
-        })?;
+        let pieces = pieces(iova, size).ok_or_else(|| about().invalid(NO_RANGE))?;
         // What takes seconds and then fails is better refused at once.
         if size > PIECE
             && let Some(rule) = too_much_to_lock(size)
@@ -259,6 +258,13 @@ impl AddressSpace for Container {
     }
 
     fn unmap(&self, iova: u64, size: u64) -> Result<u64> {
+        if pieces(iova, size).is_none() {
+            let asked = Asked::new(
+                request::IOMMU_UNMAP_DMA.name,
+                format!("{size:#x} bytes at IOVA {iova:#x}"),
+            );
+            return Err(asked.invalid(NO_RANGE));
+        }
         let last = iova.saturating_add(size.saturating_sub(1));
         self.unmap_request(0, iova, size, format!("IOVA {iova:#x}..={last:#x}"))
     }

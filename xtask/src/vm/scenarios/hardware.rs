@@ -49,6 +49,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     checked(&mut guest, "igb-reset", IGB, checks)?;
     checked(&mut guest, "no-bus", E1000E, checks)?;
     checked(&mut guest, "features", IGB, checks)?;
+    checked(&mut guest, "token", IGB, checks)?;
     checked(&mut guest, "xhci", XHCI, checks)?;
     for what in ["passed", "release"] {
         checked(&mut guest, what, EDU, checks)?;
