@@ -321,13 +321,15 @@ impl Guest {
         writeln!(self.control, "{command}").map_err(|e| self.process.explain(&e.into()))
     }
 
-    /// Waits for `UVFIO note ...` and returns the text.
-    pub(super) fn note(&mut self, patience: Duration) -> Result<String> {
+    /// Waits for `UVFIO note ...` and returns the text. Checks that come before it are counted.
+    pub(super) fn note(&mut self, patience: Duration, checks: &mut Checks) -> Result<String> {
         let deadline = Instant::now() + patience;
         loop {
             let line = self.line(deadline).context("waiting for a note of the guest's")?;
             match line.split_once(' ') {
                 Some(("note", text)) => return Ok(text.to_owned()),
+                Some(("ok", what)) => checks.ok(what),
+                Some(("fail", what)) => checks.fail(what),
                 Some(("end", status)) => bail!("the guest's command ended with {status} and left no note"),
                 _ => {}
             }

@@ -111,7 +111,8 @@ fn reports_an_error(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
     guest.run(&format!("vfio_owns {ERRING}"), STEP, checks)?;
     let command = format!("hardware error $(pci_find {ERRING}) >&3");
     guest.tell(&command)?;
-    checks.same("the owner waits", &"inject".to_owned(), &guest.note(STEP)?);
+    let note = guest.note(STEP, checks)?;
+    checks.same("the owner waits", &"inject".to_owned(), &note);
     let inject = json!({ "command-line": "pcie_aer_inject_error erring COMP_TIME" });
     guest.execute("human-monitor-command", &inject)?;
     guest.finish(&command, STEP, checks)

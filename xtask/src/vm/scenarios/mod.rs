@@ -66,10 +66,10 @@ const RECORDS: usize = 40;
 
 /// Waits until the guest has said of `count` records that they are flushed; returns how many it
 /// says are.
-fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
+fn flushed_records(guest: &mut Guest, count: usize, checks: &mut Checks) -> Result<usize> {
     let mut flushed = 0;
     while flushed < count {
-        flushed = flushed_so_far(&guest.note(STEP)?)?;
+        flushed = flushed_so_far(&guest.note(STEP, checks)?)?;
     }
     Ok(flushed)
 }
