@@ -81,6 +81,14 @@ list_unbind_twice() {
     check "the disk is back again" eventually 30 test -b /dev/nvme0n1
 }
 
+# list_held_by NAME PID: what is said of nvme while that process holds it.
+list_held_by() {
+    says "list shows that $1 holds the function" "held by $1 (process $2)" uvfio list "$nvme"
+    refuses "unbind is refused while $1 holds it" "is held by $1 (process $2)" uvfio unbind "$nvme"
+    refuses "reset is refused while $1 holds it" "is held by $1 (process $2)" uvfio reset "$nvme"
+    same "vfio-pci has it still" vfio-pci "$(driver_of "$nvme")"
+}
+
 # A function that a process has open: the kernel would wait for that process.
 list_held() {
     nvme=$(pci_find 1b36:0010)
@@ -90,14 +98,41 @@ list_held() {
     holder=$!
     # Until it runs, the process is still a shell.
     eventually 10 grep -q sleep "/proc/$holder/comm"
-    says "list shows who holds the function" "held by sleep (process $holder)" uvfio list "$nvme"
-    refuses "unbind is refused while it is held" "is held by sleep (process $holder)" uvfio unbind "$nvme"
-    refuses "reset is refused while it is held" "is held by sleep (process $holder)" uvfio reset "$nvme"
-    same "vfio-pci has it still" vfio-pci "$(driver_of "$nvme")"
+    list_held_by sleep "$holder"
     kill "$holder"
     wait "$holder"
     says "unbind works once it is free" "went back: driver nvme" uvfio unbind "$nvme"
     eventually 30 test -b /dev/nvme0n1
+
+    uvfio bind "$nvme"
+    uvfio-guest-tools hold "$nvme" &
+    holder=$!
+    eventually 10 sh -c "ls -l /proc/$holder/fd | grep -q vfio-device && ! ls -l /proc/$holder/fd | grep -q /dev/vfio"
+    # The name of a process is cut to 15 characters.
+    list_held_by uvfio-guest-too "$holder"
+    uvfio unbind --wait "$nvme" >/tmp/waited &
+    waiter=$!
+    sleep 2
+    check "unbind --wait waits for it" test -e "/proc/$waiter"
+    same "and has said nothing yet" "" "$(cat /tmp/waited)"
+    kill "$holder"
+    wait "$waiter"
+    same "it is given back when the process ends" "$nvme went back: driver nvme" "$(cat /tmp/waited)"
+    eventually 30 test -b /dev/nvme0n1
+}
+
+list_virtual_functions() {
+    igb=$(pci_find 8086:10c9)
+    check "igb makes virtual functions" sh -c "echo 2 >/sys/bus/pci/devices/$igb/sriov_numvfs"
+    virtual=$(basename "$(readlink "/sys/bus/pci/devices/$igb/virtfn1")")
+    says "list shows them" "2 of 7 virtual functions: " uvfio list "$igb"
+    says "and by their addresses" " $virtual" uvfio list "$igb"
+    says "each knows where it belongs" "a virtual function of $igb" uvfio list "$virtual"
+    refuses "the physical function is not taken from under them" "has 2 virtual functions" uvfio bind "$igb"
+    says "one of them is bound" "$virtual went to vfio-pci" uvfio bind "$virtual"
+    says "and given back to nobody, who had it" "$virtual went back: no driver" uvfio unbind "$virtual"
+    echo 0 >"/sys/bus/pci/devices/$igb/sriov_numvfs"
+    refuses "what is gone is not listed" "no PCI function $virtual" uvfio list "$virtual"
 }
 
 list_refuses_disks() {

@@ -92,6 +92,11 @@ impl Device {
         })
     }
 
+    /// Keeps the device alone: its group and its container are closed.
+    pub(crate) fn into_descriptor(self) -> File {
+        self.device
+    }
+
     /// The device's flags (`VFIO_DEVICE_FLAGS_*`).
     pub(crate) fn flags(&self) -> Result<u32> {
         let mut info = sys::vfio_device_info {

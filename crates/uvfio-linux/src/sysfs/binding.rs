@@ -4,7 +4,7 @@
 //! step may be done twice, and what a run leaves half done the next one finishes.
 
 use super::former::Former;
-use super::{Address, Error, Function, Host, Member};
+use super::{Address, Error, Function, Host, Member, is_vfio_driver};
 
 /// The kernel's driver that gives a function to user space.
 pub(super) const VFIO_PCI: &str = "vfio-pci";
@@ -73,8 +73,10 @@ impl Host {
         if !force {
             self.is_free(&function)?;
         }
-        // A function without driver may be what a former run left half done; its note is the better one.
-        let noted = self.former(address).filter(|_| function.driver.is_none());
+        // A function that only vfio-pci may have, and nobody has, is what a former run left half done; its note is the
+        // better one.
+        let half_done = function.driver.is_none() && function.driver_override.as_deref() == Some(VFIO_PCI);
+        let noted = self.former(address).filter(|_| half_done);
         let former = noted.unwrap_or_else(|| Former {
             driver: function.driver.clone(),
             driver_override: function.driver_override.clone().filter(|name| name != VFIO_PCI),
@@ -103,7 +105,8 @@ impl Host {
     /// `wait` it is asked to let go, and waited for.
     ///
     /// # Errors
-    /// [`Error::NoFunction`], [`Error::Held`], [`Error::Write`].
+    /// [`Error::NoFunction`], [`Error::Held`], [`Error::Write`], and [`Error::Again`] where vfio-pci takes every function
+    /// of this kind.
     pub fn unbind(&self, address: Address, wait: bool) -> Result<Unbound, Error> {
         let function = self.sysfs.function(address)?;
         let former = self.former(address);
@@ -153,6 +156,14 @@ impl Host {
             // A driver that had been told of the function by hand. Where another one has it by now, that keeps it.
             let _ = self.write(&format!("bus/pci/drivers/{wanted}/bind"), &address.to_string());
             driver = self.sysfs.function(address)?.driver;
+        }
+        if let Some(driver) = driver.clone().filter(|driver| is_vfio_driver(driver)) {
+            let (vendor, device) = (function.vendor, function.device);
+            return Err(Error::Again {
+                address,
+                driver,
+                ids: format!("{vendor:04x} {device:04x}"),
+            });
         }
         self.forget_former(address)?;
         Ok(Unbound {

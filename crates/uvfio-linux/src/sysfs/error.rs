@@ -127,6 +127,19 @@ pub enum Error {
         /// The one that has
         got: Option<String>,
     },
+    /// A driver of VFIO's took the function again, because it has been told of every function of its kind.
+    #[error(
+        "{address} went to {driver} again, which takes every function with its ids; write {ids:?} to \
+         /sys/bus/pci/drivers/{driver}/remove_id and try again"
+    )]
+    Again {
+        /// The function
+        address: Address,
+        /// The driver
+        driver: String,
+        /// The ids as `remove_id` takes them
+        ids: String,
+    },
     /// The function has no reset method.
     #[error("{address} has no reset method that the kernel knows or may use (its reset_method is empty)")]
     NoReset {

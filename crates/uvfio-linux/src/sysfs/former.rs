@@ -98,6 +98,9 @@ impl Host {
     /// Removes the note of a function, if there is one.
     pub(super) fn forget_former(&self, address: Address) -> Result<(), Error> {
         let path = self.note(address);
+        if Tree::at(&self.root).resolve(&self.notes)?.is_none() {
+            return Ok(());
+        }
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Write {
                 path,
@@ -161,6 +164,12 @@ mod tests {
         let refused = Host::at(&root).note_former(address, &Former::default());
         assert!(matches!(refused, Err(Error::Write { .. })), "{refused:?}");
         assert_eq!(fs::read_dir(&elsewhere).expect("read").count(), 0);
+        let note = elsewhere.join(format!("uvfio/bound/{address}"));
+        fs::create_dir_all(elsewhere.join("uvfio/bound")).expect("made");
+        fs::write(&note, "theirs").expect("written");
+        let refused = Host::at(&root).forget_former(address);
+        assert!(matches!(refused, Err(Error::Outside { .. })), "{refused:?}");
+        assert!(note.exists(), "a note was removed through a link");
     }
 
     proptest! {

@@ -1,8 +1,13 @@
 //! Who holds a group or a device of VFIO: found in the descriptors of every process that may be looked into.
+//!
+//! A process may have anything at a path that looks like VFIO's, in a mount namespace of its own. So where the kernel
+//! tells the numbers of VFIO's character devices, these count and not the path.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use super::tree::{is_absent, printable, unreadable};
@@ -49,6 +54,9 @@ enum What {
     Device { address: Address, group: Option<u32> },
 }
 
+/// VFIO's character devices by their numbers, as `510:2`; empty where the kernel does not tell.
+type Nodes = BTreeMap<String, What>;
+
 impl OpenVfio {
     /// The processes that hold a function: by its own descriptor, or by its group, which opens for one user at a time.
     #[must_use]
@@ -81,12 +89,13 @@ impl Host {
     /// Where the list of processes can't be read.
     pub fn open_vfio(&self) -> Result<OpenVfio, Error> {
         let mut open = OpenVfio::default();
+        let nodes = self.vfio_nodes()?;
         for pid in self.processes()? {
             let folder = self.proc.path(format!("{pid}/fd"));
             match fs::read_dir(&folder) {
                 Ok(entries) => {
                     for entry in entries.flatten() {
-                        if let Some(what) = self.what(&entry.path(), pid) {
+                        if let Some(what) = self.what(&entry.path(), pid, &nodes) {
                             let holder = self.holder(pid)?;
                             open.descriptors.push(Descriptor { holder, what });
                         }
@@ -118,18 +127,39 @@ impl Host {
         })
     }
 
+    fn vfio_nodes(&self) -> Result<Nodes, Error> {
+        let tree = &self.sysfs.tree;
+        let mut nodes = Nodes::new();
+        for class in ["class/vfio", "class/vfio-dev"] {
+            let folder = tree.path(class);
+            for name in tree.names(&folder)?.unwrap_or_default() {
+                let number = tree.attribute(&folder.join(&name).join("dev"))?;
+                nodes.extend(number.zip(what_is_named(&name)));
+            }
+        }
+        Ok(nodes)
+    }
+
     /// What a descriptor is, if VFIO's.
-    fn what(&self, link: &Path, pid: u32) -> Option<What> {
+    fn what(&self, link: &Path, pid: u32, nodes: &Nodes) -> Option<What> {
         let to = fs::read_link(link).ok()?;
         let to = to.to_str()?.trim_end_matches(" (deleted)");
         if to == DEVICE {
             return self.device(link.file_name()?.to_str()?, pid);
         }
-        let name = to.strip_prefix("/dev/vfio/")?;
-        if let Some(node) = name.strip_prefix("devices/") {
-            return Some(What::Node(node.to_owned()));
+        // To look at each descriptor's file would cost more, and nobody renames these.
+        let (folder, name) = to.rsplit_once('/')?;
+        if !folder.contains("vfio") {
+            return None;
         }
-        name.trim_start_matches("noiommu-").parse().ok().map(What::Group)
+        if nodes.is_empty() {
+            return what_is_named(name).filter(|_| folder.starts_with("/dev/vfio"));
+        }
+        let file = fs::metadata(link)
+            .ok()
+            .filter(|file| file.file_type().is_char_device())?;
+        let (major, minor) = (rustix::fs::major(file.rdev()), rustix::fs::minor(file.rdev()));
+        nodes.get(&format!("{major}:{minor}")).cloned()
     }
 
     /// The device that a descriptor of an open device belongs to.
@@ -148,4 +178,12 @@ impl Host {
             group: group.and_then(|group| group.parse().ok()),
         })
     }
+}
+
+/// What a name in `/dev/vfio`, or in its folder `devices`, stands for: a group by its number, or a device.
+fn what_is_named(name: &str) -> Option<What> {
+    if name.starts_with("vfio") && name != "vfio" {
+        return Some(What::Node(name.to_owned()));
+    }
+    name.trim_start_matches("noiommu-").parse().ok().map(What::Group)
 }

@@ -156,6 +156,32 @@ fn a_bind_that_was_cut_short_is_finished_and_still_knows_the_driver() {
 }
 
 #[test]
+fn a_note_of_former_times_does_not_count_for_a_function_without_driver() {
+    let (machine, disk) = machine_with_disk();
+    fs::remove_file(machine.path("sys/devices/pci0000:00/0000:00:03.0/driver")).expect("removed");
+    machine.write(&format!("run/uvfio/bound/{disk}"), "uvfio 1\ndriver nvme\n");
+    let (host, _) = machine.with_kernel(&[]);
+    assert_eq!(host.bind(disk, false).expect("bound").former, None);
+    assert_eq!(host.unbind(disk, false).expect("unbound").driver, None);
+}
+
+#[test]
+fn a_function_that_vfio_pci_takes_by_its_ids_is_not_said_to_be_back() {
+    let (machine, disk) = machine_with_disk();
+    fs::remove_file(machine.path("sys/devices/pci0000:00/0000:00:03.0/driver")).expect("removed");
+    machine.driver("vfio-pci", &[disk]);
+    let (host, _) = machine.with_kernel(&[(disk, "vfio-pci")]);
+    let refused = host
+        .unbind(disk, false)
+        .expect_err("it is there again")
+        .to_string();
+    assert!(
+        refused.contains("write \"8086 10c9\" to /sys/bus/pci/drivers/vfio-pci/remove_id"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn what_can_not_be_bound_is_refused_before_anything_is_written() {
     let (machine, disk) = machine_with_disk();
     let bridge = machine.function("pci0000:00/0000:00:1c.0", &[("class", "0x060400\n")]);

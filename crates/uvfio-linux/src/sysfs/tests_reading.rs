@@ -320,6 +320,31 @@ fn who_holds_a_function_is_found_by_group_node_and_device() {
     assert_eq!(open.unseen, 0);
 }
 
+#[test]
+fn a_file_that_only_looks_like_vfios_holds_nothing() {
+    let machine = MadeUp::new();
+    let address = machine.function("pci0000:00/0000:00:03.0", &[]);
+    machine.group(9, &[address]);
+    // A character device whose number is known stands for the group's node.
+    machine.write("sys/class/vfio/9/dev", "1:3\n");
+    let node = machine.path("dev/vfio/9");
+    fs::create_dir_all(node.parent().expect("a folder")).expect("made");
+    symlink("/dev/null", &node).expect("linked");
+    machine.write("elsewhere/vfio/9", "no device");
+    let path = |inside: &str| machine.path(inside).display().to_string();
+    machine.process(
+        20,
+        "spoof",
+        &[&path("elsewhere/vfio/9"), "/dev/vfio/9", "/dev/zero"],
+    );
+    machine.process(21, "holder", &[&path("dev/vfio/9")]);
+    let host = machine.host();
+    let function = host.sysfs().function(address).expect("it is there");
+    let holders = host.open_vfio().expect("processes").holders(&function);
+    let names: Vec<&str> = holders.iter().map(|holder| holder.name.as_str()).collect();
+    assert_eq!(names, ["holder"]);
+}
+
 proptest! {
     // Each makes some forty files.
     #![proptest_config(ProptestConfig::with_cases(48))]

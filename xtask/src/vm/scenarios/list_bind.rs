@@ -64,6 +64,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         "list_held",
         "list_refuses_disks",
         "list_resets",
+        "list_virtual_functions",
         "list_shared_group",
         "list_refuses_networks",
     ] {
