@@ -32,7 +32,7 @@ use zerocopy::FromBytes;
 use crate::message::{HEADER_BYTES, Header, RegionAccess};
 use crate::server::Limits;
 use memory::Memory;
-pub(crate) use memory::Received;
+pub(crate) use memory::{Attached, Received};
 use page::PAGE_BYTES;
 
 /// Makes journals; a server opens them.

@@ -28,6 +28,12 @@ struct Control([MaybeUninit<u8>; CONTROL_BYTES]);
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) bytes: usize,
+    pub(crate) attached: Option<Attached>,
+}
+
+/// What came with the bytes.
+#[derive(Debug)]
+pub(crate) struct Attached {
     pub(crate) fds: Vec<OwnedFd>,
     /// There were more descriptors than could be taken.
     pub(crate) lost: bool,
@@ -124,18 +130,18 @@ impl Memory {
             if result == 1 {
                 break;
             }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+            not_interrupted()?;
         }
         // SAFETY: the structure is ours; the kernel has written it.
         let got = unsafe { message.read_volatile() };
         call.disarm(end + u64::from(got.msg_len));
+        let lost = got.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0;
         Ok(Received {
             bytes: got.msg_len as usize,
-            fds: descriptors(&got.msg_hdr),
-            lost: got.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0,
+            attached: (got.msg_hdr.msg_controllen != 0 || lost).then(|| Attached {
+                fds: descriptors(&got.msg_hdr),
+                lost,
+            }),
         })
     }
 
@@ -148,9 +154,12 @@ impl Memory {
         fds: &[BorrowedFd<'_>],
         _turn: &mut Notes,
     ) -> rustix::io::Result<usize> {
-        use rustix::io::Errno;
         let mut control = Control([MaybeUninit::uninit(); CONTROL_BYTES]);
-        let bytes = put_descriptors(&mut control, fds).ok_or(Errno::TOOMANYREFS)?;
+        let bytes = if fds.is_empty() {
+            0
+        } else {
+            put_descriptors(&mut control, fds).ok_or(rustix::io::Errno::TOOMANYREFS)?
+        };
         let call = &self.page().outgoing(what).call;
         let message = fill(
             call,
@@ -170,8 +179,7 @@ impl Memory {
         // kernel only reads them.
         let result = unsafe { libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), message, 1, flags) };
         if result != 1 {
-            let error = io::Error::last_os_error();
-            return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            return Err(last_error());
         }
         // SAFETY: the structure is ours; the kernel has written it.
         let got = unsafe { message.read_volatile() }.msg_len;
@@ -202,7 +210,25 @@ impl Drop for Memory {
     }
 }
 
+/// The error of the call that failed, where it was not only interrupted.
+#[cold]
+fn not_interrupted() -> io::Result<()> {
+    let error = io::Error::last_os_error();
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// The same as a number.
+#[cold]
+fn last_error() -> rustix::io::Errno {
+    use rustix::io::Errno;
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
 /// Fills the structure of a call, its count 0.
+#[inline]
 fn fill(
     call: &Call,
     pieces: *mut libc::iovec,
@@ -223,6 +249,7 @@ fn fill(
 }
 
 /// Takes the descriptors out of the control messages that the kernel has written.
+#[cold]
 fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
     if header.msg_controllen == 0 {
@@ -253,11 +280,9 @@ fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-/// Writes one control message with the descriptors; gives its length, 0 for none, `None` for too many.
+/// Writes one control message with the descriptors, at least one; gives its length, `None` for too many.
+#[cold]
 fn put_descriptors(control: &mut Control, fds: &[BorrowedFd<'_>]) -> Option<usize> {
-    if fds.is_empty() {
-        return Some(0);
-    }
     let data_bytes = u32::try_from(size_of_val(fds))
         .ok()
         .filter(|_| fds.len() <= MAX_FDS)?;

@@ -39,7 +39,13 @@ impl Reply {
     /// Appends `bytes` zeros, to be filled in place. The caller has checked their number against the limit.
     pub(super) fn space(&mut self, bytes: usize) -> &mut [u8] {
         let from = self.bytes.len();
-        self.bytes.resize(from + bytes, 0);
+        if bytes <= 8 {
+            // A store, where a length that is only known now makes it a call of `memset`.
+            self.bytes.extend_from_slice(&[0; 8]);
+            self.bytes.truncate(from + bytes);
+        } else {
+            self.bytes.resize(from + bytes, 0);
+        }
         self.bytes.get_mut(from..).unwrap_or_default()
     }
 
@@ -80,8 +86,8 @@ impl Reply {
         let _ = header.write_to_prefix(&mut self.bytes);
         let fd = self.fd.take();
         match &fd {
-            Some(fd) => out.reply(&[&self.bytes, &[]], &[fd.as_fd()], &mut blocked),
-            None => out.reply(&[&self.bytes, &[]], &[], &mut blocked),
+            Some(fd) => out.reply(&self.bytes, &[fd.as_fd()], &mut blocked),
+            None => out.reply(&self.bytes, &[], &mut blocked),
         }
     }
 }

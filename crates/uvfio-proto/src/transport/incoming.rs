@@ -15,7 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use zerocopy::FromBytes;
 
 use super::{MAX_FDS, ReceiveError};
-use crate::journal::{self, Agreed, Received};
+use crate::journal::{self, Agreed, Attached, Received};
 use crate::message::{HEADER_BYTES, Header};
 
 /// The buffer of an idle connection, bytes.
@@ -176,6 +176,7 @@ impl Incoming {
     }
 
     /// Waits until there is something to receive, or the stream has ended.
+    #[cold]
     fn wait_readable(&self, until: Instant) -> Result<(), ReceiveError> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -267,6 +268,15 @@ impl Incoming {
             fds_lost: false,
             payload,
         };
+        if !self.arrived.is_empty() || !self.lost.is_empty() {
+            self.hand_over(&mut message, end);
+        }
+        message
+    }
+
+    /// Gives a message, which ends at byte `end` of the stream, the descriptors that came with its bytes.
+    #[cold]
+    fn hand_over(&mut self, message: &mut Message, end: u64) {
         if !self.arrived.is_empty() {
             for Arrived { fd, .. } in self.arrived.extract_if(.., |arrived| arrived.at < end) {
                 if message.fds.len() < MAX_FDS {
@@ -279,11 +289,26 @@ impl Incoming {
         if !self.lost.is_empty() {
             message.fds_lost |= self.lost.extract_if(.., |at| *at < end).count() > 0;
         }
-        message
     }
 
     /// Makes the buffer hold a message of `want` bytes from `start` on.
     fn make_room(&mut self, want: usize) {
+        if self.start == self.end
+            && self.current == 0
+            && let Buffer::Journal(journal, used) = &mut self.buffer
+            && want <= *used
+        {
+            // Nothing is kept: the next byte goes to the beginning.
+            self.before += self.end as u64;
+            journal.moved(self.before);
+            (self.start, self.end) = (0, 0);
+            return;
+        }
+        self.move_or_grow(want);
+    }
+
+    #[inline(never)]
+    fn move_or_grow(&mut self, want: usize) {
         let Buffer::Own(buffer) = &mut self.buffer else {
             return self.make_room_in_journal(want);
         };
@@ -323,7 +348,7 @@ impl Incoming {
     /// Receives what there is, and gives the number of bytes: 0 at the stream's end.
     fn receive(&mut self, flags: RecvFlags) -> Result<usize, ReceiveError> {
         let end = self.before + self.end as u64;
-        let Received { bytes, fds, mut lost } = match &mut self.buffer {
+        let Received { bytes, attached } = match &mut self.buffer {
             Buffer::Own(buffer) => receive(
                 &self.stream,
                 buffer.get_mut(self.end..).unwrap_or_default(),
@@ -335,7 +360,16 @@ impl Incoming {
             }
         };
         self.end += bytes;
-        let at = (end + bytes as u64).saturating_sub(1);
+        if let Some(attached) = attached {
+            self.keep(attached, (end + bytes as u64).saturating_sub(1));
+        }
+        Ok(bytes)
+    }
+
+    /// Keeps descriptors for the message that they belong to: it has byte `at` of the stream.
+    #[cold]
+    fn keep(&mut self, attached: Attached, at: u64) {
+        let Attached { fds, mut lost } = attached;
         for fd in fds {
             // A message that comes byte by byte may bring more than one call can.
             if self.arrived.len() < 2 * MAX_FDS {
@@ -347,7 +381,6 @@ impl Incoming {
         if lost {
             self.note_loss(at);
         }
-        Ok(bytes)
     }
 
     /// Keeps in mind that the message that holds byte `at` has lost descriptors.
@@ -381,9 +414,9 @@ fn receive(stream: &UnixStream, free: &mut [u8], flags: RecvFlags) -> Result<Rec
             fds.extend(some);
         }
     }
+    let lost = got.flags.contains(ReturnFlags::CTRUNC);
     Ok(Received {
         bytes: got.bytes,
-        fds,
-        lost: got.flags.contains(ReturnFlags::CTRUNC),
+        attached: (lost || !fds.is_empty()).then_some(Attached { fds, lost }),
     })
 }

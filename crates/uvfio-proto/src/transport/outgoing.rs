@@ -113,18 +113,72 @@ impl Outgoing {
         self.send_as(Sending::Command, parts, fds, blocked, still)
     }
 
-    /// Sends the reply to the message that is being answered, in two parts, with descriptors. While it can't go on it
-    /// asks `blocked`, again and again.
+    /// Sends the reply to the message that is being answered, with descriptors. While it can't go on it asks `blocked`,
+    /// again and again.
     ///
     /// # Errors
     /// The system's, or as it was given up.
     pub fn reply(
         &self,
-        parts: &[&[u8]; 2],
+        bytes: &[u8],
         fds: &[BorrowedFd<'_>],
         blocked: &mut dyn FnMut() -> Blocked,
     ) -> Result<(), SendError> {
-        self.send_as(Sending::Reply, parts, fds, blocked, &mut || true)
+        // Nearly always: nobody else is sending, nothing is left over, and the socket takes all of it.
+        if let Some(mut turn) = self.turn_if_free()
+            && turn.tail.is_empty()
+        {
+            if let Some(journal) = &mut turn.journal {
+                journal.begin(Sending::Reply, bytes.len());
+            }
+            let pieces = [IoSlice::new(bytes)];
+            let sent = self.send_some(turn.journal.as_mut(), Sending::Reply, &pieces, fds);
+            if sent == Ok(bytes.len()) {
+                self.give_turn(turn);
+                return Ok(());
+            }
+            let result = self.go_on(&mut turn, sent, bytes, fds, blocked);
+            self.give_turn(turn);
+            return result;
+        }
+        self.send_as(Sending::Reply, &[bytes, &[]], fds, blocked, &mut || true)
+    }
+
+    /// Goes on with a reply of which the first call did not send all.
+    #[cold]
+    fn go_on(
+        &self,
+        turn: &mut Turn,
+        sent: rustix::io::Result<usize>,
+        bytes: &[u8],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+    ) -> Result<(), SendError> {
+        let (sent, fds) = match sent {
+            // They went with the first byte.
+            Ok(sent @ 1..) => (sent, &[][..]),
+            Ok(0) | Err(Errno::INTR) => (0, fds),
+            Err(Errno::AGAIN) => {
+                if blocked() == Blocked::GiveUp {
+                    return Err(SendError::GivenUp);
+                }
+                self.wait_writable()?;
+                (0, fds)
+            }
+            Err(error) => return Err(SendError::Io(error.into())),
+        };
+        let rest = bytes.get(sent..).unwrap_or_default();
+        let pushed = self.push(turn.journal.as_mut(), Sending::Reply, &[rest, &[]], fds, blocked);
+        match pushed.stopped {
+            None => Ok(()),
+            Some(Stopped::Io(error)) => Err(error.into()),
+            Some(Stopped::GivenUp) if sent + pushed.bytes == 0 => Err(SendError::GivenUp),
+            Some(Stopped::GivenUp) => {
+                turn.tail
+                    .extend_from_slice(rest.get(pushed.bytes..).unwrap_or_default());
+                Err(SendError::Delayed)
+            }
+        }
     }
 
     fn send_as(
@@ -230,11 +284,7 @@ impl Outgoing {
             ];
             // The kernel is quicker with one piece than with two of which one is empty.
             let pieces = if second.is_empty() { &pieces[..1] } else { &pieces };
-            let sent = match &mut journal {
-                Some(journal) => journal.send(what, self.stream.as_fd(), pieces, fds),
-                None => send_now(&self.stream, pieces, fds),
-            };
-            match sent {
+            match self.send_some(journal.as_deref_mut(), what, pieces, fds) {
                 Ok(sent) => {
                     bytes += sent;
                     // They went with the first byte.
@@ -256,6 +306,21 @@ impl Outgoing {
     }
 
     /// Waits a moment for the socket to take more.
+    /// Sends what the socket takes at once.
+    #[inline]
+    fn send_some(
+        &self,
+        journal: Option<&mut Notes>,
+        what: Sending,
+        pieces: &[IoSlice<'_>],
+        fds: &[BorrowedFd<'_>],
+    ) -> rustix::io::Result<usize> {
+        match journal {
+            Some(journal) => journal.send(what, self.stream.as_fd(), pieces, fds),
+            None => send_now(&self.stream, pieces, fds),
+        }
+    }
+
     fn wait_writable(&self) -> Result<(), std::io::Error> {
         let mut waited = [PollFd::new(&*self.stream, PollFlags::OUT)];
         let moment = Timespec {
@@ -302,9 +367,14 @@ impl Outgoing {
         drop(turn);
         // Who begins to wait right now may be missed, and looks again after a glance.
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            let _waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-            self.free.notify_one();
+            self.wake_one();
         }
+    }
+
+    #[cold]
+    fn wake_one(&self) {
+        let _waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.free.notify_one();
     }
 }
 
