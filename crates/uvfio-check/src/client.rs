@@ -7,9 +7,9 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use uvfio_proto::message::{Command, HEADER_BYTES, HeaderFlags, Kind};
+use uvfio_proto::message::{Command, Kind};
 
-use crate::payload::{bytes_of, message};
+use crate::payload::{message, refusal};
 use crate::report::Report;
 use crate::wire::{Heard, Link, Message};
 use device::Device;
@@ -98,15 +98,6 @@ fn command(
     }
     match answer {
         Ok(payload) => link.send(&message(got.header.id, number, Kind::REPLY, &payload), &[]),
-        Err(errno) => {
-            let header = uvfio_proto::message::Header {
-                id: got.header.id,
-                command: number,
-                bytes: HEADER_BYTES as u32,
-                flags: Kind::REPLY | HeaderFlags::ERROR.bits(),
-                errno,
-            };
-            link.send(&bytes_of(&header), &[])
-        }
+        Err(errno) => link.send(&refusal(got.header.id, number, errno), &[]),
     }
 }

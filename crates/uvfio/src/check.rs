@@ -11,7 +11,8 @@ use crate::exit::Failure;
 /// Judge a vfio-user server, anybody's: conformance, and what it does with a hostile client.
 ///
 /// Each case is tried on a connection of its own. The cases write the register Interrupt Line, map and unmap memory,
-/// trigger interrupts by request and reset the device: do not point this at one that is in use.
+/// trigger interrupts by request and reset the device; the device edu they make do DMA. Do not point this at one that
+/// is in use.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 no case failed, 1 one did, 2 there is no such server.")]
 pub(crate) struct ServerArgs {

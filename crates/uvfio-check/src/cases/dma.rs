@@ -373,7 +373,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A file of shared memory.
-pub(super) fn memory(bytes: u64) -> Step<OwnedFd> {
+pub(crate) fn memory(bytes: u64) -> Step<OwnedFd> {
     let memory =
         memfd_create("memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(io::Error::from)?;
     ftruncate(&memory, bytes).map_err(io::Error::from)?;
