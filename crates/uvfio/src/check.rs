@@ -79,7 +79,8 @@ pub(crate) fn server(args: &ServerArgs) -> Result<(), Failure> {
 
 /// Judge a vfio-user client: serve it a small device until it leaves.
 ///
-/// The device has configuration space, a BAR of 4 KiB and INTx. The client's memory is asked for once, by message.
+/// The device has configuration space, a BAR of 4 KiB and INTx. The client's memory is read by message, and 8 bytes of it
+/// are altered and put back: do not point a client at it whose memory matters.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 no rule was broken, 1 one was, 2 the socket can't be used.")]
 pub(crate) struct ClientArgs {
