@@ -439,6 +439,7 @@ impl Server {
             max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
             pgsizes: None,
             write_multiple: Some(true),
+            iova_ranges: Some(true),
         };
         let agreed = version::read(self.incoming.payload(message)).and_then(|proposal| {
             let payload = version::answer(&proposal, header.bytes as usize, &ours)?;

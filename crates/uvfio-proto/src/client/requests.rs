@@ -412,17 +412,16 @@ impl Client {
     }
 
     /// Where memory may be mapped for the device, in ascending order; none where the server does not tell
-    /// ([`feature_number::IOVA_RANGES`] is a feature of this project's servers).
+    /// ([`feature_number::IOVA_RANGES`] is a feature of this project's servers). It is asked only where the server has
+    /// said so: that of the crate `vfio_user` loses its stream's step at any DEVICE_FEATURE.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn iova_ranges(&mut self) -> Result<Option<Vec<IovaRange>>, ClientError> {
         let command = Command::Feature;
         let number = feature_number::IOVA_RANGES;
-        match self.feature(number, FeatureFlags::PROBE | FeatureFlags::GET, &[]) {
-            Ok(_) => {}
-            Err(ClientError::Refused { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        if self.server.iova_ranges != Some(true) {
+            return Ok(None);
         }
         let data = self.feature(number, FeatureFlags::GET, &[])?;
         let protocol = |what| ClientError::Protocol { command, what };
