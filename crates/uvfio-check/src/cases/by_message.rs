@@ -105,42 +105,21 @@ pub(super) const ASKED: &[Case] = &[
         "the device told to read and to write where nothing is mapped",
         MAP,
         "nothing is asked for; the transfer ends",
-        |bench| {
-            let (mut driven, mut memory) = mapped(bench)?;
-            for way in [Way::In, Way::Out] {
-                let all = driven.transfer(bench, (way, IOVA + SIZE + PAGE, 64), IOVA, &mut memory)?;
-                nothing(&all)?;
-            }
-            driven.session.check_alive()
-        },
+        |bench| both_ways(bench, IOVA + SIZE + PAGE, nothing),
     ),
     steps(
         "by_message.past_end",
         "the device told to read, and to write, over a mapping's end",
         MAP,
         "nothing is asked for beyond the end",
-        |bench| {
-            let (mut driven, mut memory) = mapped(bench)?;
-            for way in [Way::In, Way::Out] {
-                let all = driven.transfer(bench, (way, IOVA + SIZE - 64, 128), IOVA, &mut memory)?;
-                inside(&all, IOVA, SIZE)?;
-            }
-            driven.session.check_alive()
-        },
+        |bench| both_ways(bench, IOVA + SIZE - 64, |all| inside(all, IOVA, SIZE)),
     ),
     steps(
         "by_message.before_start",
         "the device told to read, and to write, over a mapping's beginning",
         MAP,
         "nothing is asked for before the beginning",
-        |bench| {
-            let (mut driven, mut memory) = mapped(bench)?;
-            for way in [Way::In, Way::Out] {
-                let all = driven.transfer(bench, (way, IOVA - 64, 128), IOVA, &mut memory)?;
-                inside(&all, IOVA, SIZE)?;
-            }
-            driven.session.check_alive()
-        },
+        |bench| both_ways(bench, IOVA - 64, |all| inside(all, IOVA, SIZE)),
     ),
     steps(
         "by_message.read_only",
@@ -347,6 +326,15 @@ fn inside(all: &[Asked], iova: u64, bytes: u64) -> Step {
     let end = u128::from(iova) + u128::from(bytes);
     let outside = |asked: &&Asked| asked.iova < iova || asked.end() > end;
     nothing(&all.iter().filter(outside).cloned().collect::<Vec<_>>())
+}
+
+/// 128 bytes are read, and written; `right` looks at what is asked for.
+fn both_ways(bench: &Bench<'_>, at: u64, right: impl Fn(&[Asked]) -> Step) -> Step {
+    let (mut driven, mut memory) = mapped(bench)?;
+    for way in [Way::In, Way::Out] {
+        right(&driven.transfer(bench, (way, at, 128), IOVA, &mut memory)?)?;
+    }
+    driven.session.check_alive()
 }
 
 /// The whole buffer, by a client that takes less.
