@@ -30,7 +30,7 @@ use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::journal::{self, Agreed, Journal, Notes, OutOfStep};
 use crate::message::{Command, DEFAULT_DATA_BYTES, Header, Kind};
-use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::transport::{Descriptors, Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 use reply::Reply;
 
@@ -186,7 +186,7 @@ struct Request<'a> {
     session: &'a Session,
     command: Command,
     payload: &'a [u8],
-    fds: Vec<OwnedFd>,
+    fds: Descriptors,
     reply: &'a mut Reply,
 }
 

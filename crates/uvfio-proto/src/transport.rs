@@ -8,9 +8,11 @@
 //! Whoever can't send because the other side does not read goes on reading itself, as far as its buffer goes
 //! ([`Incoming::take_in`]). Else two sides that both send would wait for each other for ever.
 
+mod descriptors;
 mod incoming;
 mod outgoing;
 
+pub use descriptors::Descriptors;
 pub use incoming::{Incoming, Message};
 pub use outgoing::{Blocked, Outgoing, SendError};
 

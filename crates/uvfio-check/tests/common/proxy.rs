@@ -198,7 +198,7 @@ impl Way {
             if self.requests && self.fault.whole_sends_only && self.lost_a_piece() {
                 continue;
             }
-            let message = match self.incoming.next_message() {
+            let mut message = match self.incoming.next_message() {
                 Ok(Some(message)) => message,
                 Err(
                     ReceiveError::TooLong {
@@ -225,7 +225,7 @@ impl Way {
             let mut frames = vec![Frame {
                 header: message.header,
                 payload: self.incoming.payload(&message).to_vec(),
-                fds: message.fds,
+                fds: std::mem::take(&mut *message.fds),
             }];
             {
                 let mut memory = memory.lock().expect("no panic before");
