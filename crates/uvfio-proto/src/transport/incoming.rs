@@ -15,7 +15,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use uvfio_core::close_elsewhere;
 use zerocopy::FromBytes;
 
-use super::{Descriptors, MAX_FDS, ReceiveError};
+use super::{Descriptors, MAX_FDS, MOST_RECEIVED, ReceiveError};
 use crate::journal::{self, Received};
 use crate::message::{HEADER_BYTES, Header};
 
@@ -374,7 +374,7 @@ impl Incoming {
 }
 
 fn receive(stream: &UnixStream, free: &mut [u8], flags: RecvFlags) -> Result<Received, std::io::Error> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_RECEIVED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = loop {
         let mut pieces = [IoSliceMut::new(free)];

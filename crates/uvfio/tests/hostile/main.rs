@@ -135,20 +135,31 @@ fn a_descriptor_whose_close_does_not_come_back_holds_up_nobody() {
         let first = user(socket);
         let mut attacker = Raw::connect(socket);
         let mut ends = Vec::new();
-        let mut send = |command, payload: &[u32]| {
+        let null = File::open("/dev/null").expect("it is there");
+        let mut send = |command, payload: &[u32], others: usize| {
             let (stuck, end) = lingering();
-            attacker.send(command, &words(payload), &[stuck]);
+            let other = || null.try_clone().expect("a descriptor").into();
+            let fds: Vec<OwnedFd> = std::iter::repeat_with(other)
+                .take(others)
+                .chain([stuck])
+                .collect();
+            attacker.send(command, &words(payload), &fds);
             ends.push(end);
         };
         // As memory, as a vector's eventfd, and with a command that takes none.
-        send(2, &[32, 3, 0, 0, 0x1000, 0, 0x1000, 0]);
-        send(2, &[32, 3, 0, 0, 0x2000, 0, 0x1000, 0]);
-        send(8, &[20, 0x24, 1, 0, 1]);
-        send(4, &[16, 0, 0, 0]);
+        send(2, &[32, 3, 0, 0, 0x1000, 0, 0x1000, 0], 0);
+        send(2, &[32, 3, 0, 0, 0x2000, 0, 0x1000, 0], 0);
+        send(8, &[20, 0x24, 1, 0, 1], 0);
+        send(4, &[16, 0, 0, 0], 0);
+        // And behind more than are taken with any.
+        send(4, &[16, 0, 0, 0], 252);
         attacker.send(3, &words(&[24, 0, 0x1000, 0, 0x2000, 0]), &[]);
         drop(first);
-        let replies: Vec<_> = (0..6).map(|_| attacker.reply(PATIENCE)).collect();
-        assert_eq!(replies, [(1, 0), (2, 0), (2, 0), (8, 22), (4, 0), (3, 0)]);
+        let replies: Vec<_> = (0..7).map(|_| attacker.reply(PATIENCE)).collect();
+        assert_eq!(
+            replies,
+            [(1, 0), (2, 0), (2, 0), (8, 22), (4, 0), (4, 22), (3, 0)]
+        );
         // The other ends let go: no close hangs any longer.
         drop(ends);
     });
