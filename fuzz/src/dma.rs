@@ -136,7 +136,7 @@ fn map(data: &mut Bytes<'_>, space: &DmaSpace, files: &[OwnedFd], naive: &mut Na
         Err(MapError::Invalid { .. }) => assert!(!valid, "{what}"),
         // Nothing within 2^64 is: 1 TiB is the policy's.
         Err(MapError::Quota { .. }) => assert!(valid && bytes > 1 << 32, "{what}"),
-        Err(MapError::Kernel { .. }) => panic!("{what}"),
+        Err(MapError::Kernel { .. } | MapError::Iommu { .. }) => panic!("{what}"),
     }
 }
 

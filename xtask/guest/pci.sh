@@ -28,6 +28,13 @@ vfio_owns() {
     check "vfio-pci owns $1" test -e "/dev/vfio/$group"
 }
 
+# unbind_all DRIVER: takes every function away from a driver.
+unbind_all() {
+    for function in "/sys/bus/pci/drivers/$1"/0*; do
+        [ ! -e "$function" ] || basename "$function" >"/sys/bus/pci/drivers/$1/unbind"
+    done
+}
+
 # edu_by_vfio MESSAGES: an edu device, owned by a program through vfio-pci.
 edu_by_vfio() {
     vfio_owns 1234:11e8 || return 1

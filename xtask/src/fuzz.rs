@@ -8,6 +8,8 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::paths;
+
 /// The targets: as in `fuzz/Cargo.toml`.
 const TARGETS: [&str; 5] = ["chains", "config", "dma", "server", "nvme"];
 
@@ -48,9 +50,7 @@ fn run(args: &Args) -> Result<bool> {
             args.filter
         );
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask lies in the workspace's root")?;
+    let root = &paths::workspace();
     let folder = root.join("fuzz");
     let path = search_path(root)?;
     if let Some(missing) = missing(&path) {

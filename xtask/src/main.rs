@@ -1,7 +1,6 @@
 //! The project's own tasks; `cargo xtask --help` lists them.
 //!
 //! One module a subcommand; this file only chooses between them.
-#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
@@ -11,6 +10,8 @@ mod bench;
 mod conformance;
 mod docs;
 mod fuzz;
+mod packages;
+mod paths;
 mod test;
 mod vm;
 
@@ -29,6 +30,8 @@ struct Cli {
 enum Task {
     /// Runs all tests: `cargo test` of the workspace, then the virtual machines
     Test(test::Args),
+    /// Installs the programs that the tests run, where one is missing
+    Packages,
     /// Runs the scenarios that need virtual machines
     Vm(vm::Args),
     /// Measures against limits, each figure beside a floor or a peer of the same run
@@ -44,6 +47,7 @@ enum Task {
 fn main() -> ExitCode {
     match Cli::parse().task {
         Task::Test(args) => test::main(&args),
+        Task::Packages => packages::main(),
         Task::Vm(args) => vm::main(&args),
         Task::Bench(args) => bench::main(&args),
         Task::Fuzz(args) => fuzz::main(&args),

@@ -1,10 +1,12 @@
-//! `cargo xtask test`: every test there is, and what they said in a few lines.
+//! `cargo xtask test`: the programs that the tests run, every test there is, and what they said in a few lines.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+
+use crate::{packages, paths};
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<Vec<Part>> {
+    packages::ensure()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut tests = Command::new(&cargo);
     tests.args(["test", "--workspace", "--no-fail-fast"]);
@@ -65,6 +68,7 @@ fn part(name: &'static str, mut command: Command) -> Result<Part> {
     println!("=== {name}");
     let start = Instant::now();
     let mut child = command
+        .current_dir(paths::workspace())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {name}"))?;

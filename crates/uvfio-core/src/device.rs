@@ -1,10 +1,11 @@
 //! What a device, real or software, does for the virtual device above it.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
 
-use crate::Host;
+use crate::{Host, Iommu};
 
 /// The width of one register access; accesses are naturally aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,7 +103,13 @@ pub trait Device: Send + Sync {
         let _ = mode;
     }
 
-    /// Bus mastering was switched. While it is off, [`Host::dma`] refuses every access.
+    /// The IOMMU in front of a device that exists: it is kept in step with the user's mappings. Asked once.
+    fn iommu(&self) -> Option<Arc<dyn Iommu>> {
+        None
+    }
+
+    /// Bus mastering was switched by the user, or is held back (see [`crate::DmaSpace`]) or no longer. While it is off,
+    /// [`Host::dma`] refuses every access.
     fn bus_master_changed(&self, on: bool) {
         let _ = on;
     }

@@ -94,6 +94,16 @@ pub enum MapError {
         /// The kernel's error number.
         errno: i32,
     },
+    /// The IOMMU in front of the device did not take it; the log has the rule and what to do.
+    #[error("DMA map of {bytes:#x} bytes at {iova:#x}: the device's IOMMU refused it (errno {errno})")]
+    Iommu {
+        /// Where.
+        iova: u64,
+        /// How long.
+        bytes: u64,
+        /// The kernel's error number.
+        errno: i32,
+    },
 }
 
 /// Why an unmap was refused; nothing was changed.

@@ -40,6 +40,16 @@ impl Host {
         self.lines.set_intx(asserted);
     }
 
+    /// Tells the user of an error that the device can't be trusted after (the ERR interrupt), if it listens.
+    pub fn report_error(&self) {
+        self.lines.notify(crate::IrqIndex::Err);
+    }
+
+    /// Asks the user to give the device back (the REQ interrupt), if it listens.
+    pub fn request_release(&self) {
+        self.lines.notify(crate::IrqIndex::Req);
+    }
+
     /// Which interrupts the user has enabled.
     #[must_use]
     pub fn interrupt_mode(&self) -> InterruptMode {

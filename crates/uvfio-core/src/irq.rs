@@ -6,8 +6,15 @@
 //! SET_IRQS      -> request (what it may ask) -> model and eventfds, all or nothing
 //! ```
 
+/// What the latch is made of.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+}
 mod delivery;
 mod eventfd;
+mod latch;
+#[cfg(test)]
+mod latch_tests;
 mod lines;
 mod request;
 

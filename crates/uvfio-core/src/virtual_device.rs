@@ -330,7 +330,9 @@ impl VirtualDevice {
             }
             return Ok(());
         }
-        self.core.dma.map(map)
+        let result = self.core.dma.map(map);
+        self.core.tell();
+        result
     }
 
     /// Unmaps; see [`crate::DmaSpace::unmap`]. From a device that is gone everything is unmapped already, whatever the
@@ -342,7 +344,9 @@ impl VirtualDevice {
         if self.is_gone() {
             return Ok(0);
         }
-        self.core.dma.unmap(iova, bytes)
+        let result = self.core.dma.unmap(iova, bytes);
+        self.core.tell();
+        result
     }
 
     /// Bus mastering by request (DEVICE_FEATURE); the same bit as COMMAND's.

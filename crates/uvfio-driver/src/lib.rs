@@ -8,6 +8,7 @@
 //!   Interrupts   vectors by eventfd: wait, poll, or the caller's own loop
 //!   Events       errors, and the wish to have the device back
 //! Transport    how the function is reached: Socket (vfio-user), InProcess (a virtual device, for tests)
+//! drivers      drivers written with these, for others to use: NVMe
 //! ```
 //!
 //! Nothing here imposes a runtime: every call blocks for as long as its answer takes, and every interrupt is a file
@@ -30,6 +31,7 @@
 mod bar;
 mod config;
 mod dma;
+pub mod drivers;
 mod error;
 mod function;
 mod interrupts;

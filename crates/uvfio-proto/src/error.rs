@@ -150,10 +150,12 @@ impl Refusal {
             Self::Reset(_) => Errno::IO,
             Self::Map(MapError::Exists { .. }) => Errno::EXIST,
             Self::Map(MapError::Quota { .. }) => Errno::NOSPC,
-            Self::Map(MapError::Kernel { errno, .. }) => match u32::try_from(*errno) {
-                Ok(number) if number != 0 => Errno(number),
-                _ => Errno::IO,
-            },
+            Self::Map(MapError::Kernel { errno, .. } | MapError::Iommu { errno, .. }) => {
+                match u32::try_from(*errno) {
+                    Ok(number) if number != 0 => Errno(number),
+                    _ => Errno::IO,
+                }
+            }
         }
     }
 }

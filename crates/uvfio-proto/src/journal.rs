@@ -24,7 +24,7 @@ mod page;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use zerocopy::FromBytes;
@@ -54,7 +54,7 @@ impl Journal {
     }
 
     /// Opens a journal for the server of a connection with these limits.
-    pub(crate) fn open(file: BorrowedFd<'_>, limits: &Limits) -> io::Result<(Buffer, Arc<Notes>)> {
+    pub(crate) fn open(file: BorrowedFd<'_>, limits: &Limits) -> io::Result<(Buffer, Notes)> {
         let bytes = file_bytes(limits);
         let sealed = fcntl_get_seals(file)?.contains(SealFlags::SHRINK);
         if !sealed || u64::try_from(fstat(file)?.st_size) != Ok(bytes) {
@@ -63,10 +63,9 @@ impl Journal {
             ));
         }
         let memory = Arc::new(Memory::map(file, bytes)?);
-        let notes = Arc::new(Notes {
+        let notes = Notes {
             memory: Arc::clone(&memory),
-            sending: Mutex::new(()),
-        });
+        };
         Ok((Buffer { memory }, notes))
     }
 }
@@ -108,6 +107,11 @@ impl Buffer {
         self.bytes_mut().copy_within(from, 0);
     }
 
+    /// What was agreed with the client; noted before VERSION is answered.
+    pub(crate) fn agreed(&mut self, session: Agreed) {
+        self.memory.page().agree(session);
+    }
+
     /// Byte `before` of the stream lies at the buffer's beginning from now on.
     pub(crate) fn moved(&mut self, before: u64) {
         self.memory.page().moved(before);
@@ -136,35 +140,28 @@ impl Buffer {
     }
 }
 
-/// The notes, for whoever sends.
+/// The notes of what is sent, for whoever has the turn to send. There is one a journal and process.
 #[derive(Debug)]
 pub(crate) struct Notes {
     memory: Arc<Memory>,
-    /// One message goes out at a time anyway; so says the type, too.
-    sending: Mutex<()>,
 }
 
 impl Notes {
-    /// What was agreed with the client; noted before VERSION is answered.
-    pub(crate) fn agreed(&self, session: Agreed) {
-        self.memory.page().agree(session);
-    }
-
     /// A message of `total` bytes begins to go out.
-    pub(crate) fn begin(&self, what: Sending, total: usize) {
+    pub(crate) fn begin(&mut self, what: Sending, total: usize) {
         self.memory.page().begin(what, total as u64);
     }
 
     /// Sends what the socket takes at once.
     pub(crate) fn send(
-        &self,
+        &mut self,
         what: Sending,
         socket: BorrowedFd<'_>,
         pieces: &[io::IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
     ) -> rustix::io::Result<usize> {
-        let turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        self.memory.send(what, socket, pieces, fds, &turn)
+        let memory = Arc::clone(&self.memory);
+        memory.send(what, socket, pieces, fds, self)
     }
 }
 

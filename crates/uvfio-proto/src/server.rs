@@ -159,7 +159,6 @@ pub struct Server {
     stopped: Arc<AtomicBool>,
     incoming: Incoming,
     out: Arc<Outgoing>,
-    journal: Option<Arc<Notes>>,
     reply: Reply,
     /// Bytes of ones that complete a reply of another server's, which died.
     owed: usize,
@@ -295,7 +294,7 @@ impl Server {
         device: Arc<VirtualDevice>,
         limits: Limits,
         incoming: Incoming,
-        journal: Option<Arc<Notes>>,
+        journal: Option<Notes>,
     ) -> Self {
         // Whoever accepted it may have set it otherwise; an error shows at the first read.
         let _ = stream.set_nonblocking(false);
@@ -304,8 +303,7 @@ impl Server {
             limits,
             stopped: Arc::default(),
             incoming,
-            out: Arc::new(Outgoing::with_journal(Arc::clone(&stream), journal.clone())),
-            journal,
+            out: Arc::new(Outgoing::with_journal(Arc::clone(&stream), journal)),
             stream,
             reply: Reply::default(),
             owed: 0,
@@ -419,6 +417,7 @@ impl Server {
     }
 
     /// The command before all others: VERSION.
+    #[cold]
     fn first_command(&mut self, message: &Message) -> Result<(), ServeError> {
         let header = message.header;
         self.reply.begin();
@@ -459,9 +458,7 @@ impl Server {
             one_area: theirs.is_none(),
             most_data: theirs.map_or(Capabilities::default().data_bytes(), Capabilities::data_bytes),
         };
-        if let Some(journal) = &self.journal {
-            journal.agreed(agreed);
-        }
+        self.incoming.agreed(agreed);
         self.answer(&header)?;
         self.begin_session(agreed, false);
         Ok(())
@@ -497,6 +494,7 @@ impl Server {
     }
 
     /// Makes the reply an error, and notes it.
+    #[cold]
     fn refused(&mut self, header: &Header, refusal: &Refusal) {
         let errno = refusal.errno();
         self.reply.refuse(errno);

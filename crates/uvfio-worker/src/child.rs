@@ -4,7 +4,6 @@ use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -12,6 +11,8 @@ use rustix::process::Signal;
 
 use crate::channel::{Channel, Order, Report, Setup};
 use crate::image::Image;
+use crate::log_pipe::{Copier, pipe};
+use crate::memory::{STACK, STACK_VARIABLE};
 use crate::orders::Orders;
 use crate::process::BUILD;
 use crate::supervisor::SupervisorError;
@@ -22,13 +23,16 @@ const VERB: &str = "worker";
 /// How long a process that has closed its socket may take to be gone.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
+/// How long its last words may take to be read; its user waits meanwhile for whoever comes in its place.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
 /// A running worker; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Worker {
     process: Child,
     pub(crate) channel: Channel,
-    /// Copies its log to ours.
-    log: Option<JoinHandle<()>>,
+    /// Copies its log to our standard error.
+    log: Copier,
 }
 
 impl Worker {
@@ -54,29 +58,31 @@ impl Worker {
 
     fn spawn(program: PathBuf, verb: Option<&str>) -> Result<Self, SupervisorError> {
         let (channel, theirs) = Channel::pair().map_err(SupervisorError::Start)?;
+        let (words, their_words) = pipe().map_err(SupervisorError::Start)?;
         let mut process = Command::new(program)
             .args(verb)
             // One arena: a second one, when it shrinks, has libc read a file under /proc.
             .env_clear()
             .env("MALLOC_ARENA_MAX", "1")
+            .env(STACK_VARIABLE, STACK.to_string())
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::from(their_words))
             // What a terminal sends to its foreground is for us alone.
             .process_group(0)
             .spawn()
             .map_err(SupervisorError::Start)?;
-        let log = process.stderr.take().map(|mut words| {
-            std::thread::spawn(move || {
-                // Without a log the device serves on.
-                let _ = io::copy(&mut words, &mut io::stderr());
-            })
-        });
-        Ok(Self {
-            process,
-            channel,
-            log,
-        })
+        match Copier::to_stderr(words) {
+            Ok(log) => Ok(Self {
+                process,
+                channel,
+                log,
+            }),
+            Err(error) => {
+                kill(&mut process);
+                Err(SupervisorError::Start(error))
+            }
+        }
     }
 
     /// Itself if it is of the same build as we are.
@@ -156,10 +162,8 @@ impl Worker {
                 Err(_) => break None,
             }
         };
-        if let Some(log) = self.log.take() {
-            // Its last words come before ours.
-            let _ = log.join();
-        }
+        // Its last words come before ours, where standard error takes them.
+        self.log.end(LAST_WORDS);
         match status {
             _ if killed => "it closed its socket and ran on".into(),
             Some(status) => how(status),
@@ -175,13 +179,15 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It has ended already where all went well.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        if let Some(log) = self.log.take() {
-            let _ = log.join();
-        }
+        kill(&mut self.process);
+        self.log.end(LAST_WORDS);
     }
+}
+
+/// Ends a process, which has ended already where all went well.
+fn kill(process: &mut Child) {
+    let _ = process.kill();
+    let _ = process.wait();
 }
 
 /// An exit status in words.

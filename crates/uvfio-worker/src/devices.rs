@@ -21,6 +21,11 @@ pub(crate) trait Plan: Send + Sync {
         0
     }
 
+    /// The most memory that its user can make it take beyond what it has when it is made, bytes; none of it shared.
+    fn memory_bytes(&self) -> u64 {
+        1 << 20
+    }
+
     /// Makes the device over the files that [`open`](Self::open) gave, in their order; opens none itself.
     fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError>;
 }

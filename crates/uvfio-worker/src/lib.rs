@@ -23,6 +23,8 @@ mod control;
 mod devices;
 mod image;
 mod log;
+mod log_pipe;
+mod memory;
 mod nvme;
 mod orders;
 mod process;
@@ -32,12 +34,13 @@ mod spec;
 mod supervisor;
 
 pub use confine::{
-    CALLS, Call, ConfineError, Files, Only, begin as begin_confinement, finish as finish_confinement,
+    Begun, CALLS, Call, ConfineError, Files, LANDLOCK_KNOWN, Only, begin as begin_confinement,
+    landlock_version,
 };
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
-pub use log::{LogError, log_to_stderr};
+pub use log::{LogError, finish_log, log_to_stderr, say};
 pub use orders::Orders;
 pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};

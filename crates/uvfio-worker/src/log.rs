@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::callsite::Identifier;
@@ -19,6 +21,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::log_pipe::{Copier, Lines, pipe};
 
 /// So many of a kind are logged at once.
 const BURST: u32 = 64;
@@ -40,21 +44,71 @@ pub enum LogError {
     /// There is one already.
     #[error("this process has a log already")]
     Twice,
+    /// No descriptor or thread for it.
+    #[error("the log could not be set up: {0}")]
+    System(#[from] io::Error),
 }
 
+/// How long a process that ends waits for the last lines of its log to be read.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// This process's log.
+static LOG: OnceLock<(Lines, Option<Copier>)> = OnceLock::new();
+
 /// Logs to standard error from now on, in rations, what `filter` lets through: a level, or a filter such as
-/// `info,uvfio_proto=debug`; `ansi`: with colours.
+/// `info,uvfio_proto=debug`; `ansi`: with colours. Whoever logs never waits for whoever reads: what standard error
+/// does not take in time is dropped, and counted.
 ///
 /// # Errors
-/// Where the filter can't be read, or the process has a log.
+/// Where the filter can't be read, the process has a log, or a pipe or thread can't be had.
 pub fn log_to_stderr(filter: &str, ansi: bool) -> Result<(), LogError> {
+    let (read, write) = pipe()?;
+    log_to(Lines::new(write), Some(Copier::to_stderr(read)?), filter, ansi)
+}
+
+/// The same in a worker, whose standard error is such a pipe already.
+pub(crate) fn log_to_supervisor(filter: &str, ansi: bool) -> Result<(), LogError> {
+    let pipe = io::stderr().as_fd().try_clone_to_owned()?;
+    log_to(Lines::new(pipe), None, filter, ansi)
+}
+
+/// Writes a line to standard error: by the log, so that it comes in its place and waits for nobody, where the process
+/// has one.
+pub fn say(line: fmt::Arguments<'_>) {
+    let line = format!("{line}\n");
+    match LOG.get() {
+        Some((lines, _)) => lines.put(line.as_bytes()),
+        // Whether anybody reads it is not the caller's concern.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// To be called before the process ends: waits a moment for the log to be read to its end.
+pub fn finish_log() {
+    if let Some((lines, copier)) = LOG.get() {
+        let catch_up = || {
+            if let Some(copier) = copier {
+                copier.catch_up(lines, LAST_LINES);
+            }
+        };
+        catch_up();
+        if lines.tell_dropped() {
+            catch_up();
+        }
+    }
+}
+
+fn log_to(lines: Lines, copier: Option<Copier>, filter: &str, ansi: bool) -> Result<(), LogError> {
     let chosen = EnvFilter::try_new(filter).map_err(|error| LogError::Filter {
         filter: filter.into(),
         why: error.to_string(),
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(chosen)
-        .with_writer(std::io::stderr)
+        .with_writer({
+            let lines = lines.clone();
+            move || lines.clone()
+        })
         .with_ansi(ansi)
         // A log that nobody reads any more is no reason to end.
         .log_internal_errors(false)
@@ -63,7 +117,8 @@ pub fn log_to_stderr(filter: &str, ansi: bool) -> Result<(), LogError> {
             rations: Mutex::default(),
         })
         .try_init()
-        .map_err(|_| LogError::Twice)
+        .map_err(|_| LogError::Twice)?;
+    LOG.set((lines, copier)).map_err(|_| LogError::Twice)
 }
 
 /// Formats events that are within their allowance, and makes nothing of the others.

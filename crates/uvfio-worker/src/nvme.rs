@@ -65,6 +65,15 @@ impl Plan for Controller {
         self.namespaces.iter().map(bytes).max().unwrap_or_default()
     }
 
+    fn memory_bytes(&self) -> u64 {
+        // A thread's buffer, and an answer by message that is as long; no queue has more threads.
+        const COMMAND: u64 = 2 * (32 << 10);
+        const THREADS_OF_A_QUEUE: u64 = 4;
+        // The queues, and as many threads again for the controller as a whole.
+        let threads = (u64::from(self.queues) + 1) * THREADS_OF_A_QUEUE;
+        2 * threads * COMMAND
+    }
+
     fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
         let mut images = images.into_iter();
         let namespaces = self

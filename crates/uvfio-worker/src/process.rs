@@ -9,10 +9,11 @@ use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
 use uvfio_proto::{Limits, Server};
 
 use crate::channel::{Channel, Order, Report, Setup};
-use crate::confine::{self, Files};
+use crate::confine::{self, Begun, Files};
 use crate::image::Image;
+use crate::log::{finish_log, log_to_supervisor};
 use crate::run::{how_ended, serve_one};
-use crate::{Control, DeviceSpec, Ended, log_to_stderr};
+use crate::{Control, DeviceSpec, Ended, memory};
 
 /// Which build this is. Supervisor and worker must be of the same.
 pub(crate) const BUILD: &str = env!("UVFIO_BUILD");
@@ -29,14 +30,14 @@ pub fn worker_main() -> ExitCode {
     };
     drop(channel);
     // Closes all that is not needed, so the channel is opened once more after it.
-    let files = confine::begin();
+    let begun = confine::begin();
     let Ok(channel) = Channel::inherited() else {
         return ExitCode::from(2);
     };
     let channel = Arc::new(channel);
-    let result = files
+    let result = begun
         .map_err(|error| error.to_string())
-        .and_then(|files| serve(&channel, files));
+        .and_then(|begun| serve(&channel, begun));
     let (last, code) = match result {
         Ok(ended) => {
             let gone = ended == Ended::Gone;
@@ -46,6 +47,7 @@ pub fn worker_main() -> ExitCode {
     };
     // Nobody to tell where the supervisor is gone.
     let _ = channel.report(&last);
+    finish_log();
     code
 }
 
@@ -56,7 +58,7 @@ struct User {
     peer: String,
 }
 
-fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
+fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     let tell = |report: &Report| {
         channel
             .report(report)
@@ -66,7 +68,7 @@ fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
     let Some((setup, images)) = setup(channel)? else {
         return Ok(Ended::Stopped);
     };
-    log_to_stderr(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
+    log_to_supervisor(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
     let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
     let mut longest_file = images.iter().map(|image| image.bytes).max().unwrap_or_default();
     longest_file = longest_file.max(spec.own_file_bytes());
@@ -87,17 +89,22 @@ fn serve(channel: &Arc<Channel>, files: Files) -> Result<Ended, String> {
         longest_file = longest_file.max(info.bytes);
     }
 
-    confine::finish(longest_file).map_err(|error| error.to_string())?;
+    let limits = Limits::default();
+    let files = begun.files();
+    let room = memory::for_users(&policy, &limits, spec.memory_bytes());
+    begun
+        .finish(longest_file, room)
+        .map_err(|error| error.to_string())?;
     tell_how_confined(files);
     tell(&Report::Ready)?;
     for user in users {
         let name = device.name();
         let stream = user.stream;
         let made = if setup.gone {
-            Server::resume(stream, Arc::clone(&device), Limits::default(), &user.journal)
+            Server::resume(stream, Arc::clone(&device), limits, &user.journal)
                 .map_err(|error| error.to_string())
         } else {
-            Server::with_journal(stream, Arc::clone(&device), Limits::default(), &user.journal)
+            Server::with_journal(stream, Arc::clone(&device), limits, &user.journal)
                 .map_err(|error| error.to_string())
         };
         match made {

@@ -156,6 +156,11 @@ impl DeviceSpec {
     pub(crate) fn own_file_bytes(&self) -> u64 {
         self.plan.own_file_bytes()
     }
+
+    /// The most memory that a user can make the device take beyond what it has when it is made, bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.plan.memory_bytes()
+    }
 }
 
 impl FromStr for DeviceSpec {

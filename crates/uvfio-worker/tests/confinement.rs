@@ -4,11 +4,12 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 #![allow(unsafe_code)] // Calls that no library would make.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::process::Signal;
-use uvfio_worker::{CALLS, Only, begin_confinement, finish_confinement};
+use uvfio_worker::{CALLS, Only, begin_confinement};
 
 /// Where in the environment the call to be made stands: `NUMBER ARGUMENT...`.
 const CALL: &str = "UVFIO_TEST_CALL";
@@ -22,6 +23,9 @@ const LAST: i64 = 600;
 const PAST_EVERY_FILTER: &[i64] = &[335, 336];
 #[cfg(not(target_arch = "x86_64"))]
 const PAST_EVERY_FILTER: &[i64] = &[];
+
+/// How much more memory a confined process may have than it began with, bytes.
+const MEMORY: u64 = 16 << 20;
 
 /// Children at a time.
 const AT_ONCE: usize = 4;
@@ -55,6 +59,10 @@ fn main() -> ExitCode {
             a_thread_made_before_is_confined_too,
         ),
         (
+            "memory_of_its_own_ends_at_the_limit_and_shared_memory_does_not_count",
+            memory_of_its_own_ends_at_the_limit_and_shared_memory_does_not_count,
+        ),
+        (
             "no_file_can_be_opened_once_confinement_has_begun",
             no_file_can_be_opened_once_confinement_has_begun,
         ),
@@ -72,7 +80,7 @@ fn main() -> ExitCode {
 
 /// In the child: confines itself, makes the call, and ends with a status that tells what came of it.
 fn make(call: &str) -> ! {
-    begin_confinement().expect("confinement begins");
+    let begun = begin_confinement().expect("confinement begins");
     match call {
         "open" => {
             let opened = std::fs::File::open("/proc/self/status").is_ok();
@@ -81,12 +89,26 @@ fn make(call: &str) -> ! {
         "thread" => {
             // As in every worker: with the first one libc does what it does once.
             std::thread::spawn(|| ()).join().expect("a first thread");
-            finish_confinement(0).expect("confined");
+            begun.finish(0, MEMORY).expect("confined");
             let answer = std::thread::Builder::new()
                 .name("late".into())
                 .spawn(|| 7)
                 .map(|thread| thread.join().ok());
             std::process::exit(i32::from(!matches!(answer, Ok(Some(7)))));
+        }
+        "memory" => {
+            let shared =
+                rustix::fs::memfd_create("shared", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
+            begun.finish(0, MEMORY).expect("confined");
+            let within = Vec::<u8>::new().try_reserve_exact(MEMORY as usize / 2).is_ok();
+            let beyond = Vec::<u8>::new().try_reserve_exact(MEMORY as usize * 2).is_ok();
+            // Four times as much, shared, of a file that need not be so long.
+            let write = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+            let file = shared.as_raw_fd().cast_unsigned().into();
+            let arguments = [0, MEMORY * 4, write, libc::MAP_SHARED as u64, file];
+            let mapped = raw(libc::SYS_mmap, &arguments) > 0;
+            let status = i32::from(within) | i32::from(beyond) << 1 | i32::from(mapped) << 2;
+            std::process::exit(status);
         }
         "early thread" => {
             let (send, receive) = std::sync::mpsc::channel();
@@ -94,7 +116,7 @@ fn make(call: &str) -> ! {
                 receive.recv().expect("told to go on");
                 raw(libc::SYS_getppid, &[])
             });
-            finish_confinement(0).expect("confined");
+            begun.finish(0, MEMORY).expect("confined");
             send.send(()).expect("it waits");
             let _ = thread.join();
             std::process::exit(0);
@@ -107,7 +129,7 @@ fn make(call: &str) -> ! {
         .and_then(|word| word.parse::<i64>().ok())
         .expect("a number");
     let arguments: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
-    finish_confinement(0).expect("confined");
+    begun.finish(0, MEMORY).expect("confined");
     let result = raw(number, &arguments);
     std::process::exit(if result == i64::from(-libc::ENOSYS) { 38 } else { 0 });
 }
@@ -297,6 +319,15 @@ fn a_thread_made_before_is_confined_too() {
     assert!(
         killed_for_it(status),
         "getppid on an early thread: {status}, expected SIGSYS"
+    );
+}
+
+fn memory_of_its_own_ends_at_the_limit_and_shared_memory_does_not_count() {
+    let status = run("memory");
+    assert_eq!(
+        status.code(),
+        Some(0b101),
+        "1: half of the limit, 2: twice the limit, 4: more, but shared: {status}"
     );
 }
 

@@ -31,7 +31,7 @@ impl Failure {
 
     /// Prints the sentence, and gives the status.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("uvfio: {}", self.sentence);
+        uvfio_worker::say(format_args!("uvfio: {}", self.sentence));
         ExitCode::from(self.status)
     }
 }

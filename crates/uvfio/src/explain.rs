@@ -9,6 +9,7 @@ use uvfio_pci::{
 };
 
 use crate::exit::Failure;
+use crate::list::Machine;
 use crate::print;
 use crate::target::{Seen, Target};
 
@@ -23,6 +24,8 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 fn offset(text: &str) -> Result<u16, String> {
@@ -68,7 +71,7 @@ struct InView {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let target = Target::open(&args.target)?;
+    let target = Target::open(&args.target, &args.machine.host())?;
     let views: Vec<(View, Seen)> = View::ALL
         .into_iter()
         .map(|view| Ok((view, target.seen(view)?)))
@@ -78,6 +81,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     };
     if args.offset >= raw.layout.config_bytes() {
         let bytes = raw.layout.config_bytes();
+        if let Some(whole) = target.whole.filter(|whole| usize::from(args.offset) < *whole) {
+            return Err(Failure::running(format_args!(
+                "this user may read only the first {bytes} of the {whole} bytes of {}'s configuration space; root sees \
+                 what is at {:#x}",
+                target.name, args.offset
+            )));
+        }
         return Err(Failure::usage(format_args!(
             "{} has {bytes} bytes of configuration space; {:#x} lies past them",
             target.name, args.offset

@@ -2,15 +2,19 @@
 //!
 //! Exit status: 0 done, 1 something failed while running, 2 the command line or what it names can't be used.
 
+mod bind;
 mod check;
 mod decode;
 mod demo;
+mod doctor;
 mod dump;
 mod exit;
 mod explain;
 mod inherited;
+mod list;
 mod names;
 mod namespace;
+mod reset;
 mod serve;
 mod show;
 mod target;
@@ -34,11 +38,19 @@ enum Command {
     Serve(serve::Args),
     Show(show::Args),
     Explain(explain::Args),
+    List(list::Args),
+    Bind(bind::BindArgs),
+    Unbind(bind::UnbindArgs),
+    Reset(reset::Args),
     Demo(demo::Args),
+    Doctor(doctor::Args),
     CheckServer(check::ServerArgs),
     CheckClient(check::ClientArgs),
     #[command(name = demo::user::VERB, hide = true)]
     DemoUser(demo::user::Args),
+    /// The process by which `doctor` tries a user namespace.
+    #[command(name = doctor::NAMESPACE_VERB, hide = true)]
+    DoctorNamespace,
     /// The confined process that `serve` starts.
     #[command(hide = true)]
     Worker,
@@ -74,16 +86,24 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Bind(args) => bind::bind(&args),
+        Command::Unbind(args) => bind::unbind(&args),
+        Command::Reset(args) => reset::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::DoctorNamespace => print(&doctor::try_namespace()),
         Command::CheckServer(args) => check::server(&args),
         Command::CheckClient(args) => check::client(&args),
         Command::DemoUser(args) => demo::user::run(&args),
         Command::Worker => return uvfio_worker::worker_main(),
     };
-    match result {
+    let status = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    uvfio_worker::finish_log();
+    status
 }
 
 /// Prints to standard output. A reader who has seen enough (`| head`) is no failure.

@@ -1,25 +1,32 @@
 //! Names of vendors, devices and classes, from the PCI ID database.
 
-use pci_ids::{Classes, Device, FromId, Subclass, Vendor};
+/// Vendors and classes a line each, and below each its devices or subclasses, indented; see `build.rs`.
+const DATABASE: &str = include_str!(concat!(env!("OUT_DIR"), "/pci.ids"));
 
 /// `Vendor Device`, as far as they are known.
 pub(crate) fn device(vendor: u16, device: u16) -> String {
-    let vendor_name =
-        Vendor::from_id(vendor).map_or_else(|| format!("Vendor {vendor:04x}"), |v| v.name().to_owned());
-    let device_name = Device::from_vid_pid(vendor, device)
-        .map_or_else(|| format!("Device {device:04x}"), |d| d.name().to_owned());
+    let (vendor_name, device_name) = look_up(&format!("{vendor:04x}"), &format!("{device:04x}"));
+    let vendor_name = vendor_name.map_or_else(|| format!("Vendor {vendor:04x}"), ToOwned::to_owned);
+    let device_name = device_name.map_or_else(|| format!("Device {device:04x}"), ToOwned::to_owned);
     format!("{vendor_name} {device_name}")
 }
 
 /// The subclass's name, else the class's.
 pub(crate) fn class(base: u8, subclass: u8) -> String {
-    if let Some(subclass) = Subclass::from_cid_sid(base, subclass) {
-        return subclass.name().to_owned();
-    }
-    match Classes::iter().find(|class| class.id() == base) {
-        Some(class) => class.name().to_owned(),
-        None => format!("Class {base:02x}{subclass:02x}"),
-    }
+    let (class_name, subclass_name) = look_up(&format!("C {base:02x}"), &format!("{subclass:02x}"));
+    let name = subclass_name.or(class_name).map(ToOwned::to_owned);
+    name.unwrap_or_else(|| format!("Class {base:02x}{subclass:02x}"))
+}
+
+/// The name at `outer`, and the name at `inner` below it.
+fn look_up(outer: &str, inner: &str) -> (Option<&'static str>, Option<&'static str>) {
+    let named = |line: &'static str, id: &str| line.strip_prefix(id)?.strip_prefix("  ");
+    let mut lines = DATABASE.lines();
+    let Some(name) = lines.find_map(|line| named(line, outer)) else {
+        return (None, None);
+    };
+    let mut below = lines.map_while(|line| line.strip_prefix('\t'));
+    (Some(name), below.find_map(|line| named(line, inner)))
 }
 
 /// A number of bytes, in the largest unit that leaves no rest.
@@ -43,6 +50,9 @@ mod tests {
         assert_eq!(super::device(0x1234, 0xfffe), "Vendor 1234 Device fffe");
         assert_eq!(super::class(0x01, 0x08), "Non-Volatile memory controller");
         assert_eq!(super::class(0x00, 0xff), "Unclassified device");
+        assert_eq!(super::class(0xff, 0x77), "Unassigned class");
+        assert_eq!(super::class(0xee, 0x01), "Class ee01");
+        assert_eq!(super::device(0xeffe, 0x0001), "Vendor effe Device 0001");
     }
 
     #[test]

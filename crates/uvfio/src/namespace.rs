@@ -13,6 +13,15 @@ pub(crate) fn leave_for_new_user_namespace() -> rustix::io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }
 }
 
+/// Moves the process into a new namespace of host names: what least needs rights in its user namespace.
+///
+/// # Errors
+/// Where the process has no such rights.
+pub(crate) fn leave_for_new_host_name() -> rustix::io::Result<()> {
+    // SAFETY: as above, of host names.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUTS) }
+}
+
 /// The user namespace of process `who` (`self`, or a number), as the kernel names it.
 pub(crate) fn user_namespace(who: &str) -> String {
     std::fs::read_link(format!("/proc/{who}/ns/user")).map_or_else(

@@ -1,12 +1,14 @@
 //! `uvfio serve`: a device for one user at a time.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
-use uvfio_worker::{DeviceSpec, Ended, Job, KINDS, Orders, SocketFile, Source, Supervisor, SupervisorError};
+use uvfio_worker::{
+    DeviceSpec, Ended, Job, KINDS, LogError, Orders, SocketFile, Source, Supervisor, SupervisorError, say,
+};
 
 use crate::exit::Failure;
 use crate::{ViewArg, inherited};
@@ -36,7 +38,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value = "virtual")]
     view: ViewArg,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
-    /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second.
+    /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
+    /// nobody reads in time are dropped, and counted.
     #[arg(long, value_name = "LEVEL", default_value = "warn,audit=info")]
     log: String,
 }
@@ -51,7 +54,10 @@ pub(crate) fn devices_help() -> String {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let ansi = std::io::stderr().is_terminal();
-    uvfio_worker::log_to_stderr(&args.log, ansi).map_err(|e| Failure::usage(format_args!("--log: {e}")))?;
+    uvfio_worker::log_to_stderr(&args.log, ansi).map_err(|error| match error {
+        LogError::Filter { .. } => Failure::usage(format_args!("--log: {error}")),
+        _ => Failure::running(error),
+    })?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
     let orders = Orders::new().map_err(Failure::running)?;
@@ -84,11 +90,6 @@ fn not_started(error: SupervisorError) -> Failure {
         SupervisorError::Build(_) | SupervisorError::Refused(_) => Failure::usage(error),
         _ => Failure::running(error),
     }
-}
-
-/// A line on standard error; whether anybody reads it is not the device's concern.
-fn say(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Where the user comes from.

@@ -2,6 +2,7 @@
 
 use crate::decode::{self, FieldValue, Function, Register, Structure};
 use crate::exit::Failure;
+use crate::list::Machine;
 use crate::names;
 use crate::target::Target;
 use crate::{ViewArg, print};
@@ -9,8 +10,9 @@ use crate::{ViewArg, print};
 /// Show a function's configuration space, decoded.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A device (as for `serve`), the socket of a server, or a file: configuration space as bytes (64, 256 or 4096) or
-    /// as the text of lspci -x, -xxx or -xxxx.
+    /// A device (as for `serve`), the socket of a server, the address of a PCI function of this machine (such as
+    /// 0000:01:00.0), or a file: configuration space as bytes (64, 256 or 4096) or as the text of lspci -x, -xxx or
+    /// -xxxx.
     target: String,
     /// As which view's user sees it. Without this: `virtual` for a device, and the bytes as they are for the others.
     #[arg(long, value_enum)]
@@ -18,10 +20,12 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let target = Target::open(&args.target)?;
+    let target = Target::open(&args.target, &args.machine.host())?;
     let view = args.view.map_or(target.natural_view, Into::into);
     let function = decode::function(&target.seen(view)?, target.bar_bytes);
     if args.json {

@@ -1,10 +1,12 @@
-//! What `show` and `explain` look at: a device by specification, one behind a socket, or a dump.
+//! What `show` and `explain` look at: a device by specification, one behind a socket, a dump, or a PCI function of
+//! this machine.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
 use uvfio_core::region_index::CONFIG;
+use uvfio_linux::sysfs::{Address, Host};
 use uvfio_pci::{Bar, Layout, State, View, Window};
 use uvfio_proto::message::Command;
 use uvfio_proto::{Client, ClientError};
@@ -12,6 +14,7 @@ use uvfio_worker::DeviceSpec;
 
 use crate::dump;
 use crate::exit::Failure;
+use crate::list;
 
 /// How long a server may take to answer; one that has a user does not answer at all.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -25,8 +28,10 @@ pub(crate) struct Target {
     source: Source,
     /// Sizes of its BARs in bytes, as far as they are known.
     pub(crate) bar_bytes: [Option<u64>; 6],
-    /// What is wrong with its capability chains, as sentences.
+    /// What is wrong with its capability chains, and what could not be read, as sentences.
     pub(crate) findings: Vec<String>,
+    /// How many bytes of configuration space there are, where this user may read only a part of them.
+    pub(crate) whole: Option<usize>,
 }
 
 enum Source {
@@ -41,8 +46,9 @@ pub(crate) struct Seen {
 }
 
 impl Target {
-    /// Finds out what `text` is: a socket or a file if there is one, else a device specification.
-    pub(crate) fn open(text: &str) -> Result<Self, Failure> {
+    /// Finds out what `text` is: a socket or a file if there is one, else the address of a PCI function of `host`, else
+    /// a device specification.
+    pub(crate) fn open(text: &str, host: &Host) -> Result<Self, Failure> {
         let path = Path::new(text);
         match std::fs::metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() => Self::behind_socket(text, path),
@@ -52,8 +58,35 @@ impl Target {
             Ok(_) => Err(Failure::usage(format_args!(
                 "{text:?} is neither a socket nor a file"
             ))),
-            Err(_) => Self::specified(text),
+            Err(_) => match text.parse() {
+                Ok(address) => Self::function(address, host),
+                Err(_) => Self::specified(text),
+            },
         }
+    }
+
+    /// A PCI function, as `/sys` lets this user read it.
+    fn function(address: Address, host: &Host) -> Result<Self, Failure> {
+        let function = host.sysfs().function(address).map_err(list::failure)?;
+        let config = host.sysfs().config(address).map_err(list::failure)?;
+        let (whole, read) = (config.whole, config.bytes.len());
+        let is_part = config.is_part();
+        let mut bar_bytes = [None; 6];
+        for resource in &function.resources {
+            if let Some(known) = bar_bytes.get_mut(resource.index) {
+                *known = Some(resource.bytes);
+            }
+        }
+        let mut target = Self::given(&address.to_string(), config.bytes, bar_bytes)?;
+        if is_part {
+            let only = format!(
+                "only the first {read} of {whole} bytes of its configuration space may be read by this user; root \
+                 sees all"
+            );
+            target.findings.insert(0, only);
+            target.whole = Some(whole);
+        }
+        Ok(target)
     }
 
     fn specified(text: &str) -> Result<Self, Failure> {
@@ -77,6 +110,7 @@ impl Target {
             source: Source::Device(device),
             bar_bytes,
             findings: Vec::new(),
+            whole: None,
         })
     }
 
@@ -114,6 +148,7 @@ impl Target {
             source,
             bar_bytes,
             findings,
+            whole: None,
         })
     }
 

@@ -40,6 +40,16 @@ enum Task {
         #[arg(long)]
         seed: u64,
     },
+    /// Says whether the kernel would give a function's IOMMU group to a user
+    Viability {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+    },
+    /// Holds a function by its descriptor alone, until it is killed
+    Hold {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+    },
     /// Writes numbered blocks to an NVMe that a vfio-user server serves, flushing each
     NvmeWrite {
         /// The server's socket
@@ -64,6 +74,14 @@ fn main() -> ExitCode {
             accesses,
             seed,
         } => abuse::run(&address, accesses, seed, &mut report),
+        Task::Viability { address } => vfio::is_viable(&address)
+            .map(|viable| println!("{}", if viable { "viable" } else { "not viable" })),
+        Task::Hold { address } => vfio::Device::open(&address).map(|device| {
+            let _held = device.into_descriptor();
+            loop {
+                std::thread::park();
+            }
+        }),
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

@@ -17,6 +17,7 @@ use vfio_bindings::bindings::vfio as sys;
 
 // Offsets from VFIO_BASE of the requests that are used here.
 const SET_IOMMU: u32 = 2;
+const GROUP_GET_STATUS: u32 = 3;
 const GROUP_SET_CONTAINER: u32 = 4;
 const GROUP_GET_DEVICE_FD: u32 = 6;
 const DEVICE_GET_INFO: u32 = 7;
@@ -33,6 +34,32 @@ pub(crate) const MSIX: u32 = sys::VFIO_PCI_MSIX_IRQ_INDEX;
 /// Index of the configuration space's region.
 pub(crate) const CONFIG: u32 = sys::VFIO_PCI_CONFIG_REGION_INDEX;
 
+/// Whether the kernel would give the IOMMU group of the function at `address` to a user.
+pub(crate) fn is_viable(address: &str) -> Result<bool> {
+    let group = open(&format!("/dev/vfio/{}", group_of(address)?))?;
+    let mut status = sys::vfio_group_status {
+        argsz: size::<sys::vfio_group_status>(),
+        ..Default::default()
+    };
+    by_pointer(&group, GROUP_GET_STATUS, &mut status).context("VFIO_GROUP_GET_STATUS")?;
+    Ok(status.flags & sys::VFIO_GROUP_FLAGS_VIABLE != 0)
+}
+
+fn group_of(address: &str) -> Result<String> {
+    let link = format!("/sys/bus/pci/devices/{address}/iommu_group");
+    let group = fs::read_link(&link).with_context(|| format!("reading {link}"))?;
+    Ok(group
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned())
+}
+
+fn open(path: &str) -> Result<File> {
+    let file = File::options().read(true).write(true).open(path);
+    file.with_context(|| format!("opening {path}"))
+}
+
 /// A PCI function that vfio-pci owns, opened, alone in its container.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -45,17 +72,7 @@ pub(crate) struct Device {
 impl Device {
     /// Opens the function at `address` (such as `0000:00:03.0`).
     pub(crate) fn open(address: &str) -> Result<Self> {
-        let link = format!("/sys/bus/pci/devices/{address}/iommu_group");
-        let group = fs::read_link(&link).with_context(|| format!("reading {link}"))?;
-        let name = group
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let open = |path: &str| {
-            let file = File::options().read(true).write(true).open(path);
-            file.with_context(|| format!("opening {path}"))
-        };
+        let name = group_of(address)?;
         let container = open("/dev/vfio/vfio")?;
         let group = open(&format!("/dev/vfio/{name}"))?;
         let mut descriptor: c_int = container.as_raw_fd();
@@ -73,6 +90,11 @@ impl Device {
             container,
             _group: group,
         })
+    }
+
+    /// Keeps the device alone: its group and its container are closed.
+    pub(crate) fn into_descriptor(self) -> File {
+        self.device
     }
 
     /// The device's flags (`VFIO_DEVICE_FLAGS_*`).

@@ -20,7 +20,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let _pinned = Pinned::to_one_core()?;
     let floor = Floor::start(folder.path())?;
-    let server = Server::start(folder.path())?;
+    let server = Server::start(folder.path(), "edu")?;
     let mut line = server.line()?;
     really_the_device(&mut line)?;
     let accesses = [

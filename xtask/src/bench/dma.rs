@@ -44,7 +44,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let _pinned = Pinned::to_one_core()?;
     let floor = Floor::start(folder.path())?;
-    let server = Server::start(folder.path())?;
+    let server = Server::start(folder.path(), "edu")?;
     let mut sides = Sides {
         server: server.line()?,
         map_floor: floor.line(&map(0))?,

@@ -11,6 +11,15 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// A value with two decimal places; with four where it is below 0.1, such as the ratio to a floor far below.
+fn decimal(value: f64) -> String {
+    if value > 0.0 && value < 0.1 {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
 /// One figure over all runs.
 #[derive(Clone, Debug)]
 pub(super) struct Figure {
@@ -56,15 +65,15 @@ impl Figure {
         let range = |values: &[f64]| {
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(0.0, f64::max);
-            format!("{least:.2}-{most:.2}")
+            format!("{}-{}", decimal(least), decimal(most))
         };
         let ratios = self.ratios();
         let (theirs, ratio, spread) = if ratios.is_empty() {
             ("-".to_owned(), "-".to_owned(), range(&self.ours))
         } else {
             (
-                format!("{:.2}", median(&self.theirs)),
-                format!("{:.2}", median(&ratios)),
+                decimal(median(&self.theirs)),
+                decimal(median(&ratios)),
                 range(&ratios),
             )
         };
@@ -78,7 +87,7 @@ impl Figure {
             Some(false) => "FAIL",
             None => "",
         };
-        let ours = format!("{:.2} {}", median(&self.ours), self.unit);
+        let ours = format!("{} {}", decimal(median(&self.ours)), self.unit);
         format!(
             "| {} | {ours} | {theirs} | {} | {ratio} | {spread} | {limit} | {verdict} |",
             self.name, self.beside

@@ -9,32 +9,41 @@
 //! | [`access`] | region accesses over the socket | a raw ping-pong of the same bytes ([`floor`]) |
 //! | [`dma`] | DMA map and unmap, with few and with many mappings | the same, with one descriptor for map |
 //! | [`model`] | register reads and writes of the model | nothing: nanoseconds and allocations |
+//! | [`driver`] | our NVMe driver over the socket: reads, processor time | io_uring on the same image |
+//! | [`memory`] | private memory of a server at rest | nothing: MiB |
+//! | [`start`] | a server's start to its first answer | nothing: milliseconds |
 //! | [`disk`] | NVMe reads in a guest | QEMU's own NVMe in the same guest |
 //!
-//! The client here is as small as can be ([`wire`]), and the same for the server and the floor: what differs between
-//! the two is the server.
+//! The client of the first is as small as can be ([`wire`]), and the same for the server and the floor: what differs
+//! between the two is the server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::paths;
 use figures::Report;
 
 mod access;
 mod disk;
 mod dma;
+mod driver;
 mod figures;
 mod floor;
 mod machine;
+mod memory;
 mod model;
+mod processes;
 mod server;
+mod start;
+mod uring;
 mod wire;
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Runs only figures whose group's name contains this: access, dma, model, disk
+    /// Runs only figures whose group's name contains this: access, dma, model, driver, memory, start, disk
     filter: Option<String>,
     /// A short run that shows that everything still runs; its figures mean little, and fail nothing
     #[arg(long)]
@@ -82,6 +91,9 @@ const GROUPS: &[(&str, Group)] = &[
     ("access", access::run),
     ("dma", dma::run),
     ("model", model::run),
+    ("driver", driver::run),
+    ("memory", memory::run),
+    ("start", start::run),
     ("disk", disk::run),
 ];
 
@@ -116,7 +128,11 @@ fn measure(args: &Args) -> Result<bool> {
     let filter = args.filter.as_deref().unwrap_or("");
     let chosen: Vec<_> = GROUPS.iter().filter(|(name, _)| name.contains(filter)).collect();
     if chosen.is_empty() {
-        bail!("no group's name contains {filter:?}; there are access, dma, model and disk");
+        let all: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "no group's name contains {filter:?}; there are {}",
+            all.join(", ")
+        );
     }
     let built = cargo()
         .args(["build", "--quiet", "--release", "--package", "uvfio"])
@@ -136,18 +152,6 @@ fn measure(args: &Args) -> Result<bool> {
 
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace());
+    command.current_dir(paths::workspace());
     command
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-        .to_path_buf()
-}
-
-/// Where cargo puts what it builds.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }

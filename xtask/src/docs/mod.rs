@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+
+use crate::paths;
 
 mod drawing;
 mod links;
@@ -32,7 +34,7 @@ const GENERATED: &str = "registers";
 
 /// Writes the pages, or checks them.
 pub(super) fn main(args: &Args) -> ExitCode {
-    let book = workspace().join("docs/src");
+    let book = paths::workspace().join("docs/src");
     let result = if args.check { check(&book) } else { write(&book) };
     match result {
         Ok(wrong) if wrong.is_empty() => ExitCode::SUCCESS,
@@ -49,13 +51,6 @@ pub(super) fn main(args: &Args) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
-        .to_path_buf()
 }
 
 /// Writes every page, and takes away pages that no table gives any more.

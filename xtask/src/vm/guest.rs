@@ -48,6 +48,7 @@ pub(super) struct Builder<'a> {
     memory_mib: u32,
     memory_shared: bool,
     iommu: bool,
+    interrupt_remapping: bool,
     root_port: bool,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
@@ -66,6 +67,7 @@ impl<'a> Builder<'a> {
             memory_mib: 512,
             memory_shared: true,
             iommu: false,
+            interrupt_remapping: true,
             root_port: false,
             devices: Vec::new(),
             drives: Vec::new(),
@@ -86,6 +88,13 @@ impl<'a> Builder<'a> {
     /// on.)
     pub(super) fn iommu(mut self) -> Self {
         self.iommu = true;
+        self
+    }
+
+    /// As [`Builder::iommu`], with an IOMMU that does not remap interrupts.
+    pub(super) fn iommu_without_interrupts(mut self) -> Self {
+        self.iommu = true;
+        self.interrupt_remapping = false;
         self
     }
 
@@ -115,6 +124,12 @@ impl<'a> Builder<'a> {
     /// Adds programs of the testbed to the guest, by their paths without the first slash.
     pub(super) fn programs(mut self, programs: &[&'static str]) -> Self {
         self.contents.programs.extend(programs);
+        self
+    }
+
+    /// Adds kernel modules, and what they need.
+    pub(super) fn modules(mut self, modules: &[&'static str]) -> Self {
+        self.contents.modules.extend(modules);
         self
     }
 
@@ -211,7 +226,9 @@ impl<'a> Builder<'a> {
             command.arg("-no-reboot");
         }
         if self.iommu {
-            command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+            let remapping = if self.interrupt_remapping { "on" } else { "off" };
+            let iommu = format!("intel-iommu,intremap={remapping},caching-mode=on");
+            command.args(["-device", &iommu]);
         }
         if self.root_port {
             // The default, hotplug by ACPI, leaves a root port without link and presence states.
@@ -304,13 +321,15 @@ impl Guest {
         writeln!(self.control, "{command}").map_err(|e| self.process.explain(&e.into()))
     }
 
-    /// Waits for `UVFIO note ...` and returns the text.
-    pub(super) fn note(&mut self, patience: Duration) -> Result<String> {
+    /// Waits for `UVFIO note ...` and returns the text. Checks that come before it are counted.
+    pub(super) fn note(&mut self, patience: Duration, checks: &mut Checks) -> Result<String> {
         let deadline = Instant::now() + patience;
         loop {
             let line = self.line(deadline).context("waiting for a note of the guest's")?;
             match line.split_once(' ') {
                 Some(("note", text)) => return Ok(text.to_owned()),
+                Some(("ok", what)) => checks.ok(what),
+                Some(("fail", what)) => checks.fail(what),
                 Some(("end", status)) => bail!("the guest's command ended with {status} and left no note"),
                 _ => {}
             }

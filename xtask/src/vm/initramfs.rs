@@ -33,6 +33,7 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/pci.sh", include_str!("../../guest/pci.sh")),
     ("lib/uvfio/nvme.sh", include_str!("../../guest/nvme.sh")),
     ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
+    ("lib/uvfio/list.sh", include_str!("../../guest/list.sh")),
 ];
 
 /// What a guest has besides the usual programs and our own files.
@@ -40,6 +41,8 @@ const OWN: &[(&str, &str)] = &[
 pub(super) struct Contents {
     /// Programs of the testbed, by their paths without the first slash
     pub(super) programs: Vec<&'static str>,
+    /// Kernel modules, by their names
+    pub(super) modules: Vec<&'static str>,
     /// Programs built here that need no libraries; they go to `/bin`
     pub(super) tools: Vec<PathBuf>,
     /// Programs built here that need the testbed's libraries; they go to `/bin`
@@ -48,7 +51,7 @@ pub(super) struct Contents {
 
 /// Writes the initial RAM file system for one run to `to`.
 pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result<()> {
-    let base = base(testbed, &contents.programs)?;
+    let base = base(testbed, contents)?;
     fs::copy(&base, to).with_context(|| format!("copying {}", base.display()))?;
     let mut archive = Archive::new(BufWriter::new(File::options().append(true).open(to)?));
     let mut made = BTreeSet::new();
@@ -74,21 +77,22 @@ pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result
 }
 
 /// The testbed's part, from the former run where its contents are the same.
-fn base(testbed: &Testbed, programs: &[&str]) -> Result<PathBuf> {
+fn base(testbed: &Testbed, contents: &Contents) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (PROGRAMS, programs, MODULES, testbed.release()).hash(&mut hasher);
+    let modules: Vec<&str> = MODULES.iter().chain(&contents.modules).copied().collect();
+    (PROGRAMS, &contents.programs, &modules, testbed.release()).hash(&mut hasher);
     let dir = testbed.dir().join("initramfs");
     fs::create_dir_all(&dir)?;
     let path = dir.join(format!("{:016x}.cpio", hasher.finish()));
     if !path.exists() {
         let unfinished = dir.join(format!("unfinished.{}", std::process::id()));
-        write_base(testbed, programs, &unfinished)?;
+        write_base(testbed, &contents.programs, &modules, &unfinished)?;
         fs::rename(&unfinished, &path)?;
     }
     Ok(path)
 }
 
-fn write_base(testbed: &Testbed, programs: &[&str], to: &Path) -> Result<()> {
+fn write_base(testbed: &Testbed, programs: &[&str], modules: &[&str], to: &Path) -> Result<()> {
     let mut archive = Archive::new(BufWriter::new(File::create(to)?));
     let mut made = BTreeSet::new();
     for dir in [
@@ -125,7 +129,7 @@ fn write_base(testbed: &Testbed, programs: &[&str], to: &Path) -> Result<()> {
         archive.file(name, 0o755, &content)?;
     }
     archive.symlink("bin/busybox", "../usr/bin/busybox")?;
-    let modules = Modules::read(testbed, MODULES)?;
+    let modules = Modules::read(testbed, modules)?;
     let dir = format!("lib/modules/{}", testbed.release());
     for module in modules.0.values() {
         let name = format!("{dir}/{}", module.path);

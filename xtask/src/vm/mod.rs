@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::paths;
 use checks::Checks;
 use scenarios::{ALL, Context, Programs, Scenario};
 use sources::Mirror;
@@ -135,7 +136,7 @@ fn prepare(args: &Args) -> Result<Testbed> {
     let dir = args
         .testbed
         .clone()
-        .unwrap_or_else(|| target_dir().join("testbed"));
+        .unwrap_or_else(|| paths::target().join("testbed"));
     let mirror = || match &args.mirror {
         Some(uri) => Ok(Mirror::at(uri)),
         None => Mirror::of_machine(Path::new("/etc/apt")),
@@ -144,7 +145,7 @@ fn prepare(args: &Args) -> Result<Testbed> {
 }
 
 fn build_all(args: &Args) -> Result<Programs> {
-    let target = target_dir();
+    let target = paths::target();
     let uvfio = match &args.uvfio {
         Some(program) => Some(
             program
@@ -163,9 +164,22 @@ fn build_all(args: &Args) -> Result<Programs> {
         &["--release", "-p", "uvfio-guest-tools", "--target", triple],
         &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
     )?;
+    build(
+        &[
+            "--release",
+            "-p",
+            "uvfio-linux",
+            "--example",
+            "hardware",
+            "--target",
+            triple,
+        ],
+        &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
+    )?;
     Ok(Programs {
         uvfio,
         guest_tools: target.join(triple).join("release/uvfio-guest-tools"),
+        hardware: target.join(triple).join("release/examples/hardware"),
     })
 }
 
@@ -181,13 +195,6 @@ fn build(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
         bail!("`cargo build {}` ended with {status}", arguments.join(" "));
     }
     Ok(())
-}
-
-fn target_dir() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."));
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }
 
 fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut Checks) {
@@ -208,7 +215,7 @@ fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut
 
 /// Where the logs of a scenario are kept.
 fn folder(name: &str) -> PathBuf {
-    target_dir().join("testbed/runs").join(name)
+    paths::target().join("testbed/runs").join(name)
 }
 
 /// Gives `work` an empty folder for its logs, and one with a short path that is removed after it.

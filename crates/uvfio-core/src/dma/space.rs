@@ -5,6 +5,7 @@
 //! under it, and then hold nothing.
 
 use std::ops::Range as Span;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,7 +14,7 @@ use super::mapping::{Mapping, Trust};
 use super::table::{FileError, MAX_FILES, Range, Table, Target};
 use super::{DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, MapError, UnmapError};
 use crate::front_end::FrontEnd;
-use crate::{Policy, close_elsewhere};
+use crate::{Iommu, IommuError, Policy, close_elsewhere};
 
 /// The longest copy under one hold of the lock, in bytes.
 const COPY_BYTES: u64 = 64 << 10;
@@ -47,6 +48,8 @@ pub struct DmaSpace {
     inner: RwLock<Inner>,
     bus_master: AtomicBool,
     messages: RwLock<Option<Arc<dyn DmaMessages>>>,
+    /// In front of a device that exists.
+    iommu: Option<Arc<dyn Iommu>>,
     max_mappings: u32,
     max_bytes: u64,
 }
@@ -86,10 +89,17 @@ impl DmaSpace {
     /// An empty space with bus mastering off.
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
+        Self::with_iommu(policy, None)
+    }
+
+    /// The same for a device that reaches memory through `iommu`, which is kept in step.
+    #[must_use]
+    pub fn with_iommu(policy: &Policy, iommu: Option<Arc<dyn Iommu>>) -> Self {
         Self {
             inner: RwLock::default(),
             bus_master: AtomicBool::new(false),
             messages: RwLock::new(None),
+            iommu,
             max_mappings: policy.max_mappings,
             max_bytes: policy.max_mapped_bytes,
         }
@@ -208,7 +218,9 @@ impl DmaSpace {
     /// may lie anywhere.
     #[must_use]
     pub fn usable(&self) -> Vec<(u64, u64)> {
-        vec![(0, u64::MAX)]
+        self.iommu
+            .as_ref()
+            .map_or_else(|| vec![(0, u64::MAX)], |iommu| iommu.usable())
     }
 
     /// How much is used.
@@ -246,6 +258,7 @@ impl DmaSpace {
             }
         });
         let invalid = |rule| MapError::Invalid { iova, bytes, rule };
+        let map_of = (iova, bytes, access);
         let last = last_address(iova, bytes).map_err(invalid)?;
         if access.is_empty() {
             return Err(invalid("it allows neither reads nor writes"));
@@ -260,7 +273,10 @@ impl DmaSpace {
             return Ok(());
         }
         inner.table.check_free(iova, last)?;
-        match self.target(&mut inner.table, iova, bytes, access, &mut backing) {
+        let target = self
+            .target(&mut inner.table, iova, bytes, access, &mut backing)
+            .and_then(|target| self.map_in_iommu(&mut inner.table, target, &map_of, backing.as_ref()));
+        match target {
             Ok(target) => {
                 inner.table.insert(iova, Range { last, access, target });
                 inner.refused.retain(|&(first, end)| first < iova || end > last);
@@ -289,6 +305,9 @@ impl DmaSpace {
         let mut inner = self.exclusive();
         let removed = inner.table.remove(iova, last)?;
         inner.refused.retain(|&(first, end)| first < iova || end > last);
+        if removed.memory {
+            self.unmap_in_iommu(&mut inner, iova, last);
+        }
         drop(inner);
         if removed.messages
             && let Some(messages) = self.way()
@@ -312,13 +331,15 @@ impl DmaSpace {
         let old = {
             let mut inner = self.exclusive();
             let closed = inner.closed || for_good;
-            std::mem::replace(
+            let old = std::mem::replace(
                 &mut *inner,
                 Inner {
                     closed,
                     ..Inner::default()
                 },
-            )
+            );
+            self.unmap_in_iommu(&mut inner, 0, u64::MAX);
+            old
         };
         self.abandon();
         *self.messages.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -344,6 +365,11 @@ impl DmaSpace {
     #[must_use]
     pub fn enabled(&self) -> bool {
         self.bus_master.load(Ordering::Relaxed) && self.shared().refused.is_empty()
+    }
+
+    /// Whether a range that was refused holds DMA back.
+    pub(crate) fn held_back(&self) -> bool {
+        !self.shared().refused.is_empty()
     }
 
     /// A reset: ranges that were refused no longer hold DMA back, and accesses by message are abandoned.
@@ -423,6 +449,38 @@ impl DmaSpace {
             Err(FileError::Quota) => Err(quota("bytes of address space", space)),
             Err(FileError::Files) => Err(quota("files", MAX_FILES as u64)),
             Err(FileError::Errno(errno)) => Err(MapError::Kernel { iova, errno }),
+        }
+    }
+
+    /// Has the device reach memory that it was found to be allowed.
+    fn map_in_iommu(
+        &self,
+        table: &mut Table,
+        target: Target,
+        &(iova, bytes, access): &(u64, u64, DmaAccess),
+        backing: Option<&(Memory, u64)>,
+    ) -> Result<Target, MapError> {
+        let (Some(iommu), Target::Memory { slot, .. }, Some((memory, offset))) =
+            (&self.iommu, target, backing)
+        else {
+            return Ok(target);
+        };
+        match iommu.map(iova, bytes, access, memory.file.as_fd(), *offset) {
+            Ok(()) => Ok(target),
+            Err(IommuError { errno, why }) => {
+                table.files.release(slot);
+                tracing::warn!(target: "audit", "DMA map of {bytes:#x} bytes at {iova:#x}: {why}");
+                Err(MapError::Iommu { iova, bytes, errno })
+            }
+        }
+    }
+
+    /// Undoes what the device reaches. Where that fails, which no kernel should do, the device is held back for good.
+    fn unmap_in_iommu(&self, inner: &mut Inner, iova: u64, last: u64) {
+        let Some(iommu) = &self.iommu else { return };
+        if let Err(IommuError { why, .. }) = iommu.unmap(iova, last) {
+            tracing::error!("DMA unmap at {iova:#x}: {why}; the device may not access memory any more");
+            inner.refuse(iova, last);
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Removed {
     pub(super) bytes: u64,
     /// Whether a range reached by message was among it.
     pub(super) messages: bool,
+    /// Whether a range in a file was among it.
+    pub(super) memory: bool,
 }
 
 /// The smallest range that counts as RAM for [`super::DmaSpace::mostly_direct`].
@@ -125,7 +127,10 @@ impl Table {
                 .bytes
                 .saturating_add((range.last - first).saturating_add(1));
             match range.target {
-                Target::Memory { slot, .. } => self.files.release(slot),
+                Target::Memory { slot, .. } => {
+                    removed.memory = true;
+                    self.files.release(slot);
+                }
                 Target::Message => removed.messages = true,
             }
         }
@@ -253,7 +258,7 @@ impl Files {
     }
 
     /// One range less; the last one takes the mapping with it.
-    fn release(&mut self, slot: usize) {
+    pub(super) fn release(&mut self, slot: usize) {
         let Some(entry) = self.slots.get_mut(slot) else {
             return;
         };

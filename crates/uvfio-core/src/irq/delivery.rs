@@ -1,19 +1,20 @@
 //! The delivery thread: writes the eventfds of interrupts that came about on a front end's thread, and listens to
 //! the eventfd by which the user unmasks INTx.
 //!
-//! What waits for it is a set, not a list: one bit a vector, so its size does not depend on what a user does, and an
-//! interrupt that is already waiting is not sent twice. What the thread has taken out belongs to the user whom it was
+//! What waits for it is a set, not a list ([`Latch`]): one bit a vector, so its size does not depend on what a user does,
+//! and an interrupt that is already waiting is not sent twice. What the thread has taken out belongs to the user whom it was
 //! taken for: if that one leaves meanwhile, the rest is dropped. A thread that a user has blocked for good (see
 //! [`super::eventfd`]) is left to itself and another one started; the old one ends when it comes back.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
 
 use super::IrqIndex;
 use super::eventfd::EventFd;
+use super::latch::Latch;
 use super::lines::Lines;
 
 /// Words of 64 MSI-X vectors; one word more is for everything else.
@@ -22,12 +23,10 @@ const MSIX_WORDS: usize = 2048 / 64;
 /// Interrupts that wait for the delivery thread.
 #[derive(Debug)]
 pub(super) struct Queue {
-    words: [AtomicU64; MSIX_WORDS + 1],
+    waiting: Latch<{ MSIX_WORDS + 1 }>,
     /// ERR and REQ: the eventfd itself, since these are signalled when everything else is taken away.
     notices: Mutex<[Option<Arc<EventFd>>; 2]>,
     wake: OwnedFd,
-    /// `wake` is written, and the set not yet looked at: no need to write it again.
-    woken: AtomicBool,
     /// Which thread is the one; others end.
     generation: AtomicU64,
 }
@@ -37,9 +36,8 @@ impl Queue {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             notices: Mutex::default(),
-            words: [const { AtomicU64::new(0) }; MSIX_WORDS + 1],
+            waiting: Latch::new(),
             wake,
-            woken: AtomicBool::new(false),
             generation: AtomicU64::new(0),
         })
     }
@@ -52,9 +50,7 @@ impl Queue {
             IrqIndex::Intx => MSIX_WORDS * 64 + 32,
             IrqIndex::Err | IrqIndex::Req => return,
         };
-        if let Some(word) = self.words.get(bit / 64) {
-            word.fetch_or(1 << (bit % 64), Ordering::Release);
-        }
+        self.waiting.add(bit);
     }
 
     /// Adds ERR or REQ; [`wake`](Self::wake) must follow.
@@ -69,26 +65,20 @@ impl Queue {
 
     /// Has the delivery thread look.
     pub(super) fn wake(&self) {
-        if !self.woken.swap(true, Ordering::AcqRel) {
+        self.waiting.ring(|| {
             // The only failure is a full counter, and then the thread is awake already.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        }
+        });
     }
 
     /// Forgets everything but ERR and REQ.
     pub(super) fn clear(&self) {
-        for word in &self.words {
-            word.store(0, Ordering::Release);
-        }
+        self.waiting.clear();
     }
 
     /// Takes out everything.
     pub(super) fn take(&self) -> Waiting {
-        Waiting(std::array::from_fn(|at| {
-            self.words
-                .get(at)
-                .map_or(0, |word| word.swap(0, Ordering::Acquire))
-        }))
+        Waiting(self.waiting.take())
     }
 
     /// Ends the delivery thread, as soon as it isn't blocked.
@@ -146,10 +136,9 @@ fn run(lines: &Lines, generation: u64) {
             return;
         }
         let unmasked = unmask.is_some() && ready[1].revents().contains(PollFlags::IN);
-        // In this order: whoever adds after the second line writes `wake` again, and what was added before it is
-        // seen below.
-        let _ = rustix::io::read(&lines.queue.wake, &mut [0; 8]);
-        lines.queue.woken.swap(false, Ordering::AcqRel);
+        lines.queue.waiting.answer(|| {
+            let _ = rustix::io::read(&lines.queue.wake, &mut [0; 8]);
+        });
         let notices = lines.queue.take_notices();
         notices.iter().flatten().for_each(|target| target.signal());
         drop(notices);

@@ -30,6 +30,8 @@ pub(super) struct Core {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
     bus_master: bool,
+    /// Bus mastering, where no missing range holds it back.
+    reach: bool,
     mode: InterruptMode,
 }
 
@@ -65,7 +67,7 @@ impl Core {
         };
         let lines = Lines::new(layout, &blueprint).map_err(system)?;
         let core = Arc::new(Self {
-            dma: Arc::new(DmaSpace::new(policy)),
+            dma: Arc::new(DmaSpace::with_iommu(policy, device.iommu())),
             lines,
             work: Work::default(),
             bars,
@@ -162,8 +164,10 @@ impl Core {
         let _inside = FrontEnd::enter();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
+            let bus_master = self.lines.bus_master();
             let now = Told {
-                bus_master: self.lines.bus_master(),
+                bus_master,
+                reach: bus_master && !self.dma.held_back(),
                 mode: self.lines.mode(),
             };
             if *told == now {
@@ -171,7 +175,9 @@ impl Core {
             }
             if told.bus_master != now.bus_master {
                 self.dma.set_bus_master(now.bus_master);
-                self.device.bus_master_changed(now.bus_master);
+            }
+            if told.reach != now.reach {
+                self.device.bus_master_changed(now.reach);
             }
             if told.mode != now.mode {
                 self.device.interrupts_changed(now.mode);

@@ -49,6 +49,8 @@ pub struct Recorder {
     pub mappable: Option<OwnedFd>,
     /// A register write here is answered by this.
     pub on_write: Option<Answer>,
+    /// In front of it.
+    pub iommu: Option<Arc<dyn uvfio_core::Iommu>>,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -231,6 +233,10 @@ impl Device for Recorder {
 
     fn bus_master_changed(&self, on: bool) {
         self.tell(Told::BusMaster(on));
+    }
+
+    fn iommu(&self) -> Option<Arc<dyn uvfio_core::Iommu>> {
+        self.iommu.clone()
     }
 
     fn vpd(&self) -> &[u8] {

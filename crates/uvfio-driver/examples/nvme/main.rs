@@ -1,32 +1,14 @@
-//! A driver for NVMe controllers: identify, queues, read, write, flush; polled or by interrupt, with or without shadow
-//! doorbells; it survives a reset.
+//! A disk, driven: what it is, what it keeps, and how fast it reads, polled and by interrupt.
 //!
 //!     uvfio serve nvme,mem=64M --socket /tmp/nvme.sock
 //!     cargo run --release --example nvme -- /tmp/nvme.sock [--overwrite]
 //!
-//! Without `--overwrite` nothing is written.
-//!
-//! ```text
-//! disk          a namespace: requests, one at a time or many
-//! controller    enable, identify, create queues, reset; waiting
-//! queue         a pair of queues, their doorbells and shadow doorbells
-//! spec          every number
-//! ```
-
-mod controller;
-mod disk;
-mod error;
-mod queue;
-mod spec;
-#[cfg(test)]
-mod tests;
+//! Without `--overwrite` nothing is written. The driver itself is `uvfio_driver::drivers::nvme`.
 
 use std::time::Instant;
 
-use controller::{Options, Waiting};
-use disk::{Disk, Request};
-use error::{NvmeError, Result};
 use uvfio_driver::Function;
+use uvfio_driver::drivers::nvme::{Disk, NvmeError, Options, Request, Result, Waiting};
 
 /// Requests of one measurement.
 const REQUESTS: u64 = 20_000;
@@ -61,17 +43,19 @@ fn main() -> Result<()> {
 }
 
 fn introduce(disk: &Disk) -> Result<()> {
-    let identity = &disk.controller.identity;
-    let shadow = if disk.controller.has_shadow() {
-        "with"
+    let identity = disk.controller().identity();
+    let doorbells = if disk.controller().has_mapped_doorbells() {
+        "mapped doorbells"
+    } else if disk.controller().has_shadow() {
+        "shadow doorbells"
     } else {
-        "without"
+        "doorbells by message"
     };
     println!(
         "{}, serial {}, firmware {}",
         identity.model, identity.serial, identity.firmware
     );
-    println!("NVMe {}, {shadow} shadow doorbells", disk.controller.version()?);
+    println!("NVMe {}, {doorbells}", disk.controller().version()?);
     println!("{} blocks of {} bytes", disk.blocks(), disk.block_bytes());
     Ok(())
 }
@@ -115,7 +99,7 @@ fn measure(disk: &mut Disk) -> Result<()> {
         finished += 1;
     }
     let rate = REQUESTS as f64 / start.elapsed().as_secs_f64();
-    let options = disk.controller.options;
+    let options = disk.controller().options();
     println!(
         "{:?}, depth {:2}: {rate:8.0} reads of 4 KiB a second",
         options.waiting, options.depth

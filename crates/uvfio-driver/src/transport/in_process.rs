@@ -67,7 +67,9 @@ fn map_error(error: MapError) -> DriverError {
     let errno = match error {
         MapError::Exists { .. } => rustix::io::Errno::EXIST,
         MapError::Quota { .. } => rustix::io::Errno::NOSPC,
-        MapError::Invalid { .. } | MapError::Kernel { .. } => rustix::io::Errno::INVAL,
+        MapError::Invalid { .. } | MapError::Kernel { .. } | MapError::Iommu { .. } => {
+            rustix::io::Errno::INVAL
+        }
     };
     refused("a DMA mapping", &error, errno)
 }

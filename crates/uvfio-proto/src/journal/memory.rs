@@ -2,21 +2,19 @@
 //!
 //! Soundness: the mapping is shared between processes, but only one of them uses it at a time: the next server maps
 //! it when the last one is dead. Within a process, the notes are atomics; the bytes belong to the one
-//! [`Buffer`]; the structures of the calls are used by the holder of the buffer (receive) and of the sending lock
-//! (send).
+//! [`Buffer`]; the structures of the calls are used by the holder of the buffer (receive) and of the notes (send).
 #![allow(unsafe_code)] // Memory between processes, and calls that rustix has not.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::MutexGuard;
 
 use rustix::cmsg_space;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::page::{Call, Lengths, Noted, PAGE_BYTES, Page};
-use super::{Buffer, Sending};
+use super::{Buffer, Notes, Sending};
 use crate::transport::{MAX_FDS, MOST_RECEIVED};
 
 /// Bytes of control messages with [`MOST_RECEIVED`] descriptors, of which [`MAX_FDS`] at most are sent.
@@ -110,9 +108,19 @@ impl Memory {
         call.arm(end);
         let flags = libc::MSG_CMSG_CLOEXEC | if dont_wait { libc::MSG_DONTWAIT } else { 0 };
         loop {
+            // Not by libc's wrapper, which makes a thread cancellable around the call: nobody cancels threads here.
+            let no_time_limit = std::ptr::null_mut::<libc::timespec>();
             // SAFETY: `message` points to `piece`, which is `free`, and to `control`; all live through the call.
-            let result =
-                unsafe { libc::recvmmsg(socket.as_raw_fd(), message, 1, flags as _, std::ptr::null_mut()) };
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_recvmmsg,
+                    socket.as_raw_fd(),
+                    message,
+                    1,
+                    flags,
+                    no_time_limit,
+                )
+            };
             if result == 1 {
                 break;
             }
@@ -138,7 +146,7 @@ impl Memory {
         socket: BorrowedFd<'_>,
         pieces: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
-        _turn: &MutexGuard<'_, ()>,
+        _turn: &mut Notes,
     ) -> rustix::io::Result<usize> {
         use rustix::io::Errno;
         let mut control = Control([MaybeUninit::uninit(); CONTROL_BYTES]);
@@ -160,7 +168,7 @@ impl Memory {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: `IoSlice` has the layout of `iovec`; pieces and control messages live through the call, and the
         // kernel only reads them.
-        let result = unsafe { libc::sendmmsg(socket.as_raw_fd(), message, 1, flags as _) };
+        let result = unsafe { libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), message, 1, flags) };
         if result != 1 {
             let error = io::Error::last_os_error();
             return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
@@ -209,7 +217,7 @@ fn fill(
     filled.msg_hdr.msg_iovlen = count as _;
     filled.msg_hdr.msg_control = control;
     filled.msg_hdr.msg_controllen = control_bytes as _;
-    // SAFETY: the structure lies in the page, and only the holder of the buffer or the lock is here.
+    // SAFETY: the structure lies in the page, and only the holder of the buffer or the notes is here.
     unsafe { message.write_volatile(filled) };
     message
 }

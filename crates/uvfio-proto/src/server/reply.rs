@@ -20,7 +20,7 @@ pub(super) struct Reply {
 impl Reply {
     /// Starts an empty one.
     pub(super) fn begin(&mut self) {
-        self.bytes.clear();
+        // `send` writes the header: what stands in its place meanwhile does not matter.
         self.bytes.resize(HEADER_BYTES, 0);
         self.fd = None;
         self.errno = None;

@@ -16,7 +16,7 @@ use uvfio_core::close_elsewhere;
 use zerocopy::FromBytes;
 
 use super::{Descriptors, MAX_FDS, MOST_RECEIVED, ReceiveError};
-use crate::journal::{self, Received};
+use crate::journal::{self, Agreed, Received};
 use crate::message::{HEADER_BYTES, Header};
 
 /// The buffer of an idle connection, bytes.
@@ -233,6 +233,13 @@ impl Incoming {
             if !matches!(self.receive(RecvFlags::DONTWAIT), Ok(1..)) {
                 return;
             }
+        }
+    }
+
+    /// Notes in the journal, where there is one, what VERSION agreed on.
+    pub(crate) fn agreed(&mut self, session: Agreed) {
+        if let Buffer::Journal(journal, _) = &mut self.buffer {
+            journal.agreed(session);
         }
     }
 

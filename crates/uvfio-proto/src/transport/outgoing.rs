@@ -7,7 +7,8 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rustix::cmsg_space;
@@ -48,19 +49,21 @@ pub enum SendError {
 #[derive(Debug)]
 pub struct Outgoing {
     stream: Arc<UnixStream>,
-    /// Where it is noted how far a message has gone.
-    journal: Option<Arc<Notes>>,
+    /// Locked while a message goes out; nobody waits for the lock itself, since who waits asks `blocked` meanwhile.
     turn: Mutex<Turn>,
+    /// How many wait for the turn: waking nobody would still be a system call, for every message.
+    waiting: AtomicUsize,
+    /// For those that wait.
+    waiters: Mutex<()>,
     free: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Turn {
-    taken: bool,
-    /// How many wait for it: waking nobody would still be a system call, for every message.
-    waiting: usize,
     /// The rest of a message that was given up.
     tail: Vec<u8>,
+    /// Where it is noted how far a message has gone.
+    journal: Option<Notes>,
 }
 
 impl Outgoing {
@@ -71,11 +74,13 @@ impl Outgoing {
     }
 
     /// The same, noting in a journal how far each message has gone.
-    pub(crate) fn with_journal(stream: Arc<UnixStream>, journal: Option<Arc<Notes>>) -> Self {
+    pub(crate) fn with_journal(stream: Arc<UnixStream>, journal: Option<Notes>) -> Self {
+        let tail = Vec::new();
         Self {
             stream,
-            journal,
-            turn: Mutex::default(),
+            turn: Mutex::new(Turn { tail, journal }),
+            waiting: AtomicUsize::new(0),
+            waiters: Mutex::default(),
             free: Condvar::new(),
         }
     }
@@ -130,47 +135,61 @@ impl Outgoing {
         blocked: &mut dyn FnMut() -> Blocked,
         still: &mut dyn FnMut() -> bool,
     ) -> Result<(), SendError> {
-        let mut tail = self.take_turn(blocked)?;
-        let result = self.flush(&mut tail, blocked).and_then(|()| {
-            if !still() {
-                return Err(SendError::GivenUp);
-            }
-            let [first, second] = *parts;
-            if let Some(journal) = &self.journal {
-                journal.begin(what, first.len() + second.len());
-            }
-            let sent = self.push(what, parts, fds, blocked);
-            match sent {
-                Progress {
-                    bytes: 0,
-                    stopped: Some(Stopped::GivenUp),
-                } => Err(SendError::GivenUp),
-                Progress {
-                    stopped: Some(Stopped::Io(error)),
-                    ..
-                } => Err(error.into()),
-                Progress {
-                    bytes,
-                    stopped: Some(Stopped::GivenUp),
-                } => {
-                    tail.extend_from_slice(first.get(bytes..).unwrap_or_default());
-                    let into_second = bytes.saturating_sub(first.len());
-                    tail.extend_from_slice(second.get(into_second..).unwrap_or_default());
-                    Err(SendError::Delayed)
-                }
-                Progress { stopped: None, .. } => Ok(()),
-            }
-        });
-        self.give_turn(tail);
+        let mut turn = self.take_turn(blocked)?;
+        let result = self.send_in_turn(&mut turn, what, parts, fds, blocked, still);
+        self.give_turn(turn);
         result
     }
 
+    fn send_in_turn(
+        &self,
+        turn: &mut Turn,
+        what: Sending,
+        parts: &[&[u8]; 2],
+        fds: &[BorrowedFd<'_>],
+        blocked: &mut dyn FnMut() -> Blocked,
+        still: &mut dyn FnMut() -> bool,
+    ) -> Result<(), SendError> {
+        self.flush(turn, blocked)?;
+        if !still() {
+            return Err(SendError::GivenUp);
+        }
+        let [first, second] = *parts;
+        if let Some(journal) = &mut turn.journal {
+            journal.begin(what, first.len() + second.len());
+        }
+        match self.push(turn.journal.as_mut(), what, parts, fds, blocked) {
+            Progress { stopped: None, .. } => Ok(()),
+            Progress {
+                bytes: 0,
+                stopped: Some(Stopped::GivenUp),
+            } => Err(SendError::GivenUp),
+            Progress {
+                stopped: Some(Stopped::Io(error)),
+                ..
+            } => Err(error.into()),
+            Progress {
+                bytes,
+                stopped: Some(Stopped::GivenUp),
+            } => {
+                turn.tail
+                    .extend_from_slice(first.get(bytes..).unwrap_or_default());
+                let into_second = bytes.saturating_sub(first.len());
+                turn.tail
+                    .extend_from_slice(second.get(into_second..).unwrap_or_default());
+                Err(SendError::Delayed)
+            }
+        }
+    }
+
     /// Sends the rest of an earlier message.
-    fn flush(&self, tail: &mut Vec<u8>, blocked: &mut dyn FnMut() -> Blocked) -> Result<(), SendError> {
+    fn flush(&self, turn: &mut Turn, blocked: &mut dyn FnMut() -> Blocked) -> Result<(), SendError> {
+        let Turn { tail, journal } = turn;
         if tail.is_empty() {
             return Ok(());
         }
-        let Progress { bytes, stopped } = self.push(Sending::Command, &[tail, &[]], &[], blocked);
+        let Progress { bytes, stopped } =
+            self.push(journal.as_mut(), Sending::Command, &[tail, &[]], &[], blocked);
         tail.drain(..bytes.min(tail.len()));
         match stopped {
             None => {
@@ -186,6 +205,7 @@ impl Outgoing {
     /// Sends until all is sent, or it is given up.
     fn push(
         &self,
+        mut journal: Option<&mut Notes>,
         what: Sending,
         parts: &[&[u8]; 2],
         fds: &[BorrowedFd<'_>],
@@ -208,9 +228,11 @@ impl Outgoing {
                         .unwrap_or_default(),
                 ),
             ];
-            let sent = match &self.journal {
-                Some(journal) => journal.send(what, self.stream.as_fd(), &pieces, fds),
-                None => send_now(&self.stream, &pieces, fds),
+            // The kernel is quicker with one piece than with two of which one is empty.
+            let pieces = if second.is_empty() { &pieces[..1] } else { &pieces };
+            let sent = match &mut journal {
+                Some(journal) => journal.send(what, self.stream.as_fd(), pieces, fds),
+                None => send_now(&self.stream, pieces, fds),
             };
             match sent {
                 Ok(sent) => {
@@ -246,29 +268,41 @@ impl Outgoing {
         }
     }
 
-    fn take_turn(&self, blocked: &mut dyn FnMut() -> Blocked) -> Result<Vec<u8>, SendError> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        while turn.taken {
+    fn take_turn(&self, blocked: &mut dyn FnMut() -> Blocked) -> Result<MutexGuard<'_, Turn>, SendError> {
+        loop {
+            if let Some(turn) = self.turn_if_free() {
+                return Ok(turn);
+            }
             if blocked() == Blocked::GiveUp {
                 return Err(SendError::GivenUp);
             }
-            turn.waiting += 1;
-            turn = self
-                .free
-                .wait_timeout(turn, GLANCE)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-            turn.waiting -= 1;
+            let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            // Whoever had the turn may have given it before it could see that somebody waits.
+            let turn = self.turn_if_free();
+            if turn.is_none() {
+                let _ = self.free.wait_timeout(waiters, GLANCE);
+            }
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            if let Some(turn) = turn {
+                return Ok(turn);
+            }
         }
-        turn.taken = true;
-        Ok(std::mem::take(&mut turn.tail))
     }
 
-    fn give_turn(&self, tail: Vec<u8>) {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        turn.taken = false;
-        turn.tail = tail;
-        if turn.waiting > 0 {
+    fn turn_if_free(&self) -> Option<MutexGuard<'_, Turn>> {
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn give_turn(&self, turn: MutexGuard<'_, Turn>) {
+        drop(turn);
+        // Who begins to wait right now may be missed, and looks again after a glance.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            let _waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
             self.free.notify_one();
         }
     }

@@ -23,8 +23,10 @@ pub(crate) const VERB: &str = "demo-user";
 /// The user of `uvfio demo`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The server's socket. Its log is standard input.
-    socket: PathBuf,
+    /// The socket of edu's server. Its log is standard input.
+    edu: PathBuf,
+    /// The socket of the NVMe controller's server.
+    nvme: PathBuf,
 }
 
 /// What this process tells the one that prints.
@@ -64,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let shared_because = namespace::leave_for_new_user_namespace()
         .err()
         .map(|errno| errno.to_string());
-    let user = User::attach(&args.socket).map_err(Failure::running)?;
+    let user = User::attach(&args.edu).map_err(Failure::running)?;
     // What the device declares is what its user should find.
     let edu = "edu"
         .parse::<DeviceSpec>()
@@ -78,13 +80,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         namespace: namespace::user_namespace("self"),
         shared_because,
         announced,
-        sections: user.try_everything(edu.as_ref()),
+        sections: user.try_everything(edu.as_ref(), &args.nvme),
     };
     println!("{}", serde_json::to_string(&told).map_err(Failure::running)?);
     Ok(())
 }
 
-/// One section of the page.
+/// Some lines of the page.
 type Check = fn(&mut User, &dyn Device, &mut Section) -> Result<(), Refused>;
 
 impl User {
@@ -115,57 +117,51 @@ impl User {
         })
     }
 
-    fn try_everything(mut self, edu: &dyn Device) -> Vec<Section> {
-        let checks: [(&str, Check); 6] = [
-            ("Configuration space, read through the socket", checks::config),
-            ("BARs, sized by writing ones", checks::bars),
-            ("MSI", checks::msi),
-            ("DMA", checks::dma),
-            ("Function level reset", checks::flr),
-            ("Refused, with the server's reason", checks::refused),
+    fn try_everything(mut self, edu: &dyn Device, nvme: &Path) -> Vec<Section> {
+        let groups: [(&str, &[Check]); 3] = [
+            ("edu, through the socket", &[checks::config]),
+            (
+                "edu: interrupts, DMA, function level reset",
+                &[checks::msi, checks::dma, checks::flr],
+            ),
+            ("Refused, with the server's reason", &[checks::refused]),
         ];
-        let mut sections: Vec<Section> = checks
+        let mut sections: Vec<Section> = groups
             .into_iter()
-            .map(|(title, check)| self.section(title, edu, check))
-            .collect();
-        let title = "The next user, once this one has left";
-        sections.push(match self.succeed() {
-            Ok(mut next) => next.section(title, edu, checks::next_user),
-            Err(refused) => {
+            .map(|(title, checks)| {
                 let mut section = Section::new(title);
-                section.check("attaches", refused.to_string(), false, "to be granted");
+                for check in checks {
+                    let done = check(&mut self, edu, &mut section);
+                    finish(&mut section, done);
+                }
                 section
-            }
-        });
+            })
+            .collect();
+
+        let mut speed = Section::new("Speed for drivers in user space, as just measured");
+        // A server has one user at a time: the driver is answered once this one has left.
+        let left = self.leave();
+        let done = checks::edu_speed(&left.socket, &mut speed);
+        finish(&mut speed, done);
+        let done = checks::nvme_speed(nvme, &mut speed);
+        finish(&mut speed, done);
+        sections.push(speed);
+
+        let mut after = Section::new("Afterwards");
+        let done = left
+            .come_back()
+            .and_then(|mut next| checks::next_user(&mut next, edu, &mut after));
+        finish(&mut after, done);
+        sections.push(after);
         sections
     }
 
-    fn section(&mut self, title: &str, edu: &dyn Device, check: Check) -> Section {
-        let mut section = Section::new(title);
-        if let Err(refused) = check(self, edu, &mut section) {
-            section.check("the rest of this", refused.to_string(), false, "to be granted");
-        }
-        section
-    }
-
-    /// Leaves, and comes back as another user.
-    fn succeed(self) -> Result<Self, Refused> {
+    /// Gives the device back.
+    fn leave(self) -> Left {
         let Self {
-            link,
-            memory,
-            messages,
-            log,
-            socket,
+            memory, log, socket, ..
         } = self;
-        // A server has one user at a time: the next is answered once this one has left.
-        drop((link, messages));
-        Ok(Self {
-            link: Link::connect(&socket)?,
-            memory,
-            messages: None,
-            log,
-            socket,
-        })
+        Left { memory, log, socket }
     }
 
     /// Forgets what the server has logged until now.
@@ -187,5 +183,32 @@ impl User {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
             }
         }
+    }
+}
+
+/// A user who has left.
+struct Left {
+    memory: File,
+    log: Receiver<String>,
+    socket: PathBuf,
+}
+
+impl Left {
+    /// Comes back as another.
+    fn come_back(self) -> Result<User, Refused> {
+        Ok(User {
+            link: Link::connect(&self.socket)?,
+            memory: self.memory,
+            messages: None,
+            log: self.log,
+            socket: self.socket,
+        })
+    }
+}
+
+/// Where something that every user may do was not granted, the page is wrong.
+fn finish<E: std::fmt::Display>(section: &mut Section, done: Result<(), E>) {
+    if let Err(error) = done {
+        section.check("the rest of this", error.to_string(), false, "to be granted");
     }
 }

@@ -60,7 +60,7 @@ fn round(context: &Context<'_>, uvfio: &Path, checks: &mut Checks) -> Result<()>
     guest.run("server_make_disk", STEP, checks)?;
     guest.run("server_start", STEP, checks)?;
     guest.tell("uvfio-guest-tools nvme-write /run/nvme.sock --records 8192 >&3")?;
-    let mut flushed = flushed_records(&mut guest, records)?;
+    let mut flushed = flushed_records(&mut guest, records, checks)?;
     std::thread::sleep(delay);
     for note in guest.kill_for_notes()? {
         // The last one may have been cut short.

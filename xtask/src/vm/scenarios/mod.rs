@@ -13,8 +13,11 @@ use super::testbed::Testbed;
 
 mod abuse;
 pub(in crate::vm) mod disk_rates;
+mod doctor;
 mod edu_msi;
 mod gone;
+mod hardware;
+mod list_bind;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -37,6 +40,7 @@ pub(super) struct Scenario {
 /// Every scenario, in the order in which they run.
 pub(super) const ALL: &[Scenario] = &[
     self_check::SCENARIO,
+    doctor::SCENARIO,
     lspci::SCENARIO,
     edu_msi::SCENARIO,
     nvme_files::SHARED_MEMORY,
@@ -50,6 +54,8 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    hardware::SCENARIO,
+    list_bind::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -60,10 +66,10 @@ const RECORDS: usize = 40;
 
 /// Waits until the guest has said of `count` records that they are flushed; returns how many it
 /// says are.
-fn flushed_records(guest: &mut Guest, count: usize) -> Result<usize> {
+fn flushed_records(guest: &mut Guest, count: usize, checks: &mut Checks) -> Result<usize> {
     let mut flushed = 0;
     while flushed < count {
-        flushed = flushed_so_far(&guest.note(STEP)?)?;
+        flushed = flushed_so_far(&guest.note(STEP, checks)?)?;
     }
     Ok(flushed)
 }
@@ -105,6 +111,8 @@ pub(super) struct Programs {
     pub(super) uvfio: Option<PathBuf>,
     /// The guest's own tools
     pub(super) guest_tools: PathBuf,
+    /// A user of our own layer over the kernel's VFIO
+    pub(super) hardware: PathBuf,
 }
 
 impl<'a> Context<'a> {

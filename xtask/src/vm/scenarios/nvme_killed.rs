@@ -19,7 +19,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let nvme = context.nvme(&image, &[])?;
     let mut guest = context.guest().attach(&nvme).start()?;
     guest.tell("nvme_write_records")?;
-    let flushed = flushed_records(&mut guest, RECORDS)?;
+    let flushed = flushed_records(&mut guest, RECORDS, checks)?;
     guest.kill()?;
     checks.same(
         "flushed records that the image lacks",

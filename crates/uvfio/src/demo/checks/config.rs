@@ -17,81 +17,83 @@ use crate::names;
 const BAR0_ADDRESS: u32 = 0xfea0_0000;
 
 pub(in crate::demo) fn config(user: &mut User, edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
+    identity(user, edu, page)?;
+    capabilities(user, edu, page)?;
+    bars(user, edu, page)
+}
+
+fn identity(user: &mut User, edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
     let link = &mut user.link;
     let declared = edu.blueprint().identity;
-
     let (vendor, device) = (config_u16(link, 0)?, config_u16(link, 2)?);
-    let name = names::device(vendor, device);
-    let ok = (vendor, device) == (declared.vendor, declared.device);
-    page.check(
-        "vendor, device",
-        format!("{vendor:04x}:{device:04x} ({name})"),
-        ok,
-        "as the device declares",
-    );
-
     let [revision, interface, subclass, base] = config_u32(link, 8)?.to_le_bytes();
-    let class = names::class(base, subclass);
-    let ok = [base, subclass, interface] == declared.class && revision == declared.revision;
-    let seen = format!("{base:02x}{subclass:02x}{interface:02x} ({class}), revision {revision:02x}");
-    page.check("class, revision", seen, ok, "as the device declares");
-
     let (subvendor, subdevice) = (config_u16(link, 0x2c)?, config_u16(link, 0x2e)?);
     let pin = config_u8(link, 0x3d)?;
-    let ok = (subvendor, subdevice) == (declared.subsystem_vendor, declared.subsystem)
+    let ok = (vendor, device) == (declared.vendor, declared.device)
+        && [base, subclass, interface] == declared.class
+        && revision == declared.revision
+        && (subvendor, subdevice) == (declared.subsystem_vendor, declared.subsystem)
         && pin == declared.interrupt_pin;
     let line = char::from(b'@'.saturating_add(pin.min(4)));
+    let class = names::class(base, subclass);
     page.check(
-        "subsystem, interrupt pin",
-        format!("{subvendor:04x}:{subdevice:04x}, INT{line}"),
+        "device, class, subsystem, interrupt",
+        format!(
+            "{vendor:04x}:{device:04x} revision {revision:02x}, {base:02x}{subclass:02x}{interface:02x} ({class}), \
+             {subvendor:04x}:{subdevice:04x}, INT{line}"
+        ),
         ok,
-        "as declared",
-    );
+        "as the device declares",
+    )
+    .number("vendor", vendor)
+    .number("device", device)
+    .number("revision", revision)
+    .number("class", u32::from_be_bytes([0, base, subclass, interface]))
+    .number("subsystem_vendor", subvendor)
+    .number("subsystem", subdevice)
+    .number("interrupt_pin", pin);
+    Ok(())
+}
 
-    let mut found = 0;
+fn capabilities(user: &mut User, edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
+    let link = &mut user.link;
+    let blueprint = edu.blueprint();
+    let (mut seen, mut offsets, mut known) = (Vec::new(), Vec::new(), true);
     for (at, id) in function::capabilities(link)? {
-        found += 1;
-        let (name, seen) = match id {
+        known &= blueprint.capabilities.iter().any(|capability| is(capability, id));
+        offsets.push(at);
+        let what = match id {
             CAP_POWER => {
                 let version = config_u16(link, at + 2)? & 7;
                 let state = config_u16(link, at + 4)? & 3;
-                ("power management", format!("version {version}, in D{state}"))
+                format!("power management version {version} in D{state}")
             }
             CAP_MSI => {
                 let control = config_u16(link, at + 2)?;
                 let messages = 1 << ((control >> MSI_CAPABLE_SHIFT) & 7);
                 let wide = if control & 0x80 == 0 { 32 } else { 64 };
-                ("MSI", format!("{messages} messages, {wide}-bit addresses"))
+                format!("MSI with {messages} messages, {wide}-bit addresses")
             }
             CAP_EXPRESS => {
-                let flr = config_u32(link, at + 4)? & EXPRESS_FLR_CAPABLE != 0;
                 let version = config_u16(link, at + 2)? & 15;
-                (
-                    "PCI Express",
-                    format!("version {version}, FLR{}", if flr { "+" } else { "-" }),
+                let flr = config_u32(link, at + 4)? & EXPRESS_FLR_CAPABLE != 0;
+                format!(
+                    "PCI Express version {version} with{} FLR",
+                    if flr { "" } else { "out" }
                 )
             }
-            _ => ("unknown", format!("ID {id:#04x}")),
+            _ => format!("unknown ID {id:#04x}"),
         };
-        let ok = edu
-            .blueprint()
-            .capabilities
-            .iter()
-            .any(|capability| is(capability, id));
-        page.check(
-            format!("capability at {at:#04x}"),
-            format!("{name}: {seen}"),
-            ok,
-            "one that the device declares",
-        );
+        seen.push(format!("{at:#04x} {what}"));
     }
-    let declared = edu.blueprint().capabilities.len();
+    let declared = blueprint.capabilities.len();
     page.check(
         "capabilities in the chain",
-        found.to_string(),
-        found == declared,
-        declared.to_string(),
-    );
+        seen.join("; "),
+        known && offsets.len() == declared,
+        format!("the {declared} that the device declares"),
+    )
+    .number("offsets", offsets);
     Ok(())
 }
 
@@ -104,7 +106,7 @@ fn is(capability: &Capability<'_>, id: u8) -> bool {
     }
 }
 
-pub(in crate::demo) fn bars(user: &mut User, edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
+fn bars(user: &mut User, edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
     let link = &mut user.link;
     for (number, declared) in edu.blueprint().bars.iter().enumerate() {
         let at = BAR0 + 4 * number as u64;
@@ -114,12 +116,10 @@ pub(in crate::demo) fn bars(user: &mut User, edu: &dyn Device, page: &mut Sectio
         let region = link.region_bytes(number as u32)?;
         match *declared {
             Bar::None if ones == 0 && region == 0 => {}
-            Bar::None => page.check(
-                format!("BAR {number}"),
-                format!("{ones:#x}, {region} bytes"),
-                false,
-                "absent",
-            ),
+            Bar::None => {
+                let seen = format!("{ones:#x}, {region} bytes");
+                page.check(format!("BAR {number}"), seen, false, "absent");
+            }
             Bar::Memory32 { bytes, .. } => {
                 let sized = (!(ones & !15)).wrapping_add(1);
                 let seen = format!(
@@ -127,33 +127,32 @@ pub(in crate::demo) fn bars(user: &mut User, edu: &dyn Device, page: &mut Sectio
                     names::bytes(sized.into())
                 );
                 page.check(
-                    format!("BAR {number}"),
+                    format!("BAR {number}, sized by writing ones"),
                     seen,
                     sized == bytes && region == u64::from(bytes),
                     names::bytes(bytes.into()),
-                );
+                )
+                .number("bytes", sized)
+                .number("region_bytes", region);
             }
-            Bar::Memory64 { .. } | Bar::Io { .. } => page.tell(format!("BAR {number}"), format!("{ones:#x}")),
+            Bar::Memory64 { .. } | Bar::Io { .. } => {
+                page.tell(format!("BAR {number}"), format!("{ones:#x}"));
+            }
         }
     }
     set_config_u32(link, BAR0, BAR0_ADDRESS)?;
     function::command(link, COMMAND_MEMORY | COMMAND_BUS_MASTER, true)?;
     let (address, command) = (config_u32(link, BAR0)?, config_u16(link, function::COMMAND)?);
-    let seen = format!("BAR 0 {address:#010x}, COMMAND {command:#06x}");
-    let ok = address == BAR0_ADDRESS
-        && command & (COMMAND_MEMORY | COMMAND_BUS_MASTER) == COMMAND_MEMORY | COMMAND_BUS_MASTER;
-    page.check(
-        "placed and switched on",
-        seen,
-        ok,
-        format!("BAR 0 {BAR0_ADDRESS:#010x}, memory and bus master on"),
-    );
     let config = link.region_bytes(CONFIG)?;
+    let on = COMMAND_MEMORY | COMMAND_BUS_MASTER;
     page.check(
-        "configuration space as a region",
-        format!("{config} bytes"),
-        config == 4096,
-        "4096 bytes (PCI Express)",
-    );
+        "BAR 0 placed, COMMAND switched on",
+        format!("{address:#010x}, {command:#06x}; {config} bytes of configuration space"),
+        address == BAR0_ADDRESS && command & on == on && config == 4096,
+        format!("{BAR0_ADDRESS:#010x}, memory and bus master on; 4096 bytes (PCI Express)"),
+    )
+    .number("address", address)
+    .number("command", command)
+    .number("config_bytes", config);
     Ok(())
 }

@@ -17,25 +17,31 @@ const TO: u64 = 0x8000;
 
 pub(in crate::demo) fn dma(user: &mut User, _edu: &dyn Device, page: &mut Section) -> Result<(), Refused> {
     user.link.map(&user.memory, MEMORY_IOVA, MEMORY_BYTES)?;
-    page.tell(
-        "memory mapped",
-        format!("{} of a memfd at {MEMORY_IOVA:#x}", names::bytes(MEMORY_BYTES)),
-    );
-
     let data = pattern();
     let device = BUFFER_AT;
     user.memory
         .write_all_at(&data, FROM)
         .map_err(|e| Refused::absent(e.to_string()))?;
     let there = transfer(user, MEMORY_IOVA + FROM, device, COMMAND_INTERRUPT)?;
-    page.check("memory to device", there.text(), there.ended, "ended");
     let back = transfer(
         user,
         device,
         MEMORY_IOVA + TO,
         COMMAND_FROM_DEVICE | COMMAND_INTERRUPT,
     )?;
-    page.check("device to memory", back.text(), back.ended, "ended");
+    page.check(
+        "DMA to the device and back",
+        format!(
+            "{BUFFER_BYTES} bytes of {} mapped; there: {}; back: {}",
+            names::bytes(MEMORY_BYTES),
+            there.text(),
+            back.text()
+        ),
+        there.as_wanted() && back.as_wanted(),
+        "both ended, with an interrupt each",
+    )
+    .number("bytes", BUFFER_BYTES)
+    .number("interrupts", vec![there.interrupts, back.interrupts]);
 
     let mut returned = vec![0; data.len()];
     user.memory
@@ -55,7 +61,14 @@ pub(in crate::demo) fn dma(user: &mut User, _edu: &dyn Device, page: &mut Sectio
         "{differ} of {} bytes differ, {beside} beside them changed",
         data.len()
     );
-    page.check("compared", seen, differ == 0 && beside == 0, "none");
+    page.check(
+        "what came back, compared",
+        seen,
+        differ == 0 && beside == 0,
+        "none",
+    )
+    .number("differ_bytes", differ)
+    .number("beside_bytes", beside);
     Ok(())
 }
 
@@ -74,7 +87,11 @@ pub(super) struct Transfer {
 impl Transfer {
     fn text(&self) -> String {
         let ended = if self.ended { "ended" } else { "still runs" };
-        format!("{BUFFER_BYTES} bytes: {ended}, {} interrupt", self.interrupts)
+        format!("{ended}, {} interrupt", self.interrupts)
+    }
+
+    fn as_wanted(&self) -> bool {
+        self.ended && self.interrupts == 1
     }
 }
 

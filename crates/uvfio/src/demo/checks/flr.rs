@@ -34,31 +34,30 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     } else {
         "does not answer".into()
     };
-    page.check("FLR by DEVCTL bit 15", seen, answers, "that it answers again");
-
     let after = register(link, Reg::Liveness)?;
     page.check(
-        "a register of the device",
-        format!("{held:#x}, then {after:#x}"),
-        after == 0 && held != 0,
-        "forgotten",
-    );
+        "FLR by DEVCTL bit 15",
+        format!("{seen}; a register of the device read {held:#x}, then {after:#x}"),
+        answers && after == 0 && held != 0,
+        "that it answers again, and has forgotten the register",
+    )
+    .number("answers_after_us", took.as_micros() as u64)
+    .number("register_before", held)
+    .number("register_after", after);
+
     let (bar_after, command_after) = (config_u32(link, BAR0)?, config_u16(link, COMMAND)?);
-    page.check(
-        "BAR 0, COMMAND",
-        format!("{bar_after:#010x}, {command_after:#06x}"),
-        (bar_after, command_after) == (bar, command) && bar != 0,
-        format!("{bar:#010x}, {command:#06x} as before"),
-    );
     let mut now = vec![0; bytes];
     link.read(CONFIG, 0, &mut now)?;
     let differ = before.iter().zip(&now).filter(|(a, b)| a != b).count();
     page.check(
-        "all of configuration space",
-        format!("{differ} of {bytes} bytes differ"),
-        differ == 0,
-        "none",
-    );
+        "configuration space after it",
+        format!("{differ} of {bytes} bytes differ; BAR 0 {bar_after:#010x}, COMMAND {command_after:#06x}"),
+        differ == 0 && (bar_after, command_after) == (bar, command) && bar != 0,
+        format!("none; {bar:#010x}, {command:#06x} as before"),
+    )
+    .number("differ_bytes", differ)
+    .number("address", bar_after)
+    .number("command", command_after);
 
     let mut arrived = vec![0_u64; 8];
     set_register(link, Reg::InterruptRaise, 1 << 5)?;
@@ -72,6 +71,12 @@ pub(in crate::demo) fn flr(user: &mut User, _edu: &dyn Device, page: &mut Sectio
     set_register(link, Reg::InterruptAcknowledge, 1 << 5)?;
     let ok = arrived == [0, 0, 0, 0, 0, 1, 0, 0];
     let seen: Vec<String> = arrived.iter().map(ToString::to_string).collect();
-    page.check("message 5 raised; arrived", seen.join(" "), ok, "message 5, once");
+    page.check(
+        "message 5 raised after it; arrived",
+        seen.join(" "),
+        ok,
+        "message 5, once",
+    )
+    .number("arrived", arrived);
     Ok(())
 }

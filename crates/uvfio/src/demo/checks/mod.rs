@@ -6,13 +6,15 @@ mod flr;
 mod msi;
 mod next_user;
 mod refused;
+mod speed;
 
-pub(super) use config::{bars, config};
+pub(super) use config::config;
 pub(super) use dma::dma;
 pub(super) use flr::flr;
 pub(super) use msi::msi;
 pub(super) use next_user::next_user;
 pub(super) use refused::refused;
+pub(super) use speed::{edu_speed, nvme_speed};
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Another user, after the first: nothing of the first is left.
+//! Another user, after those before: nothing of them is left.
 
 use std::os::unix::fs::FileExt;
 
@@ -26,10 +26,8 @@ pub(in crate::demo) fn next_user(
     let mut found = vec![0; fresh.len()];
     user.link.read(CONFIG, 0, &mut found)?;
     let differ = fresh.iter().zip(&found).filter(|(a, b)| a != b).count();
-    let seen = format!("{differ} of {} bytes differ from power-on", fresh.len());
-    page.check("finds configuration space", seen, differ == 0, "none");
 
-    // The first user's mapping is gone with it.
+    // The mappings of those before are gone with them.
     user.link.map(&user.memory, MEMORY_IOVA, MEMORY_BYTES)?;
     command(&mut user.link, COMMAND_MEMORY | COMMAND_BUS_MASTER, true)?;
     let liveness = register(&mut user.link, Reg::Liveness)?;
@@ -39,12 +37,18 @@ pub(in crate::demo) fn next_user(
         .read_exact_at(&mut buffer, 0)
         .map_err(|e| Refused::absent(e.to_string()))?;
     let left = buffer.iter().filter(|byte| **byte != 0).count();
-    let seen = format!("{left} bytes of the buffer and register value {liveness:#x}");
     page.check(
-        "finds of the first user's data",
-        seen,
-        left == 0 && liveness == 0,
-        "nothing",
-    );
+        "the next user of edu finds",
+        format!(
+            "{differ} of {} bytes of configuration space not as at power-on, {left} of {BUFFER_BYTES} in its buffer set, \
+             and register value {liveness:#x}",
+            fresh.len()
+        ),
+        differ == 0 && left == 0 && liveness == 0,
+        "nothing of those before",
+    )
+    .number("differ_bytes", differ)
+    .number("left_bytes", left)
+    .number("register", liveness);
     Ok(())
 }

@@ -92,19 +92,10 @@ pub(in crate::demo) fn refused(
         format!("reads {off:#x}"),
         off == u32::MAX,
         "all ones",
-    );
+    )
+    .number("reads", off);
 
-    let identity = config_u32(link, 0)?;
-    set_config_u32(link, 0, !identity)?;
-    let now = config_u32(link, 0)?;
-    page.check(
-        "writing vendor and device ID",
-        format!("{now:#010x} stays"),
-        now == identity,
-        format!("{identity:#010x}"),
-    );
-
-    undeclared(link, page)?;
+    read_only(link, page)?;
 
     let identification = register(link, Reg::Identification)?;
     page.check(
@@ -112,7 +103,8 @@ pub(in crate::demo) fn refused(
         format!("identification {identification:#010x}"),
         identification & 0xff == 0xed,
         "0xRRrr00ed",
-    );
+    )
+    .number("identification", identification);
     Ok(())
 }
 
@@ -130,7 +122,9 @@ fn request(
         errno_name(errno.raw_os_error())
     );
     match ask(user) {
-        Ok(()) => page.check(what, "granted", false, expected),
+        Ok(()) => {
+            page.check(what, "granted", false, expected);
+        }
         Err(refused) => {
             let reason = user.reason();
             let ok = refused.errno == Some(errno.raw_os_error()) && reason.is_some();
@@ -139,7 +133,8 @@ fn request(
                 format!("{refused}: {}", reason.unwrap_or_default()),
                 ok,
                 expected,
-            );
+            )
+            .number("errno", refused.errno);
         }
     }
 }
@@ -165,8 +160,12 @@ fn dma(user: &mut User, page: &mut Section, what: &str, iova: u64, device: u64) 
     Ok(())
 }
 
-/// Every byte of configuration space that no capability and no header covers reads 0, and keeps nothing.
-fn undeclared(link: &mut Link, page: &mut Section) -> Result<(), Refused> {
+/// Vendor and device ID stay, and every byte of configuration space that no capability and no header covers reads 0 and
+/// keeps nothing.
+fn read_only(link: &mut Link, page: &mut Section) -> Result<(), Refused> {
+    let identity = config_u32(link, 0)?;
+    set_config_u32(link, 0, !identity)?;
+    let now = config_u32(link, 0)?;
     // Beyond the last capability, whose length is at most 60 bytes (PCI Express).
     let last = capabilities(link)?
         .iter()
@@ -182,10 +181,13 @@ fn undeclared(link: &mut Link, page: &mut Section) -> Result<(), Refused> {
     link.read(CONFIG, first, &mut after)?;
     let set = after.iter().filter(|byte| **byte != 0).count();
     page.check(
-        format!("ones written from {first:#x} to {bytes:#x}"),
-        format!("{set} of {length} undeclared bytes read other than 0"),
-        set == 0 && length > 0,
-        "none",
-    );
+        "writing its ID, and undeclared bytes",
+        format!("{now:#010x} stays; {set} of {length} bytes from {first:#x} on read other than 0"),
+        now == identity && set == 0 && length > 0,
+        format!("{identity:#010x}; none"),
+    )
+    .number("id", now)
+    .number("set_bytes", set)
+    .number("undeclared_bytes", length);
     Ok(())
 }

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use crate::{Function, testing};
 use uvfio_core::Device;
-use uvfio_driver::{Function, testing};
 use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme};
 
-use crate::controller::{Options, Waiting};
-use crate::disk::{Disk, Request};
-use crate::error::NvmeError;
+use super::controller::{Options, Waiting};
+use super::disk::{Disk, Request};
+use super::error::NvmeError;
 
 /// Size of the image, bytes.
 const IMAGE_BYTES: u64 = 16 << 20;
@@ -126,7 +126,7 @@ fn check_data(over: &str, disk: &mut Disk, image: &File) {
 #[test]
 fn the_controller_says_who_it_is() {
     over_each(&Setup::default(), |over, mut disk, _| {
-        assert_eq!(disk.controller.identity.serial, "DRIVER-TEST", "{over}");
+        assert_eq!(disk.controller.identity().serial, "DRIVER-TEST", "{over}");
         assert_eq!(disk.controller.version().unwrap(), "1.4", "{over}");
         assert_eq!(disk.controller.namespaces().unwrap(), [1], "{over}");
         assert_eq!(

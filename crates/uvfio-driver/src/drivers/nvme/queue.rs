@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use uvfio_driver::{Bar, DmaBuffer, Function};
+use crate::{Bar, DmaBuffer, Function};
 
-use crate::error::{NvmeError, Result};
-use crate::spec::{CQE_BYTES, Capabilities, Command, Completion, SQE_BYTES, register};
+use super::error::{NvmeError, Result};
+use super::spec::{CQE_BYTES, Capabilities, Command, Completion, SQE_BYTES, register};
 
 /// A submission queue and its completion queue, of the same number and length.
 pub(crate) struct QueuePair {

@@ -1,4 +1,5 @@
-//! Giving up what a process was started with and should not have.
+//! Calls for which there is no library: giving up what a process was started with and should not have, and what the
+//! kernel says of itself.
 #![allow(unsafe_code)] // Descriptors that nobody here owns are known by number only; handlers are process-wide.
 
 use rustix::io::Errno;
@@ -20,6 +21,16 @@ pub(super) fn no_fault_handlers() -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// The version of the kernel's Landlock interface; none where it has none, or has it switched off.
+#[must_use]
+pub fn landlock_version() -> Option<u32> {
+    const VERSION: u32 = 1;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call takes no memory and makes no descriptor; it gives the version.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
+    u32::try_from(version).ok()
 }
 
 fn last_error() -> Errno {

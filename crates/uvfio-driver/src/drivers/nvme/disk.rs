@@ -1,22 +1,32 @@
 //! A namespace as a disk: reads, writes, flushes, one after another or many at once.
 
-use uvfio_driver::{DmaBuffer, Function};
+use crate::{DmaBuffer, Function};
 
-use crate::controller::{Controller, Options};
-use crate::error::{NvmeError, Result};
-use crate::queue::QueuePair;
-use crate::spec::{Command, PAGE, Status, io};
+use super::controller::{Controller, Options};
+use super::error::{NvmeError, Result};
+use super::queue::QueuePair;
+use super::spec::{Command, Completion, PAGE, Status, io};
 
 /// One page of a list of pages names so many.
 const LIST_ENTRIES: u64 = PAGE / 8;
 
 /// What a disk is asked for. Blocks are the disk's, of [`Disk::block_bytes`].
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Request<'a> {
+pub enum Request<'a> {
     /// Read so many bytes, a multiple of the block's.
-    Read { block: u64, bytes: usize },
+    Read {
+        /// The first block.
+        block: u64,
+        /// How many bytes.
+        bytes: usize,
+    },
     /// Write these, a multiple of the block's.
-    Write { block: u64, data: &'a [u8] },
+    Write {
+        /// The first block.
+        block: u64,
+        /// What to write there.
+        data: &'a [u8],
+    },
     /// Everything that was written is to last.
     Flush,
 }
@@ -24,9 +34,9 @@ pub(crate) enum Request<'a> {
 /// A request that is done. Its data can be copied out until it is released.
 #[derive(Debug)]
 #[must_use = "release it, so that its place can be used again"]
-pub(crate) struct Done {
+pub struct Done {
     /// What the caller called it.
-    pub(crate) tag: u64,
+    pub tag: u64,
     command: &'static str,
     status: Status,
     slot: u16,
@@ -34,7 +44,10 @@ pub(crate) struct Done {
 
 impl Done {
     /// How it went.
-    pub(crate) fn result(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where the controller has refused or failed the command.
+    pub fn result(&self) -> Result<()> {
         if self.status.is_success() {
             Ok(())
         } else {
@@ -47,7 +60,7 @@ impl Done {
 }
 
 /// One namespace of a controller.
-pub(crate) struct Disk {
+pub struct Disk {
     queue: QueuePair,
     /// A place for the data of each command that may be under way, `slot_bytes` each.
     data: DmaBuffer,
@@ -65,7 +78,11 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Opens the first namespace of the controller that this function is.
-    pub(crate) fn open(function: Function, options: Options) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where the function is no controller that this driver can run, has no namespace, or allows fewer commands at once
+    /// than the options want.
+    pub fn open(function: Function, options: Options) -> Result<Self> {
         let mut controller = Controller::open(function, options)?;
         let namespace = controller
             .namespaces()?
@@ -73,7 +90,7 @@ impl Disk {
             .copied()
             .ok_or_else(|| NvmeError::Unfit("it has no namespace".into()))?;
         let (blocks, block_bytes) = controller.namespace_size(namespace)?;
-        let most = controller.identity.transfer_bytes.unwrap_or(u64::MAX);
+        let most = controller.identity().transfer_bytes.unwrap_or(u64::MAX);
         let slot_bytes = options
             .transfer_bytes
             .min(most)
@@ -104,29 +121,42 @@ impl Disk {
         })
     }
 
+    /// The controller that it is a namespace of.
+    #[must_use]
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
     /// The disk's size in blocks.
-    pub(crate) fn blocks(&self) -> u64 {
+    #[must_use]
+    pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
     /// A block's size in bytes.
-    pub(crate) fn block_bytes(&self) -> u64 {
+    #[must_use]
+    pub fn block_bytes(&self) -> u64 {
         self.block_bytes
     }
 
     /// The longest read or write of one command, bytes.
-    pub(crate) fn transfer_bytes(&self) -> usize {
+    #[must_use]
+    pub fn transfer_bytes(&self) -> usize {
         self.slot_bytes as usize
     }
 
     /// Whether another request can be started.
-    pub(crate) fn has_room(&self) -> bool {
+    #[must_use]
+    pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
     /// Starts a request of at most [`transfer_bytes`](Self::transfer_bytes), which the caller calls `tag`. The controller
     /// is told of it by [`submit`](Self::submit).
-    pub(crate) fn start(&mut self, request: Request<'_>, tag: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where there is no room ([`has_room`](Self::has_room)), or the length is none of a transfer's.
+    pub fn start(&mut self, request: Request<'_>, tag: u64) -> Result<()> {
         let (name, opcode) = match request {
             Request::Read { .. } => ("Read", io::READ),
             Request::Write { .. } => ("Write", io::WRITE),
@@ -157,18 +187,38 @@ impl Disk {
     }
 
     /// Tells the controller of everything that was started.
-    pub(crate) fn submit(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where the function does not answer.
+    pub fn submit(&mut self) -> Result<()> {
         self.queue.ring(self.controller.shadow())
     }
 
     /// Waits until some request is done.
-    pub(crate) fn finish(&mut self) -> Result<Done> {
+    ///
+    /// # Errors
+    /// Where none is done within 30 seconds, or the controller breaks the specification.
+    pub fn finish(&mut self) -> Result<Done> {
         let shadow = self.controller.shadow();
         let queue = &mut self.queue;
         let completion = self
             .controller
             .waiter()
             .wait("a read, write or flush", || queue.pop(shadow))?;
+        self.done(&completion)
+    }
+
+    /// A request that is done already, if one is.
+    ///
+    /// # Errors
+    /// Where the controller breaks the specification.
+    pub fn try_finish(&mut self) -> Result<Option<Done>> {
+        let completion = self.queue.pop(self.controller.shadow())?;
+        completion.map(|completion| self.done(&completion)).transpose()
+    }
+
+    /// Takes what this completes off the list of what is under way.
+    fn done(&mut self, completion: &Completion) -> Result<Done> {
         let place = self.under_way.get_mut(usize::from(completion.id));
         let Some((tag, command)) = place.and_then(Option::take) else {
             let what = format!("command {} is complete, and was not started", completion.id);
@@ -183,7 +233,10 @@ impl Disk {
     }
 
     /// Copies the first bytes of what was read.
-    pub(crate) fn copy_out(&self, done: &Done, data: &mut [u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where `data` is longer than a transfer can be.
+    pub fn copy_out(&self, done: &Done, data: &mut [u8]) -> Result<()> {
         Ok(self
             .data
             .read_bytes(u64::from(done.slot) * self.slot_bytes, data)?)
@@ -191,7 +244,7 @@ impl Disk {
 
     /// Its place can be used again.
     #[allow(clippy::needless_pass_by_value)] // it can't be used any more
-    pub(crate) fn release(&mut self, done: Done) {
+    pub fn release(&mut self, done: Done) {
         let Done { slot, .. } = done;
         // One from before a reset may have been given a second time.
         let idle = self.under_way.get(usize::from(slot)).is_some_and(Option::is_none);
@@ -201,7 +254,10 @@ impl Disk {
     }
 
     /// Reads from a block on; the length is a multiple of the block's.
-    pub(crate) fn read(&mut self, block: u64, data: &mut [u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// The first of what [`start`](Self::start), [`finish`](Self::finish) or the controller says of a part.
+    pub fn read(&mut self, block: u64, data: &mut [u8]) -> Result<()> {
         let piece = self.transfer_bytes();
         let per_piece = self.slot_bytes / self.block_bytes;
         let lengths: Vec<usize> = data.chunks(piece).map(<[u8]>::len).collect();
@@ -220,7 +276,10 @@ impl Disk {
     }
 
     /// Writes from a block on; the length is a multiple of the block's.
-    pub(crate) fn write(&mut self, block: u64, data: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn write(&mut self, block: u64, data: &[u8]) -> Result<()> {
         let pieces: Vec<_> = data.chunks(self.transfer_bytes()).collect();
         let per_piece = self.slot_bytes / self.block_bytes;
         self.run(
@@ -234,12 +293,18 @@ impl Disk {
     }
 
     /// Makes everything that was written last.
-    pub(crate) fn flush(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn flush(&mut self) -> Result<()> {
         self.run(1, |_| Request::Flush, |_, _| Ok(()))
     }
 
     /// Resets the controller. What was under way is lost; the disk can be used on.
-    pub(crate) fn reset(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where the controller does not become ready again.
+    pub fn reset(&mut self) -> Result<()> {
         self.controller.reset()?;
         self.controller.create(&mut self.queue)?;
         self.under_way.fill(None);

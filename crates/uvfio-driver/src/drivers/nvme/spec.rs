@@ -1,6 +1,6 @@
 //! Numbers of the NVM Express Base Specification 1.4, as far as this driver uses them.
 
-use uvfio_driver::{DmaBuffer, Result};
+use crate::{DmaBuffer, Result};
 
 /// Registers, as byte offsets in BAR 0 (section 3.1).
 pub(crate) mod register {
@@ -177,10 +177,12 @@ impl Completion {
 
 /// The status field of a completion (section 4.6.1): code in bits 7:0, its type in bits 10:8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Status(pub(crate) u16);
+pub struct Status(pub(crate) u16);
 
 impl Status {
-    pub(crate) fn is_success(self) -> bool {
+    /// Whether the command was carried out: code and type are both 0.
+    #[must_use]
+    pub fn is_success(self) -> bool {
         self.0 & 0x7ff == 0
     }
 }

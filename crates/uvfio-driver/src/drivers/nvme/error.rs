@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use uvfio_driver::DriverError;
+use crate::DriverError;
 
-use crate::spec::Status;
+use super::spec::Status;
 
 /// The result of everything in this driver.
-pub(crate) type Result<T> = std::result::Result<T, NvmeError>;
+pub type Result<T> = std::result::Result<T, NvmeError>;
 
 /// Why something failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NvmeError {
+pub enum NvmeError {
     /// The function under the controller.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -20,15 +20,23 @@ pub(crate) enum NvmeError {
     Unfit(String),
     /// The controller has failed a command.
     #[error("{command}: {status}")]
-    Command { command: &'static str, status: Status },
+    Command {
+        /// Which command, by the specification's name.
+        command: &'static str,
+        /// The status field of its completion.
+        status: Status,
+    },
     /// The controller says or does what it must not.
     #[error("the controller breaks the specification: {0}; reset it")]
     Broken(String),
     /// No answer.
     #[error("{what}: nothing within {patience:?}; CSTS is {csts:#x}; reset the controller")]
     TimedOut {
+        /// What was waited for.
         what: &'static str,
+        /// How long.
         patience: Duration,
+        /// The controller's status register then (section 3.1.6).
         csts: u32,
     },
     /// A request that can't be right.

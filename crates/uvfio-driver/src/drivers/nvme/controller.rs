@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use uvfio_driver::{Bar, DmaBuffer, Function, Interrupts};
+use crate::{Bar, DmaBuffer, Function, Interrupts};
 
-use crate::error::{NvmeError, Result};
-use crate::queue::{QueuePair, Shadow};
-use crate::spec::{
+use super::error::{NvmeError, Result};
+use super::queue::{QueuePair, Shadow};
+use super::spec::{
     CC_ENABLED, CLASS, CSTS_FATAL, CSTS_READY, Capabilities, Command, Completion, NUMBER_OF_QUEUES,
     OACS_DOORBELL_BUFFER, PAGE, admin, cns, register,
 };
@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the driver learns that a command is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waiting {
+pub enum Waiting {
     /// It looks, over and over.
     Polled,
     /// It sleeps until an interrupt comes.
@@ -27,14 +27,15 @@ pub(crate) enum Waiting {
 
 /// What can be chosen.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    pub(crate) waiting: Waiting,
-    /// Uses shadow doorbells where the controller has them.
-    pub(crate) shadow: bool,
+pub struct Options {
+    /// How the driver learns that a command is done.
+    pub waiting: Waiting,
+    /// Uses shadow doorbells where the controller has them and does not let its own be mapped.
+    pub shadow: bool,
     /// Commands under way at once, 1 to 1023.
-    pub(crate) depth: u16,
+    pub depth: u16,
     /// The longest transfer of one command, bytes, at most 2 MiB; the controller may allow less.
-    pub(crate) transfer_bytes: u64,
+    pub transfer_bytes: u64,
 }
 
 impl Default for Options {
@@ -50,19 +51,23 @@ impl Default for Options {
 
 /// What Identify Controller tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) serial: String,
-    pub(crate) model: String,
-    pub(crate) firmware: String,
+pub struct Identity {
+    /// Serial number, without the spaces that fill its field.
+    pub serial: String,
+    /// Model number, likewise.
+    pub model: String,
+    /// Firmware revision, likewise.
+    pub firmware: String,
     /// The longest transfer, bytes; none for no limit.
-    pub(crate) transfer_bytes: Option<u64>,
-    pub(crate) shadow_doorbells: bool,
+    pub transfer_bytes: Option<u64>,
+    /// Whether the controller has Doorbell Buffer Config.
+    pub shadow_doorbells: bool,
 }
 
 /// An enabled controller.
-pub(crate) struct Controller {
-    pub(crate) options: Options,
-    pub(crate) identity: Identity,
+pub struct Controller {
+    options: Options,
+    identity: Identity,
     interrupts: Option<Interrupts>,
     shadow: Option<Shadow>,
     admin: QueuePair,
@@ -113,7 +118,8 @@ impl Controller {
         };
         controller.enable()?;
         controller.identity = controller.identify()?;
-        if options.shadow && controller.identity.shadow_doorbells {
+        // Doorbells that are memory cost no message anyway.
+        if options.shadow && controller.identity.shadow_doorbells && !controller.has_mapped_doorbells() {
             controller.shadow = Some(Shadow {
                 values: controller.function.dma_buffer(PAGE)?,
                 events: controller.function.dma_buffer(PAGE)?,
@@ -123,18 +129,42 @@ impl Controller {
         Ok(controller)
     }
 
+    /// What was chosen when it was opened.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     pub(crate) fn function(&self) -> &Function {
         &self.function
     }
 
     /// The version that the controller complies to, as in "1.4".
-    pub(crate) fn version(&self) -> Result<String> {
+    ///
+    /// # Errors
+    /// Where the function does not answer.
+    pub fn version(&self) -> Result<String> {
         let version: u32 = self.registers.read(register::VS)?;
         Ok(format!("{}.{}", version >> 16, version >> 8 & 0xff))
     }
 
+    /// Whether doorbells are stores to mapped memory, as far as this driver uses any: the BAR maps what it may.
+    #[must_use]
+    pub fn has_mapped_doorbells(&self) -> bool {
+        let doorbells_of_two_pairs = 4 * self.capabilities.doorbell_stride();
+        self.registers
+            .is_mapped(register::DOORBELLS, doorbells_of_two_pairs)
+    }
+
     /// Whether shadow doorbells are in use.
-    pub(crate) fn has_shadow(&self) -> bool {
+    #[must_use]
+    pub fn has_shadow(&self) -> bool {
         self.shadow.is_some()
     }
 

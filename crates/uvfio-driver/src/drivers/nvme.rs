@@ -1,0 +1,37 @@
+//! A driver for NVMe controllers: identify, queues, read, write, flush; polled or by interrupt, with or without shadow
+//! doorbells; it survives a reset.
+//!
+//! ```text
+//! disk          a namespace: requests, one at a time or many
+//! controller    enable, identify, create queues, reset; waiting
+//! queue         a pair of queues, their doorbells and shadow doorbells
+//! spec          every number
+//! ```
+//!
+//! ```no_run
+//! use uvfio_driver::Function;
+//! use uvfio_driver::drivers::nvme::{Disk, Options, Result};
+//!
+//! # fn main() -> Result<()> {
+//! let function = Function::connect("/tmp/nvme.sock")?;
+//! let mut disk = Disk::open(function, Options::default())?;
+//! let mut first = vec![0; disk.block_bytes() as usize];
+//! disk.read(0, &mut first)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Section numbers are those of the NVM Express Base Specification 1.4.
+
+mod controller;
+mod disk;
+mod error;
+mod queue;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+pub use controller::{Controller, Identity, Options, Waiting};
+pub use disk::{Disk, Done, Request};
+pub use error::{NvmeError, Result};
+pub use spec::Status;

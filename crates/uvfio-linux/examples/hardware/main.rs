@@ -1,0 +1,65 @@
+//! Owns devices through `uvfio_linux::vfio` and checks that each answers as it should.
+//!
+//! It runs inside a virtual machine (`cargo xtask vm hardware`), whose devices are QEMU's, and shows what is needed to
+//! own one. It takes what to check, and the addresses of functions that vfio-pci has:
+//!
+//!     hardware edu 0000:01:00.0
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+mod edu;
+mod events;
+mod igb;
+mod nvme;
+mod owned;
+mod passed;
+mod refusals;
+mod report;
+mod survey;
+mod token;
+mod xhci;
+
+use report::Report;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut report = Report;
+    match run(&arguments, &mut report) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            let _ = report.fail(&format!("{}: {error:#}", arguments.join(" ")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
+    match arguments {
+        ["survey", address] => survey::run(address, report),
+        ["edu", address] => edu::run(address, report),
+        ["passed", address] => passed::give(address, report),
+        ["passed-to", address] => passed::take(address, report),
+        ["release", address] => events::release(address, report),
+        ["error", address] => events::error(address, report),
+        ["features", address] => events::features(address, report),
+        ["nvme", address, serial] => nvme::run(address, serial, report),
+        ["nvme-resets", address] => nvme::resets(address, report),
+        ["igb-vectors", address] => igb::vectors(address, report),
+        ["igb-reset", address] => igb::reset(address, report),
+        ["token", address] => token::run(address, report),
+        ["xhci", address] => xhci::run(address, report),
+        ["one-message", address] => xhci::one_message(address, report),
+        ["no-bus", address] => refusals::no_bus(address, report),
+        ["order", address] => refusals::order(address, report),
+        ["mappings", address] => refusals::mappings(address, report),
+        ["held", address] => refusals::held(address, report),
+        ["not-viable", address] => refusals::not_viable(address, report),
+        ["viable", address] => refusals::viable(address, report),
+        ["no-remapping", address] => refusals::no_remapping(address, report),
+        _ => bail!("usage: hardware CHECK ADDRESS, where CHECK is one of those in this file"),
+    }
+}

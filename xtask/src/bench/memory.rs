@@ -1,0 +1,61 @@
+//! Memory that an idle served device takes: of both processes, the pages that nobody else has.
+//!
+//! Idle, but in use: a user is attached, and its driver has set the device up.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use uvfio_driver::Function;
+use uvfio_driver::drivers::nvme::{Disk, Options};
+
+use super::Effort;
+use super::figures::{Figure, Limit, Report};
+use super::processes::private_kib;
+use super::server::Server;
+
+/// MiB that a served device may take.
+const LIMIT: f64 = 3.0;
+/// How long the processes have to come to rest.
+const REST: Duration = Duration::from_millis(200);
+
+pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut edu, mut nvme) = (Vec::new(), Vec::new());
+    for _ in 0..effort.runs {
+        edu.push(idle(folder.path(), "edu", Server::line)?);
+        nvme.push(idle(folder.path(), &sparse_disk(folder.path()), |server| {
+            Ok(Disk::open(
+                Function::connect(server.socket())?,
+                Options::default(),
+            )?)
+        })?);
+    }
+    for (name, ours) in [("edu", edu), ("nvme, a sparse file of 1 GiB", nvme)] {
+        report.add(&Figure {
+            name: format!("private memory of a server at rest: {name}"),
+            beside: "-",
+            ours,
+            theirs: Vec::new(),
+            unit: "MiB",
+            limit: Some(Limit::Value(LIMIT)),
+        });
+    }
+    Ok(())
+}
+
+/// A disk with nothing on it.
+pub(super) fn sparse_disk(folder: &Path) -> String {
+    let file = folder.join("sparse.img").display().to_string();
+    format!("nvme,file={},size=1G", file.replace(',', ",,"))
+}
+
+/// MiB of a server whose user `attach` makes and keeps.
+fn idle<User>(folder: &Path, device: &str, attach: impl Fn(&Server) -> Result<User>) -> Result<f64> {
+    let server = Server::start(folder, device)?;
+    let user = attach(&server)?;
+    std::thread::sleep(REST);
+    let kib = private_kib(&server.processes()?)?;
+    drop(user);
+    Ok(kib as f64 / 1024.0)
+}
