@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod conformance;
 mod docs;
 mod fuzz;
 mod packages;
@@ -37,6 +38,8 @@ enum Task {
     Bench(bench::Args),
     /// Runs the coverage-guided fuzz targets
     Fuzz(fuzz::Args),
+    /// Writes the book's report of the conformance kit on the devices served here
+    Conformance(conformance::Args),
     /// Writes the book's register pages from the tables, and checks the book
     Docs(docs::Args),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm::main(&args),
         Task::Bench(args) => bench::main(&args),
         Task::Fuzz(args) => fuzz::main(&args),
+        Task::Conformance(args) => conformance::main(&args),
         Task::Docs(args) => docs::main(&args),
     }
 }

@@ -2,18 +2,20 @@
 
 mod device;
 mod judge;
+mod probes;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use uvfio_proto::message::{Command, HEADER_BYTES, HeaderFlags, Kind};
+use uvfio_proto::message::{Command, Kind};
 
-use crate::payload::{bytes_of, message};
+use crate::payload::{message, refusal};
 use crate::report::Report;
 use crate::wire::{Heard, Link, Message};
 use device::Device;
 use judge::Judge;
+use probes::Probes;
 
 /// How a client is tried.
 #[derive(Clone, Debug, Default)]
@@ -22,10 +24,6 @@ pub struct Options {
     pub refuse: Option<u16>,
 }
 
-/// The id of the one command that is sent to the client.
-const PROBE_ID: u16 = 0xd3a0;
-/// Bytes that are asked of the client's memory.
-const PROBE_BYTES: u64 = 8;
 const EIO: u32 = 5;
 
 /// Serves one client until it leaves, and gives what was seen of it.
@@ -37,7 +35,7 @@ pub fn check_client(stream: UnixStream, options: &Options) -> io::Result<Report>
     let mut link = Link::new(stream, wait, wait);
     let mut judge = Judge::default();
     let mut device = Device::new();
-    let mut probe = None;
+    let mut probes = Probes::default();
     loop {
         match link.receive()? {
             Heard::Silence { .. } => {}
@@ -57,16 +55,13 @@ pub fn check_client(stream: UnixStream, options: &Options) -> io::Result<Report>
             Heard::Message(got) => {
                 judge.see("client.framing", || Ok(()));
                 if got.header.kind() == Kind::Reply {
-                    judge.answer(&got, probe.take());
+                    probes.answer(&mut judge, &got, &device);
                 } else if command(&link, &mut judge, &mut device, &got, options).is_err() {
                     break;
-                } else if probe.is_none()
-                    && !judge.probed()
-                    && let Some(iova) = device.readable(PROBE_BYTES)
-                {
-                    let payload = [iova.to_ne_bytes(), PROBE_BYTES.to_ne_bytes()].concat();
-                    link.send(&message(PROBE_ID, Command::DmaRead as u16, 0, &payload), &[])?;
-                    probe = Some(iova);
+                }
+                for message in probes.next(&device) {
+                    // Where the client has left, the stream's end tells.
+                    let _ = link.send(&message, &[]);
                 }
             }
         }
@@ -93,20 +88,14 @@ fn command(
     if refused {
         judge.refused(number);
     }
+    if let (true, Ok(_), Some(file)) = (number == Command::DmaMap as u16, &answer, got.fds.first()) {
+        device.keep_file(file);
+    }
     if got.header.no_reply() {
         return Ok(());
     }
     match answer {
         Ok(payload) => link.send(&message(got.header.id, number, Kind::REPLY, &payload), &[]),
-        Err(errno) => {
-            let header = uvfio_proto::message::Header {
-                id: got.header.id,
-                command: number,
-                bytes: HEADER_BYTES as u32,
-                flags: Kind::REPLY | HeaderFlags::ERROR.bits(),
-                errno,
-            };
-            link.send(&bytes_of(&header), &[])
-        }
+        Err(errno) => link.send(&refusal(got.header.id, number, errno), &[]),
     }
 }

@@ -2,6 +2,8 @@
 
 use uvfio_proto::message::{Command, DeviceFlags, DeviceInfo, IrqFlags, IrqInfo, RegionFlags, RegionInfo};
 
+use zerocopy::FromBytes;
+
 use crate::case::{Bench, Step, fail};
 use crate::payload;
 
@@ -31,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) write_multiple: bool,
     /// Most mappings.
     pub(crate) max_maps: u64,
+    /// Vendor and device, where configuration space says so.
+    pub(crate) identity: Option<[u16; 2]>,
 }
 
 impl Facts {
@@ -63,6 +67,14 @@ impl Facts {
             facts
                 .irqs
                 .push(session.get(Command::GetIrqInfo, &payload::indexed(16, 0, index, 0))?);
+        }
+        if facts.has_config() {
+            let asked = payload::access(CONFIG, 0, 4, &[]);
+            // A reply that is wrong is found by the cases of reading.
+            if let Ok(reply) = session.ask(Command::RegionRead, &asked) {
+                let data = reply.payload.get(asked.len()..).unwrap_or_default();
+                facts.identity = <[u16; 2]>::read_from_bytes(data).ok();
+            }
         }
         if facts.regions.is_empty() {
             return fail("the device has no regions");

@@ -4,6 +4,7 @@
 //! wire       a stream, whole messages with their descriptors, and whatever bytes a case wants to send
 //! payload    payloads, put together by hand, right or wrong
 //! facts      what the server says of its device; no case assumes more
+//! engine     a device whose DMA can be commanded, and the client's side of DMA by message
 //! session    a connection after VERSION: commands, and what every reply must keep to
 //! case       one rule, how it is tried, and what may come of it
 //! cases      the table of all of them
@@ -19,6 +20,7 @@
 mod case;
 mod cases;
 pub mod client;
+mod engine;
 mod facts;
 mod payload;
 mod report;

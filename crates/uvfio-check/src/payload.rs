@@ -1,7 +1,8 @@
 //! Messages put together by hand: nothing here checks that they make sense.
 
 use uvfio_proto::message::{
-    DmaMap, DmaUnmap, Feature, HEADER_BYTES, Header, MultiWrite, RegionAccess, RegionInfo, SetIrqs,
+    DmaMap, DmaUnmap, Feature, HEADER_BYTES, Header, HeaderFlags, Kind, MultiWrite, RegionAccess, RegionInfo,
+    SetIrqs,
 };
 use zerocopy::{Immutable, IntoBytes};
 
@@ -27,6 +28,17 @@ pub(crate) fn message(id: u16, command: u16, flags: u32, payload: &[u8]) -> Vec<
     let mut message = header(id, command, bytes as u32, flags);
     message.extend_from_slice(payload);
     message
+}
+
+/// A reply that says an error and nothing else.
+pub(crate) fn refusal(id: u16, command: u16, errno: u32) -> Vec<u8> {
+    bytes_of(&Header {
+        id,
+        command,
+        bytes: HEADER_BYTES as u32,
+        flags: Kind::REPLY | HeaderFlags::ERROR.bits(),
+        errno,
+    })
 }
 
 /// A structure's bytes.

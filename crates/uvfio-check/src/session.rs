@@ -1,5 +1,6 @@
 //! A connection with a version agreed: commands, and what every reply must keep to.
 
+use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde_json::{Map, Value};
@@ -7,13 +8,13 @@ use uvfio_proto::message::{Command, DeviceInfo, HEADER_BYTES, Header, HeaderFlag
 use zerocopy::FromBytes;
 
 use crate::case::{Step, fail, hold};
-use crate::payload::{info, message, version_json};
+use crate::payload::{info, message, refusal, version_json};
 use crate::wire::{Heard, Link, Message};
 
 /// Most commands of the server's that are passed over while a reply is waited for.
 const MOST_COMMANDS: usize = 1000;
 
-/// EIO, which answers commands of the server's: no case offers memory to be reached by message.
+/// EIO, which answers commands of the server's where a case does not look at them.
 const EIO: u32 = 5;
 
 /// The reply to one command.
@@ -32,6 +33,8 @@ pub(crate) struct Session {
     /// The capabilities in the server's reply.
     pub(crate) offer: Map<String, Value>,
     next_id: u16,
+    /// Commands of the server's that nobody has looked at yet; none are kept where no case wants them.
+    kept: Option<VecDeque<Message>>,
 }
 
 impl Session {
@@ -50,6 +53,7 @@ impl Session {
             link,
             offer: offer.unwrap_or_default(),
             next_id: 0x7ff0,
+            kept: None,
         })
     }
 
@@ -62,7 +66,7 @@ impl Session {
     pub(crate) fn ask_number(&mut self, command: u16, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Step<Reply> {
         let id = self.fresh_id();
         self.link.send(&message(id, command, 0, payload), fds)?;
-        receive_reply(&mut self.link, id, command)
+        self.reply_to(id, command)
     }
 
     /// Sends a command that wants no reply.
@@ -142,17 +146,51 @@ impl Session {
         })
     }
 
-    /// The error number of the next reply, where it is one to this command.
+    /// The next reply, where it is one to this command.
     pub(crate) fn reply_to(&mut self, id: u16, command: u16) -> Step<Reply> {
-        receive_reply(&mut self.link, id, command)
+        receive_reply_and(&mut self.link, self.kept.as_mut(), id, command)
+    }
+
+    /// Keeps the server's commands from now on, instead of refusing them.
+    pub(crate) fn keep_commands(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// The first command of the server's among those that were kept.
+    pub(crate) fn kept_command(&mut self) -> Option<Message> {
+        self.kept.as_mut().and_then(VecDeque::pop_front)
+    }
+
+    /// The next command of the server's; waits for it. No reply may be due.
+    pub(crate) fn next_command(&mut self) -> Step<Message> {
+        if let Some(got) = self.kept_command() {
+            return Ok(got);
+        }
+        match self.link.receive()? {
+            Heard::Message(got) if got.header.kind() == Kind::Command => Ok(got),
+            other => fail(format!("instead of a command: {other}")),
+        }
     }
 }
 
-/// Waits for the reply to a command, and holds it to the rules of headers.
+/// Waits for the reply to a command, and holds it to the rules of headers. The server's commands are refused.
 pub(crate) fn receive_reply(link: &mut Link, id: u16, command: u16) -> Step<Reply> {
+    receive_reply_and(link, None, id, command)
+}
+
+/// The same; the server's commands are put where they are kept.
+fn receive_reply_and(
+    link: &mut Link,
+    mut kept: Option<&mut VecDeque<Message>>,
+    id: u16,
+    command: u16,
+) -> Step<Reply> {
     for _ in 0..MOST_COMMANDS {
         match link.receive()? {
-            Heard::Message(got) if got.header.kind() == Kind::Command => decline(link, &got)?,
+            Heard::Message(got) if got.header.kind() == Kind::Command => match &mut kept {
+                Some(kept) => kept.push_back(got),
+                None => decline(link, &got)?,
+            },
             Heard::Message(got) => return check_reply(got, id, command),
             other => return fail(format!("instead of a reply to command {command}: {other}")),
         }
@@ -165,12 +203,7 @@ fn decline(link: &Link, got: &Message) -> Step {
     if got.header.no_reply() {
         return Ok(());
     }
-    let flags = Kind::REPLY | HeaderFlags::ERROR.bits();
-    let mut bytes = message(got.header.id, got.header.command, flags, &[]);
-    if let Some(errno) = bytes.get_mut(12..16) {
-        errno.copy_from_slice(&EIO.to_ne_bytes());
-    }
-    Ok(link.send(&bytes, &[])?)
+    Ok(link.send(&refusal(got.header.id, got.header.command, EIO), &[])?)
 }
 
 fn check_reply(got: Message, id: u16, command: u16) -> Step<Reply> {

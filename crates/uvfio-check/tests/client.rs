@@ -1,4 +1,5 @@
-//! Clients under judgement: ours, the one of the crate `vfio_user`, and one that is broken on purpose.
+//! Clients under judgement: ours, the one of the crate `vfio_user`, and one that is broken on purpose. What they answer
+//! to DMA_READ and DMA_WRITE is in `client_dma`.
 
 #![allow(
     clippy::expect_used,
@@ -6,28 +7,18 @@
     reason = "a test that fails should say so"
 )]
 
+#[path = "common/clients.rs"]
+mod clients;
+
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
+use clients::{judged, message, outcome, words};
+use uvfio_check::Outcome;
 use uvfio_check::client::{Options, check_client};
-use uvfio_check::{Outcome, Report};
 use uvfio_proto::Client;
 use uvfio_proto::message::DmaMapFlags;
-
-/// What a client does, and what was seen of it.
-fn judged(options: &Options, client: impl FnOnce(UnixStream) + Send) -> Report {
-    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    std::thread::scope(|scope| {
-        scope.spawn(move || client(theirs));
-        check_client(ours, options).expect("the socket works")
-    })
-}
-
-fn outcome<'a>(report: &'a Report, rule: &str) -> &'a Outcome {
-    let row = report.cases.iter().find(|row| row.name == rule);
-    &row.expect("there is such a rule").outcome
-}
 
 #[test]
 fn our_client_keeps_every_rule() {
@@ -91,21 +82,6 @@ fn the_other_client_is_judged_to_its_end() {
 
 #[test]
 fn each_fault_of_a_client_is_found() {
-    let message = |command: u16, flags: u32, errno: u32, payload: &[u8]| {
-        let bytes = 16 + payload.len() as u32;
-        let mut message = [1_u16.to_ne_bytes(), command.to_ne_bytes()].concat();
-        for word in [bytes, flags, errno] {
-            message.extend(word.to_ne_bytes());
-        }
-        message.extend_from_slice(payload);
-        message
-    };
-    let words = |words: &[u32]| {
-        words
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect::<Vec<u8>>()
-    };
     let version = message(1, 0, 0, b"\0\0\x01\0{}\0");
     let access = |region, offset, count| words(&[offset, 0, region, count]);
     let rows: Vec<(&str, Vec<u8>)> = vec![

@@ -169,6 +169,7 @@ impl Client {
             max_dma_maps: Some(65_535),
             pgsizes: Some(4096),
             write_multiple: Some(true),
+            iova_ranges: Some(true),
         })?;
         let reply = client.ask(Command::Version, &payload, &[], &[])?;
         client.server = version::accept(client.incoming.payload(&reply))?;

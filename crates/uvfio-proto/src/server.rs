@@ -30,7 +30,7 @@ use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::journal::{self, Agreed, Journal, Notes, OutOfStep};
 use crate::message::{Command, DEFAULT_DATA_BYTES, Header, Kind};
-use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::transport::{Descriptors, Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 use reply::Reply;
 
@@ -185,7 +185,7 @@ struct Request<'a> {
     session: &'a Session,
     command: Command,
     payload: &'a [u8],
-    fds: Vec<OwnedFd>,
+    fds: Descriptors,
     reply: &'a mut Reply,
 }
 
@@ -417,7 +417,7 @@ impl Server {
             session,
             command: Command::RegionRead,
             payload: self.incoming.payload(message),
-            fds: Vec::new(),
+            fds: Descriptors::default(),
             reply: &mut self.reply,
         };
         let result = if message.header.command == Command::RegionRead as u16 {
@@ -485,6 +485,7 @@ impl Server {
             max_dma_maps: Some(u64::from(self.limits.max_mappings.min(65_535))),
             pgsizes: None,
             write_multiple: Some(true),
+            iova_ranges: Some(true),
         };
         let agreed = version::read(self.incoming.payload(message)).and_then(|proposal| {
             let payload = version::answer(&proposal, header.bytes as usize, &ours)?;

@@ -8,15 +8,21 @@
 //! Whoever can't send because the other side does not read goes on reading itself, as far as its buffer goes
 //! ([`Incoming::take_in`]). Else two sides that both send would wait for each other for ever.
 
+mod descriptors;
 mod incoming;
 mod outgoing;
 
+pub use descriptors::Descriptors;
 pub use incoming::{Incoming, Message};
 pub use outgoing::{Blocked, Outgoing, SendError};
 
 /// Most descriptors taken with one message; more are lost and the message is refused. VERSION promises fewer
 /// ([`crate::version::MAX_MSG_FDS`]), but there are clients that don't listen.
 pub const MAX_FDS: usize = 64;
+
+/// Most descriptors that one call can bring (Linux: `SCM_MAX_FD`). There is room for all of them: those for which there is
+/// none the kernel closes on the receiving thread, and such a close may not come back (see [`Descriptors`]).
+pub(crate) const MOST_RECEIVED: usize = 253;
 
 /// Why no message came. After it the stream can't be read on.
 #[derive(Debug, thiserror::Error)]

@@ -38,6 +38,11 @@ pub struct Capabilities {
     /// REGION_WRITE_MULTI is known. Default no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_multiple: Option<bool>,
+    /// The device feature that tells the usable ranges of IOVAs is known
+    /// ([`IOVA_RANGES`](crate::message::feature_number::IOVA_RANGES)); this project's own. Default no: not every server
+    /// survives a DEVICE_FEATURE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iova_ranges: Option<bool>,
 }
 
 impl Capabilities {
@@ -223,11 +228,15 @@ fn fitting_json(theirs: &Capabilities, ours: &Capabilities, room: usize) -> Resu
         max_dma_maps: ours.max_dma_maps.filter(|_| theirs.max_dma_maps.is_some()),
         ..writes.clone()
     };
+    let all = Capabilities {
+        iova_ranges: ours.iova_ranges.filter(|_| theirs.iova_ranges == Some(true)),
+        ..maps.clone()
+    };
     let data = Capabilities {
         max_msg_fds: None,
         ..limits.clone()
     };
-    for offer in [maps, writes, limits, data, Capabilities::default()] {
+    for offer in [all, maps, writes, limits, data, Capabilities::default()] {
         let json = json_of(&offer)?;
         if json.len() <= room {
             return Ok(json);
@@ -283,6 +292,7 @@ mod tests {
             max_dma_maps: Some(65_535),
             write_multiple: Some(true),
             pgsizes: None,
+            iova_ranges: Some(true),
         }
     }
 
@@ -383,10 +393,19 @@ mod tests {
         let proposal = read(&payload(0, 1, b"{\"capabilities\":{}}\0")).expect("good");
         let reply = text(&answer(&proposal, 400, &ours()).expect("good"));
         assert!(
-            !reply.contains("write_multiple") && !reply.contains("max_dma_maps"),
+            ["write_multiple", "max_dma_maps", "iova_ranges"]
+                .iter()
+                .all(|name| !reply.contains(name)),
             "{reply}"
         );
         assert!(reply.contains("max_msg_fds"), "{reply}");
+    }
+
+    #[test]
+    fn two_sides_of_this_project_agree_on_all() {
+        let proposal = read(&propose(&ours()).expect("good")).expect("good");
+        let agreed = accept(&answer(&proposal, 400, &ours()).expect("good")).expect("good");
+        assert_eq!(agreed, ours());
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::exit::Failure;
 /// Judge a vfio-user server, anybody's: conformance, and what it does with a hostile client.
 ///
 /// Each case is tried on a connection of its own. The cases write the register Interrupt Line, map and unmap memory,
-/// trigger interrupts by request and reset the device: do not point this at one that is in use.
+/// trigger interrupts by request and reset the device; the device edu they make do DMA. Do not point this at one that
+/// is in use.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 no case failed, 1 one did, 2 there is no such server.")]
 pub(crate) struct ServerArgs {
@@ -78,7 +79,8 @@ pub(crate) fn server(args: &ServerArgs) -> Result<(), Failure> {
 
 /// Judge a vfio-user client: serve it a small device until it leaves.
 ///
-/// The device has configuration space, a BAR of 4 KiB and INTx. The client's memory is asked for once, by message.
+/// The device has configuration space, a BAR of 4 KiB and INTx. The client's memory is read by message, and 8 bytes of it
+/// are altered and put back: do not point a client at it whose memory matters.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit status: 0 no rule was broken, 1 one was, 2 the socket can't be used.")]
 pub(crate) struct ClientArgs {

@@ -188,34 +188,14 @@ pub(super) const CASES: &[Case] = &[
         "a mapping with two descriptors",
         MAP,
         "an error reply; the session goes on",
-        |bench| {
-            let mut session = bench.session()?;
-            let file = memory(SIZE)?;
-            let reply = session.ask_number(
-                Command::DmaMap as u16,
-                &dma_map(0, IOVA, SIZE),
-                &[file.as_fd(), file.as_fd()],
-            )?;
-            hold(reply.errno.is_some(), || "it succeeded".into())?;
-            session.check_alive()
-        },
+        |bench| refused_with_files(bench, &dma_map(0, IOVA, SIZE), 2),
     ),
     steps(
         "dma.offset_wraps",
         "an offset of 2^64 - 4096 in the file",
         RANGE,
         "an error reply; the session goes on",
-        |bench| {
-            let mut session = bench.session()?;
-            let file = memory(SIZE)?;
-            let reply = session.ask_number(
-                Command::DmaMap as u16,
-                &dma_map(u64::MAX - 0xfff, IOVA, 0x2000),
-                &[file.as_fd()],
-            )?;
-            hold(reply.errno.is_some(), || "it succeeded".into())?;
-            session.check_alive()
-        },
+        |bench| refused_with_files(bench, &dma_map(u64::MAX - 0xfff, IOVA, 0x2000), 1),
     ),
     steps(
         "dma.past_file",
@@ -373,7 +353,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A file of shared memory.
-pub(super) fn memory(bytes: u64) -> Step<OwnedFd> {
+pub(crate) fn memory(bytes: u64) -> Step<OwnedFd> {
     let memory =
         memfd_create("memory", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).map_err(io::Error::from)?;
     ftruncate(&memory, bytes).map_err(io::Error::from)?;
@@ -435,6 +415,15 @@ fn part(bench: &Bench<'_>, iova: u64, bytes: u64) -> Step {
     session.refused(Command::DmaUnmap, &dma_unmap(iova, bytes))?;
     session.refused(Command::DmaMap, &dma_map(0, IOVA, SIZE))?;
     unmap(&mut session, IOVA, SIZE)
+}
+
+/// A mapping with so many descriptors of a file of [`SIZE`] bytes is refused.
+fn refused_with_files(bench: &Bench<'_>, request: &[u8], files: usize) -> Step {
+    let mut session = bench.session()?;
+    let file = memory(SIZE)?;
+    let reply = session.ask_number(Command::DmaMap as u16, request, &vec![file.as_fd(); files])?;
+    hold(reply.errno.is_some(), || "it succeeded".into())?;
+    session.check_alive()
 }
 
 fn odd_file(bench: &Bench<'_>, file: &OwnedFd) -> Step {

@@ -95,15 +95,9 @@ pub(super) const CASES: &[Case] = &[
         SECTION,
         "both succeed; a later TRIGGER writes nothing",
         |bench| {
-            let index = any(bench)?;
-            let mut session = bench.session()?;
-            let event = event()?;
-            attach(&mut session, index, std::slice::from_ref(&event))?;
-            trigger(&mut session, &set_irqs(NONE | TRIGGER, index, 0, 0, &[]))?;
-            // Whether it is refused now is not said.
-            session.ask(Command::SetIrqs, &set_irqs(NONE | TRIGGER, index, 0, 1, &[]))?;
-            session.check_alive()?;
-            hold(!readable(&event, QUIET)?, || "it was written".into())
+            silent_after(bench, |session, index| {
+                trigger(session, &set_irqs(NONE | TRIGGER, index, 0, 0, &[]))
+            })
         },
     ),
     steps(
@@ -111,16 +105,7 @@ pub(super) const CASES: &[Case] = &[
         "an eventfd, then the same without a descriptor",
         SECTION,
         "both succeed; a later TRIGGER writes nothing",
-        |bench| {
-            let index = any(bench)?;
-            let mut session = bench.session()?;
-            let event = event()?;
-            attach(&mut session, index, std::slice::from_ref(&event))?;
-            attach(&mut session, index, &[])?;
-            session.ask(Command::SetIrqs, &set_irqs(NONE | TRIGGER, index, 0, 1, &[]))?;
-            session.check_alive()?;
-            hold(!readable(&event, QUIET)?, || "it was written".into())
-        },
+        |bench| silent_after(bench, |session, index| attach(session, index, &[])),
     ),
     steps(
         "irqs.mask",
@@ -369,4 +354,17 @@ fn bad(bench: &Bench<'_>, payload: fn(u32, u32) -> Vec<u8>) -> Step {
     attach(&mut session, index, &[event()?])?;
     session.refused(Command::SetIrqs, &payload(index, count))?;
     session.check_alive()
+}
+
+/// An eventfd is attached, and this done; then a TRIGGER does not write it any more.
+fn silent_after(bench: &Bench<'_>, takes_away: impl FnOnce(&mut Session, u32) -> Step) -> Step {
+    let index = any(bench)?;
+    let mut session = bench.session()?;
+    let event = event()?;
+    attach(&mut session, index, std::slice::from_ref(&event))?;
+    takes_away(&mut session, index)?;
+    // Whether it is refused now is not said.
+    session.ask(Command::SetIrqs, &set_irqs(NONE | TRIGGER, index, 0, 1, &[]))?;
+    session.check_alive()?;
+    hold(!readable(&event, QUIET)?, || "it was written".into())
 }

@@ -1,5 +1,6 @@
 //! The table of all cases: one file a group.
 
+mod by_message;
 mod disconnect;
 mod dma;
 mod framing;
@@ -16,6 +17,8 @@ use uvfio_proto::message::Command;
 use crate::case::{Bench, Case, Rule, Run, Step};
 use crate::facts::Facts;
 
+pub(crate) use dma::memory;
+
 /// All cases, in the order in which they are tried.
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
@@ -26,6 +29,9 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         regions::CASES,
         irqs::CASES,
         dma::CASES,
+        by_message::ASKED,
+        by_message::STOPPED,
+        by_message::ANSWERS,
         order::CASES,
         reset::CASES,
         disconnect::CASES,

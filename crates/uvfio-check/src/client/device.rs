@@ -1,7 +1,9 @@
 //! The device that a client under test drives: configuration space, a BAR of 4 KiB of memory, INTx.
 
+use std::os::fd::OwnedFd;
+
 use uvfio_proto::message::{
-    Command, DeviceInfo, DmaMap, DmaUnmap, IrqInfo, MultiWrite, RegionAccess, RegionInfo,
+    Command, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, IrqInfo, MultiWrite, RegionAccess, RegionInfo,
 };
 use zerocopy::FromBytes;
 
@@ -20,6 +22,9 @@ pub(super) const MAX_DATA: u32 = 1 << 20;
 /// BAR 0's size, bytes.
 const BAR: usize = 4096;
 
+/// Smaller mappings are not tried by message, bytes.
+const PAGE: u64 = 4096;
+
 /// Offset of BAR 0 in configuration space (PCI 3.0, 6.2.5).
 const BAR0_AT: usize = 0x10;
 
@@ -29,6 +34,8 @@ pub(super) struct Device {
     config: Vec<u8>,
     bar: Vec<u8>,
     pub(super) maps: Vec<DmaMap>,
+    /// Those that came with a file.
+    files: Vec<(DmaMap, OwnedFd)>,
 }
 
 impl Device {
@@ -46,6 +53,7 @@ impl Device {
             config,
             bar: vec![0; BAR],
             maps: Vec::new(),
+            files: Vec::new(),
         }
     }
 
@@ -63,10 +71,65 @@ impl Device {
         u32::from(index == 0)
     }
 
-    /// Where the client's memory can be read.
-    pub(super) fn readable(&self, bytes: u64) -> Option<u64> {
-        let good = |map: &&DmaMap| map.flags & 1 != 0 && map.bytes >= bytes;
-        self.maps.iter().find(good).map(|map| map.iova)
+    /// Keeps the file of the mapping that was made last.
+    pub(super) fn keep_file(&mut self, file: &OwnedFd) {
+        if let (Some(map), Ok(file)) = (self.maps.last(), file.try_clone()) {
+            self.files.push((*map, file));
+        }
+    }
+
+    /// Mappings long enough to be tried, that end within 64 bits.
+    fn usable(&self) -> impl Iterator<Item = &DmaMap> {
+        self.maps
+            .iter()
+            .filter(|map| map.bytes >= PAGE && map.iova.checked_add(map.bytes - 1).is_some())
+    }
+
+    /// A mapping that can be accessed so.
+    pub(super) fn mapping(&self, access: DmaMapFlags) -> Option<&DmaMap> {
+        let bits = access.bits();
+        self.usable().find(|map| map.flags & bits == bits)
+    }
+
+    /// A mapping that can be read and not be written.
+    pub(super) fn read_only(&self) -> Option<&DmaMap> {
+        self.usable()
+            .find(|map| map.flags & 3 == DmaMapFlags::READ.bits())
+    }
+
+    /// Whether one mapping allows this.
+    pub(super) fn allows(&self, iova: u64, bytes: u64, access: DmaMapFlags) -> bool {
+        let (first, end) = span(iova, bytes);
+        self.maps.iter().any(|map| {
+            let (from, to) = span(map.iova, map.bytes);
+            from <= first && end <= to && map.flags & access.bits() == access.bits()
+        })
+    }
+
+    /// The first address after a mapping that belongs to none, nor do the next 8.
+    pub(super) fn free(&self) -> Option<u64> {
+        self.usable()
+            .filter_map(|map| map.iova.checked_add(map.bytes))
+            .find(|&end| end.checked_add(8).is_some() && !self.overlaps(end, 8))
+    }
+
+    /// Where a mapping begins whose file can be read here, and what it has there.
+    pub(super) fn mapping_of_file(&self, count: usize) -> Option<(u64, Vec<u8>)> {
+        let read = |(map, _): &(DmaMap, OwnedFd)| Some((map.iova, self.file_bytes(map.iova, count)?));
+        self.files.iter().find_map(read)
+    }
+
+    /// What a mapping's file has at an address.
+    pub(super) fn file_bytes(&self, iova: u64, count: usize) -> Option<Vec<u8>> {
+        if !self.allows(iova, count as u64, DmaMapFlags::READ) {
+            return None;
+        }
+        let holds = |map: &DmaMap| iova >= map.iova && iova - map.iova < map.bytes;
+        let (map, file) = self.files.iter().rev().find(|(map, _)| holds(map))?;
+        let mut bytes = vec![0; count];
+        let at = map.offset.checked_add(iova - map.iova)?;
+        let got = rustix::io::pread(file, &mut *bytes, at).ok()?;
+        (got == count).then_some(bytes)
     }
 
     /// Answers a command, or gives the error number.
@@ -134,10 +197,12 @@ impl Device {
                 let unmap: DmaUnmap = read(payload)?;
                 let all = unmap.flags & 2 != 0;
                 let (first, end) = span(unmap.iova, unmap.bytes);
-                self.maps.retain(|map| {
+                let stays = |map: &DmaMap| {
                     let (from, to) = span(map.iova, map.bytes);
                     !(all || first <= from && to <= end)
-                });
+                };
+                self.maps.retain(stays);
+                self.files.retain(|(map, _)| stays(map));
                 Ok(bytes_of(&unmap))
             }
             Command::Feature => Err(ENOTTY),

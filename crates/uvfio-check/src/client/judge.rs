@@ -6,7 +6,6 @@ use uvfio_proto::message::{Command, DmaMap, DmaUnmap, RegionAccess, SetIrqs};
 use zerocopy::FromBytes;
 
 use super::device::{Device, IRQS, MAX_DATA};
-use super::{PROBE_BYTES, PROBE_ID};
 use crate::case::{Rule, Stop};
 use crate::report::{Report, Row, outcome};
 use crate::session::read_version;
@@ -103,6 +102,36 @@ const RULES: &[Line] = &[
         "its id, and the bytes asked for, or an error",
     ),
     (
+        "client.dma_both",
+        "two DMA_READ at once",
+        Rule::Spec("Command Concurrency"),
+        "both answered, each with its id and its bytes, or an error",
+    ),
+    (
+        "client.dma_data",
+        "a DMA_READ of what the client's file has, or a DMA_WRITE has brought",
+        Rule::Spec("VFIO_USER_DMA_READ"),
+        "these bytes, or an error",
+    ),
+    (
+        "client.dma_write",
+        "a DMA_WRITE, and another that brings back what was there",
+        Rule::Spec("VFIO_USER_DMA_WRITE"),
+        "its id, address and count, or an error",
+    ),
+    (
+        "client.dma_read_only",
+        "a DMA_WRITE to a mapping that can only be read",
+        Rule::Spec("VFIO_USER_DMA_MAP"),
+        "an error",
+    ),
+    (
+        "client.dma_outside",
+        "a DMA_READ after a mapping, one over its end, and one of 2^64 - 1 bytes",
+        Rule::Ours("a server's bytes are to be checked as well: what was not mapped is not the device's"),
+        "an error each",
+    ),
+    (
         "client.unasked",
         "replies",
         FRAMING,
@@ -124,7 +153,6 @@ pub(super) struct Judge {
     seen: BTreeMap<&'static str, Option<Stop>>,
     messages: u64,
     waits_after_error: bool,
-    probed: bool,
 }
 
 impl Judge {
@@ -143,10 +171,6 @@ impl Judge {
         if worse {
             *seen = stop;
         }
-    }
-
-    pub(super) fn probed(&self) -> bool {
-        self.probed
     }
 
     /// A command was refused on purpose.
@@ -314,32 +338,6 @@ impl Judge {
         let exactly = |map: &DmaMap| (map.iova, map.bytes) == (unmap.iova, unmap.bytes);
         let stop = (!device.maps.iter().any(exactly)).then(|| Stop::Deviation(TYPE1V2.into()));
         self.note("client.unmap", stop);
-    }
-
-    /// A reply: to what was asked, if anything was.
-    pub(super) fn answer(&mut self, got: &Message, probe: Option<u64>) {
-        let Some(iova) = probe else {
-            self.see("client.unasked", || Err(got.to_string()));
-            return;
-        };
-        self.probed = true;
-        self.see("client.unasked", || Ok(()));
-        self.see("client.dma_read", || {
-            let addressed = got.header.id == PROBE_ID && got.header.command == Command::DmaRead as u16;
-            let expected = [iova.to_ne_bytes(), PROBE_BYTES.to_ne_bytes()].concat();
-            let whole = got.payload.len() == expected.len() + PROBE_BYTES as usize
-                && got.payload.starts_with(&expected);
-            let good = if got.header.is_error() {
-                got.payload.is_empty()
-            } else {
-                whole
-            };
-            if addressed && good {
-                Ok(())
-            } else {
-                Err(got.to_string())
-            }
-        });
     }
 
     /// What came of each rule.

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
@@ -60,6 +61,8 @@ pub(crate) struct Memory {
     pub(crate) held: Vec<Frame>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) last: Vec<u8>,
+    /// A command of the server's is not answered.
+    pub(crate) asked: bool,
 }
 
 /// Alters what passes in one direction; what it leaves in the list goes on.
@@ -78,6 +81,8 @@ pub(crate) struct Fault {
     pub(crate) whole_sends_only: bool,
     /// The connection ends after an error.
     pub(crate) ends_on_error: bool,
+    /// The server takes no new client after such a frame, its own or its client's.
+    pub(crate) dies_of: fn(&Memory, &Frame) -> bool,
 }
 
 fn nothing(_: &mut Memory, _: &mut Vec<Frame>) {}
@@ -88,6 +93,7 @@ pub(crate) const NO_FAULT: Fault = Fault {
     believes_lies: false,
     whole_sends_only: false,
     ends_on_error: false,
+    dies_of: |_, _| false,
 };
 
 /// One that alters each reply.
@@ -106,6 +112,11 @@ pub(crate) fn requests(to_server: Alter) -> Fault {
     }
 }
 
+/// One that takes no new client after such a frame.
+pub(crate) fn dies(dies_of: fn(&Memory, &Frame) -> bool) -> Fault {
+    Fault { dies_of, ..NO_FAULT }
+}
+
 /// Longest message passed on.
 const LONGEST: usize = (1 << 20) + 32;
 
@@ -120,10 +131,14 @@ impl Broken {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).expect("a socket");
+        let dead: Arc<AtomicBool> = Arc::default();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                if dead.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let server = ours.connect().expect("ours is there");
-                carry(Arc::new(client), Arc::new(server), fault);
+                carry(Arc::new(client), Arc::new(server), fault, &dead);
             }
         });
         Self { path, _dir: dir }
@@ -136,13 +151,14 @@ impl Server for Broken {
     }
 }
 
-fn carry(client: Arc<UnixStream>, server: Arc<UnixStream>, fault: Fault) {
+fn carry(client: Arc<UnixStream>, server: Arc<UnixStream>, fault: Fault, dead: &Arc<AtomicBool>) {
     let memory: Arc<Mutex<Memory>> = Arc::default();
     for (from, to, alter, requests) in [
         (Arc::clone(&client), Arc::clone(&server), fault.to_server, true),
         (server, client, fault.to_client, false),
     ] {
         let memory = Arc::clone(&memory);
+        let dead = Arc::clone(dead);
         std::thread::spawn(move || {
             let mut way = Way {
                 incoming: Incoming::new(Arc::clone(&from), LONGEST),
@@ -150,6 +166,7 @@ fn carry(client: Arc<UnixStream>, server: Arc<UnixStream>, fault: Fault) {
                 from: Arc::clone(&from),
                 fault,
                 requests,
+                dead,
             };
             way.pass(&memory, alter);
             let _ = from.shutdown(Shutdown::Both);
@@ -165,15 +182,23 @@ struct Way {
     from: Arc<UnixStream>,
     fault: Fault,
     requests: bool,
+    dead: Arc<AtomicBool>,
 }
 
 impl Way {
+    /// Whether the server dies of this.
+    fn note(&self, memory: &Memory, frame: &Frame) {
+        if (self.fault.dies_of)(memory, frame) {
+            self.dead.store(true, Ordering::SeqCst);
+        }
+    }
+
     fn pass(&mut self, memory: &Mutex<Memory>, alter: Alter) {
         loop {
             if self.requests && self.fault.whole_sends_only && self.lost_a_piece() {
                 continue;
             }
-            let message = match self.incoming.next_message() {
+            let mut message = match self.incoming.next_message() {
                 Ok(Some(message)) => message,
                 Err(
                     ReceiveError::TooLong {
@@ -200,9 +225,13 @@ impl Way {
             let mut frames = vec![Frame {
                 header: message.header,
                 payload: self.incoming.payload(&message).to_vec(),
-                fds: message.fds,
+                fds: std::mem::take(&mut *message.fds),
             }];
-            alter(&mut memory.lock().expect("no panic before"), &mut frames);
+            {
+                let mut memory = memory.lock().expect("no panic before");
+                frames.iter().for_each(|frame| self.note(&memory, frame));
+                alter(&mut memory, &mut frames);
+            }
             for mut frame in frames {
                 // A wrong size on purpose is one that was changed.
                 if frame.header.bytes == message.header.bytes {

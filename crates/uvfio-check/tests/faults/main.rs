@@ -7,6 +7,7 @@
 )]
 
 mod accesses;
+mod by_message;
 #[path = "../common/mod.rs"]
 mod common;
 mod information;
@@ -31,6 +32,8 @@ pub(crate) const IRQ_INFO: u16 = 7;
 pub(crate) const SET_IRQS: u16 = 8;
 pub(crate) const READ: u16 = 9;
 pub(crate) const WRITE: u16 = 10;
+pub(crate) const DMA_READ: u16 = 11;
+pub(crate) const DMA_WRITE: u16 = 12;
 pub(crate) const RESET: u16 = 13;
 pub(crate) const MULTI: u16 = 15;
 pub(crate) const FEATURE: u16 = 16;

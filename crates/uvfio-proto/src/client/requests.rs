@@ -227,27 +227,17 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), ClientError> {
-        let command = Command::RegionRead;
-        let mut offset = offset;
+        let mut rest = Pieces { region, offset };
         for piece in data.chunks_mut(self.most_data()) {
-            let access = RegionAccess {
-                offset,
-                region,
-                count: piece.len() as u32,
-            };
-            let reply = self.ask(command, access.as_bytes(), &[], &[])?;
-            match RegionAccess::read_from_prefix(self.incoming.payload(&reply)) {
-                Ok((got, bytes)) if got == access && bytes.len() == piece.len() => {
-                    piece.copy_from_slice(bytes);
-                }
-                _ => {
-                    return Err(ClientError::Protocol {
-                        command,
-                        what: "it has not the bytes asked for",
-                    });
-                }
+            let access = rest.next(piece.len());
+            let bytes = self.ask_access(Command::RegionRead, &access, &[])?;
+            if bytes.len() != piece.len() {
+                return Err(ClientError::Protocol {
+                    command: Command::RegionRead,
+                    what: "it has not the bytes asked for",
+                });
             }
-            offset = offset.wrapping_add(piece.len() as u64);
+            piece.copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -257,25 +247,9 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), ClientError> {
-        let command = Command::RegionWrite;
-        let mut offset = offset;
+        let mut rest = Pieces { region, offset };
         for piece in data.chunks(self.most_data()) {
-            let access = RegionAccess {
-                offset,
-                region,
-                count: piece.len() as u32,
-            };
-            let reply = self.ask(command, access.as_bytes(), piece, &[])?;
-            match RegionAccess::read_from_prefix(self.incoming.payload(&reply)) {
-                Ok((got, _)) if got == access => {}
-                _ => {
-                    return Err(ClientError::Protocol {
-                        command,
-                        what: "it is to another write",
-                    });
-                }
-            }
-            offset = offset.wrapping_add(piece.len() as u64);
+            self.ask_access(Command::RegionWrite, &rest.next(piece.len()), piece)?;
         }
         Ok(())
     }
@@ -285,17 +259,12 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn write_posted(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), ClientError> {
-        let mut offset = offset;
+        let mut rest = Pieces { region, offset };
         for piece in data.chunks(self.most_data()) {
-            let access = RegionAccess {
-                offset,
-                region,
-                count: piece.len() as u32,
-            };
+            let access = rest.next(piece.len());
             let until = Instant::now() + self.patience;
             let flags = HeaderFlags::NO_REPLY;
             self.send(Command::RegionWrite, access.as_bytes(), piece, &[], flags, until)?;
-            offset = offset.wrapping_add(piece.len() as u64);
         }
         Ok(())
     }
@@ -412,17 +381,16 @@ impl Client {
     }
 
     /// Where memory may be mapped for the device, in ascending order; none where the server does not tell
-    /// ([`feature_number::IOVA_RANGES`] is a feature of this project's servers).
+    /// ([`feature_number::IOVA_RANGES`] is a feature of this project's servers). It is asked only where the server has
+    /// said so: that of the crate `vfio_user` loses its stream's step at any DEVICE_FEATURE.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub fn iova_ranges(&mut self) -> Result<Option<Vec<IovaRange>>, ClientError> {
         let command = Command::Feature;
         let number = feature_number::IOVA_RANGES;
-        match self.feature(number, FeatureFlags::PROBE | FeatureFlags::GET, &[]) {
-            Ok(_) => {}
-            Err(ClientError::Refused { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        if self.server.iova_ranges != Some(true) {
+            return Ok(None);
         }
         let data = self.feature(number, FeatureFlags::GET, &[])?;
         let protocol = |what| ClientError::Protocol { command, what };
@@ -439,6 +407,23 @@ impl Client {
             return Err(protocol("its ranges of IOVAs are not in order"));
         }
         Ok(Some(ranges))
+    }
+
+    /// An access to a region; gives what the reply has behind what it repeats.
+    fn ask_access(
+        &mut self,
+        command: Command,
+        access: &RegionAccess,
+        data: &[u8],
+    ) -> Result<&[u8], ClientError> {
+        let reply = self.ask(command, access.as_bytes(), data, &[])?;
+        match RegionAccess::read_from_prefix(self.incoming.payload(&reply)) {
+            Ok((got, rest)) if got == *access => Ok(rest),
+            _ => Err(ClientError::Protocol {
+                command,
+                what: "it is to another access",
+            }),
+        }
     }
 
     /// A request of one structure, answered by one.
@@ -461,6 +446,25 @@ impl Client {
         self.server
             .data_bytes()
             .clamp(1, crate::message::DEFAULT_DATA_BYTES) as usize
+    }
+}
+
+/// What is left of an access that is made in several messages.
+struct Pieces {
+    region: u32,
+    offset: u64,
+}
+
+impl Pieces {
+    /// The next of them.
+    fn next(&mut self, bytes: usize) -> RegionAccess {
+        let access = RegionAccess {
+            offset: self.offset,
+            region: self.region,
+            count: bytes as u32,
+        };
+        self.offset = self.offset.wrapping_add(bytes as u64);
+        access
     }
 }
 

@@ -15,10 +15,10 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::page::{Call, Lengths, Noted, PAGE_BYTES, Page};
 use super::{Buffer, Notes, Sending};
-use crate::transport::MAX_FDS;
+use crate::transport::{MAX_FDS, MOST_RECEIVED};
 
-/// Bytes of control messages with [`MAX_FDS`] descriptors.
-const CONTROL_BYTES: usize = cmsg_space!(ScmRights(MAX_FDS));
+/// Bytes of control messages with [`MOST_RECEIVED`] descriptors, of which [`MAX_FDS`] at most are sent.
+const CONTROL_BYTES: usize = cmsg_space!(ScmRights(MOST_RECEIVED));
 
 /// Room for control messages, aligned as the kernel wants it.
 #[repr(C, align(8))]
@@ -298,7 +298,7 @@ fn put_descriptors(control: &mut Control, fds: &[BorrowedFd<'_>]) -> Option<usiz
     // Padding goes to the kernel, too.
     control.0.fill(MaybeUninit::zeroed());
     let place = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-    // SAFETY: there is room for MAX_FDS descriptors, and so for a header, at the right alignment.
+    // SAFETY: there is room for MOST_RECEIVED descriptors, and so for a header, at the right alignment.
     unsafe { place.write(header) };
     // SAFETY: of the header just written.
     let data = unsafe { libc::CMSG_DATA(place) };

@@ -1,6 +1,6 @@
 //! DMA_MAP and DMA_UNMAP.
 
-use uvfio_core::{Backing, DmaAccess, DmaMap};
+use uvfio_core::{Backing, DmaAccess, DmaMap, close_elsewhere};
 
 use super::Request;
 use crate::error::Refusal;
@@ -34,12 +34,13 @@ impl Request<'_> {
         let backing = match self.fds.pop() {
             None => None,
             // File offsets are signed.
-            Some(_)
+            Some(file)
                 if asked
                     .offset
                     .checked_add(asked.bytes)
                     .is_none_or(|end| i64::try_from(end).is_err()) =>
             {
+                close_elsewhere(file);
                 return Err(self.field(
                     "offset",
                     asked.offset,

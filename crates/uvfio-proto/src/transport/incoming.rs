@@ -12,9 +12,10 @@ use rustix::cmsg_space;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use uvfio_core::close_elsewhere;
 use zerocopy::FromBytes;
 
-use super::{MAX_FDS, ReceiveError};
+use super::{Descriptors, MAX_FDS, MOST_RECEIVED, ReceiveError};
 use crate::journal::{self, Agreed, Attached, Received};
 use crate::message::{HEADER_BYTES, Header};
 
@@ -37,7 +38,7 @@ pub struct Incoming {
     /// How many bytes came before `buffer[0]`.
     before: u64,
     /// Descriptors of messages not given out yet.
-    arrived: Vec<Arrived>,
+    arrived: Arrivals,
     /// Where descriptors were lost: at most twice, as [`note_loss`](Self::note_loss) says.
     lost: Vec<u64>,
     limit: usize,
@@ -68,13 +69,26 @@ struct Arrived {
     fd: OwnedFd,
 }
 
+/// Descriptors of messages that have not come whole.
+#[derive(Debug, Default)]
+struct Arrivals(Vec<Arrived>);
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        // As those of a message that nobody takes ([`Descriptors`]).
+        for Arrived { fd, .. } in self.0.drain(..) {
+            close_elsewhere(fd);
+        }
+    }
+}
+
 /// A message; its payload is [`Incoming::payload`] until the next is read.
 #[derive(Debug)]
 pub struct Message {
     /// Its header.
     pub header: Header,
     /// The descriptors that came with it, at most [`MAX_FDS`], all close-on-exec.
-    pub fds: Vec<OwnedFd>,
+    pub fds: Descriptors,
     /// Whether descriptors were lost: too many, or this process can have no more.
     pub fds_lost: bool,
     payload: Range<usize>,
@@ -92,7 +106,7 @@ impl Incoming {
             start: 0,
             end: 0,
             before: 0,
-            arrived: Vec::new(),
+            arrived: Arrivals::default(),
             lost: Vec::new(),
             limit,
         }
@@ -211,7 +225,7 @@ impl Incoming {
     /// It stops where descriptors come, so that only one message of those taken in can have any. What goes wrong
     /// here goes wrong again, or shows as the stream's end, in [`next_message`](Self::next_message).
     pub fn take_in(&mut self) {
-        while self.arrived.is_empty() && self.lost.is_empty() {
+        while self.arrived.0.is_empty() && self.lost.is_empty() {
             let held = self.end - self.start;
             if held >= self.limit {
                 return;
@@ -264,11 +278,11 @@ impl Incoming {
         let end = self.before + self.start as u64;
         let mut message = Message {
             header,
-            fds: Vec::new(),
+            fds: Descriptors::default(),
             fds_lost: false,
             payload,
         };
-        if !self.arrived.is_empty() || !self.lost.is_empty() {
+        if !self.arrived.0.is_empty() || !self.lost.is_empty() {
             self.hand_over(&mut message, end);
         }
         message
@@ -277,11 +291,12 @@ impl Incoming {
     /// Gives a message, which ends at byte `end` of the stream, the descriptors that came with its bytes.
     #[cold]
     fn hand_over(&mut self, message: &mut Message, end: u64) {
-        if !self.arrived.is_empty() {
-            for Arrived { fd, .. } in self.arrived.extract_if(.., |arrived| arrived.at < end) {
+        if !self.arrived.0.is_empty() {
+            for Arrived { fd, .. } in self.arrived.0.extract_if(.., |arrived| arrived.at < end) {
                 if message.fds.len() < MAX_FDS {
                     message.fds.push(fd);
                 } else {
+                    close_elsewhere(fd);
                     message.fds_lost = true;
                 }
             }
@@ -372,9 +387,10 @@ impl Incoming {
         let Attached { fds, mut lost } = attached;
         for fd in fds {
             // A message that comes byte by byte may bring more than one call can.
-            if self.arrived.len() < 2 * MAX_FDS {
-                self.arrived.push(Arrived { at, fd });
+            if self.arrived.0.len() < 2 * MAX_FDS {
+                self.arrived.0.push(Arrived { at, fd });
             } else {
+                close_elsewhere(fd);
                 lost = true;
             }
         }
@@ -398,7 +414,7 @@ impl Incoming {
 }
 
 fn receive(stream: &UnixStream, free: &mut [u8], flags: RecvFlags) -> Result<Received, std::io::Error> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MAX_FDS))];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(MOST_RECEIVED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = loop {
         let mut pieces = [IoSliceMut::new(free)];

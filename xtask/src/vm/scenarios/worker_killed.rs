@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::gone::guest_goes_on;
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 
@@ -22,24 +23,9 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("nvme_make_files", STEP, checks)?;
     guest.run("nvme_write_until_failure", STEP, checks)?;
     server.kill_worker()?;
-    guest.run("nvme_is_gone", 2 * STEP, checks)?;
-    guest.reboot()?;
-    checks.ok("the guest reboots");
-    guest.run(
-        "same 'functions of an NVMe that are left' '' \"$(pci_class 0x0108)\"",
-        STEP,
-        checks,
-    )?;
-    checks.same(
-        "the server serves on while the guest runs",
-        &None,
-        &server.ended()?,
-    );
-    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
-    checks.same(
+    let end = (
         "the server ends with the guest, and says that something failed",
-        &Some(1),
-        &server.wait(STEP)?,
+        1,
     );
-    Ok(())
+    guest_goes_on(guest, server, end, checks)
 }
