@@ -1,7 +1,7 @@
 //! The controller as a PCI device.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use uvfio_core::{Device, DeviceError, Host, Width};
@@ -16,11 +16,13 @@ use crate::features::Features;
 use crate::identity::{self, Function};
 use crate::interrupts::Interrupts;
 use crate::namespace::Namespace;
+use crate::polling::Poller;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS};
 use crate::statistics::{Counters, Statistics};
 use crate::submission::SubmissionQueue;
+use crate::sync::Mutex;
 
 /// An NVMe controller.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ impl Nvme {
         check(&config)?;
         let function = Function::new(&config);
         let vectors = identity::vectors(&config);
-        let (queues, serial) = (config.queues, config.serial);
+        let (queues, serial, poll) = (config.queues, config.serial, config.poll);
         let namespaces = (1..)
             .zip(config.namespaces)
             .map(|(number, namespace)| Namespace::new(number, &serial, namespace))
@@ -64,6 +66,7 @@ impl Nvme {
             errors: Mutex::default(),
             counters: Counters::default(),
             changes: Changes::new(usize::from(queues) + 1),
+            poller: Poller::new(poll),
             shadow: Mutex::new(None),
             shadow_offered: AtomicBool::new(false),
             write_through: AtomicBool::new(false),

@@ -66,7 +66,7 @@ fn run(shared: &Shared, id: u16) {
     };
     let mut buffer = Buffer::default();
     loop {
-        match queue.next(&shared.session) {
+        match queue.next(&shared.session, &shared.poller, &shared.counters) {
             Work::Command(fetched) if id == 0 => admin::serve(shared, &fetched),
             Work::Command(fetched) => serve(shared, id, &fetched, &mut buffer),
             Work::Attention => shared.attend(),

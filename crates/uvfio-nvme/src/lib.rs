@@ -27,6 +27,7 @@ mod identity;
 mod interrupts;
 mod io;
 mod namespace;
+mod polling;
 mod prp;
 mod session;
 mod shared;

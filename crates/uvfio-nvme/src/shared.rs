@@ -1,6 +1,5 @@
 //! The controller as all its threads share it, and the changes of its state that take time.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use crate::errors::ErrorLog;
 use crate::events::{Event, Events};
 use crate::features::Features;
 use crate::namespace::Namespace;
+use crate::polling::Poller;
 use crate::session::{Fault, Session, Ticket};
 use crate::spec::command::Sqe;
 use crate::spec::log::{self, EventType};
@@ -21,7 +21,7 @@ use crate::spec::registers::CSTS;
 use crate::spec::status::Status;
 use crate::statistics::Counters;
 use crate::submission::{Fetched, SubmissionQueue};
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 /// The controller.
 ///
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) errors: Mutex<ErrorLog>,
     pub(crate) counters: Counters,
     pub(crate) changes: Changes,
+    pub(crate) poller: Poller,
     /// The pages of Doorbell Buffer Config.
     pub(crate) shadow: Mutex<Option<ShadowPages>>,
     /// Identify has told the host of Doorbell Buffer Config.

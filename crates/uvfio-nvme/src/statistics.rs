@@ -9,6 +9,10 @@ pub struct Statistics {
     pub submission_doorbells: u64,
     /// Writes of completion queues' head doorbells.
     pub completion_doorbells: u64,
+    /// Times that a queue's shadow doorbell was polled before the host was asked to ring.
+    pub polls: u64,
+    /// Of those, times that nothing came.
+    pub polls_in_vain: u64,
     /// Admin commands completed.
     pub admin_commands: u64,
     /// I/O commands completed.
@@ -47,6 +51,8 @@ impl Counter {
 pub(crate) struct Counters {
     pub(crate) submission_doorbells: Counter,
     pub(crate) completion_doorbells: Counter,
+    pub(crate) polls: Counter,
+    pub(crate) polls_in_vain: Counter,
     pub(crate) admin_commands: Counter,
     pub(crate) io_commands: Counter,
     pub(crate) reads: Counter,
@@ -63,6 +69,8 @@ impl Counters {
         Statistics {
             submission_doorbells: self.submission_doorbells.get(),
             completion_doorbells: self.completion_doorbells.get(),
+            polls: self.polls.get(),
+            polls_in_vain: self.polls_in_vain.get(),
             admin_commands: self.admin_commands.get(),
             io_commands: self.io_commands.get(),
             reads: self.reads.get(),

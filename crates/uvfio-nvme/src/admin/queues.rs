@@ -79,7 +79,7 @@ impl Admin<'_> {
         // Keeps a reset off, which would not know of the queue.
         let access = self.shared.session.enter(self.fetched.ticket)?;
         if let Some(shadow) = shadow {
-            shadow.publish(&access, 0)?;
+            shadow.publish(&access, 0, entries - 1)?;
         }
         queue.create(Creation {
             base,
@@ -109,7 +109,7 @@ impl Admin<'_> {
         let shadow = lock(&self.shared.shadow).map(|pages| pages.tail(id));
         let access = self.shared.session.enter(self.fetched.ticket)?;
         if let Some(shadow) = shadow {
-            shadow.publish(&access, 0)?;
+            shadow.publish(&access, 0, 0)?;
         }
         queue.create(&self.shared.session, base, entries, cq, shadow);
         Ok(())
