@@ -8,7 +8,7 @@
 //! that took the last command is the one: quick commands are then fetched, executed and polled for by one thread,
 //! and nobody is woken. Another sleeps for [`GUARD`] only, and looks in its place should its command take longer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -17,7 +17,7 @@ use crate::polling::{Poller, Polling};
 use crate::session::{Fault, Gate, Memory, Session, Ticket, Validity};
 use crate::spec::command::{SQE_BYTES, Sqe};
 use crate::statistics::Counters;
-use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait, wait_for};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, lock, wait, wait_for};
 
 /// How long a queue's last command may hold up the look at its shadow doorbell.
 const GUARD: Duration = Duration::from_millis(1);
@@ -448,3 +448,7 @@ impl<'a, G: Gate> Fetcher<'a, G> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "submission_tests.rs"]
+mod tests;
