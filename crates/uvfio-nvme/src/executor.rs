@@ -1,4 +1,5 @@
-//! Threads: one for the admin queue, a few for each I/O queue, all of them made with the controller.
+//! Threads: one for the admin queue, a few for each I/O queue, one for doorbells that are mapped; all of them made
+//! with the controller.
 //!
 //! A queue's threads serve that queue alone, so one that waits for its backend holds up nobody else's commands.
 //! A thread that sleeps costs its stack's first pages; it has no buffer before its first command.
@@ -50,6 +51,17 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
                 .spawn(move || run(&shared, queue))?;
         }
     }
+    if shared.page.is_some() {
+        let shared = Arc::clone(shared);
+        thread::Builder::new()
+            .name("nvme-doorbells".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                if let Some(page) = &shared.page {
+                    page.watch(&shared);
+                }
+            })?;
+    }
     Ok(())
 }
 
@@ -57,6 +69,9 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
 pub(crate) fn stop(shared: &Shared) {
     for queue in &shared.submission {
         queue.stop();
+    }
+    if let Some(page) = &shared.page {
+        page.stop();
     }
 }
 

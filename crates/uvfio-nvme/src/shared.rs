@@ -9,6 +9,7 @@ use crate::changes::Changes;
 use crate::completion::{self, Completion, CompletionQueue, Creation};
 use crate::controller::{AdminQueues, Demand, Registers, Step};
 use crate::doorbell::ShadowPages;
+use crate::doorbell_page::{DoorbellPage, Queues};
 use crate::errors::ErrorLog;
 use crate::events::{Event, Events};
 use crate::features::Features;
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) changes: Changes,
     pub(crate) poller: Poller,
+    /// The doorbells as memory, where the host may map them.
+    pub(crate) page: Option<DoorbellPage>,
     /// The pages of Doorbell Buffer Config.
     pub(crate) shadow: Mutex<Option<ShadowPages>>,
     /// Identify has told the host of Doorbell Buffer Config.
@@ -57,6 +60,28 @@ pub(crate) struct Shared {
     pub(crate) made: Instant,
 }
 
+/// What came of doorbells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rung {
+    /// A completion queue's head was among them.
+    head: bool,
+    /// A value can't be.
+    bad_value: bool,
+    /// There was no such queue.
+    no_queue: bool,
+}
+
+impl Rung {
+    /// What came of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            head: self.head | other.head,
+            bad_value: self.bad_value | other.bad_value,
+            no_queue: self.no_queue | other.no_queue,
+        }
+    }
+}
+
 impl Shared {
     /// Pairs of I/O queues.
     pub(crate) fn queues(&self) -> u16 {
@@ -69,9 +94,34 @@ impl Shared {
         self.namespaces.get(index).ok_or(Status::INVALID_NAMESPACE)
     }
 
-    /// The host wrote a doorbell: number 2n is the tail of submission queue n, 2n + 1 the head of completion
-    /// queue n.
-    pub(crate) fn ring(&self, doorbell: u64, value: u32) {
+    /// The host sent a doorbell by message. As [`ring`](Self::ring), or whoever watches the memory does that.
+    pub(crate) fn ring_by_message(&self, doorbell: u64, value: u32) {
+        self.counters.doorbell_messages.add(1);
+        let watched = self.page.as_ref().is_some_and(|page| page.write(doorbell, value));
+        if !watched {
+            let rung = self.ring(doorbell, value);
+            self.rung(rung);
+        }
+    }
+
+    /// Which queues have doorbells.
+    pub(crate) fn queues_there(&self) -> Queues {
+        let mut queues = self.submission.iter().zip(&self.completion);
+        let admin = queues
+            .next()
+            .is_some_and(|(submission, _)| submission.completion_queue().is_some());
+        if queues.any(|(sq, cq)| sq.completion_queue().is_some() || cq.exists()) {
+            Queues::Io
+        } else if admin {
+            Queues::Admin
+        } else {
+            Queues::None
+        }
+    }
+
+    /// The host rang a doorbell, one way or the other: number 2n is the tail of submission queue n, 2n + 1 the head
+    /// of completion queue n. Takes the queue's lock alone; what is left to do, [`rung`](Self::rung) does.
+    pub(crate) fn ring(&self, doorbell: u64, value: u32) -> Rung {
         let queue = (doorbell / 2) as usize;
         // Bits 31:16 are reserved.
         let index = value & 0xffff;
@@ -80,19 +130,26 @@ impl Shared {
             self.submission.get(queue).and_then(|queue| queue.ring(index))
         } else {
             self.counters.completion_doorbells.add(1);
-            let good = self.completion.get(queue).and_then(|queue| queue.ring(index));
-            if self.interrupts.is_line() {
-                self.interrupts.update(&self.completion, 0);
-            }
-            good
+            self.completion.get(queue).and_then(|queue| queue.ring(index))
         };
-        match good {
-            Some(true) => {}
-            Some(false) => self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
-            None if lock(&self.registers).ready() => {
-                self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_REGISTER);
-            }
-            None => {}
+        Rung {
+            head: !doorbell.is_multiple_of(2),
+            bad_value: good == Some(false),
+            no_queue: good.is_none(),
+        }
+    }
+
+    /// Doorbells were rung.
+    pub(crate) fn rung(&self, rung: Rung) {
+        if rung.head && self.interrupts.is_line() {
+            // The line may have to fall.
+            self.interrupts.update(&self.completion, 0);
+        }
+        if rung.bad_value {
+            self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE);
+        }
+        if rung.no_queue && lock(&self.registers).ready() {
+            self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_REGISTER);
         }
     }
 
@@ -201,6 +258,9 @@ impl Shared {
         for queue in &self.completion {
             queue.remove();
         }
+        if let Some(page) = &self.page {
+            page.clear();
+        }
         *lock(&self.shadow) = None;
         lock(&self.events).clear();
         lock(&self.features).reset();
@@ -213,6 +273,9 @@ impl Shared {
     pub(crate) fn attach(&self, host: Host) {
         self.reset_queues(|session, registers| {
             registers.reset();
+            if let Some(page) = &self.page {
+                page.renew();
+            }
             self.interrupts.set_host(Some(host.clone()));
             *session = Some(host);
         });
@@ -223,6 +286,9 @@ impl Shared {
         self.reset_queues(|session, registers| {
             registers.reset();
             self.interrupts.set_host(None);
+            if let Some(page) = &self.page {
+                page.remove();
+            }
             *session = None;
         });
     }
@@ -258,10 +324,20 @@ impl Shared {
         self.report_events();
     }
 
+    /// Doorbells of queues that are about to be created.
+    pub(crate) fn begin_doorbells(&self, numbers: &[usize]) {
+        if let Some(page) = &self.page {
+            for number in numbers {
+                page.begin(*number);
+            }
+        }
+    }
+
     fn create_admin_queues(&self, queues: AdminQueues) {
         let (Some(sq), Some(cq)) = (self.submission.first(), self.completion.first()) else {
             return;
         };
+        self.begin_doorbells(&[0, 1]);
         cq.create(Creation {
             base: queues.cq_base,
             entries: queues.cq_entries,
@@ -269,6 +345,10 @@ impl Shared {
             shadow: None,
         });
         sq.create(&self.session, queues.sq_base, queues.sq_entries, 0, None);
+        // Only now: whoever watches sleeps again where there is no queue.
+        if let Some(page) = &self.page {
+            page.call();
+        }
     }
 
     /// Makes everything durable, as CC.SHN asks.

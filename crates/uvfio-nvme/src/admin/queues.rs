@@ -81,6 +81,7 @@ impl Admin<'_> {
         if let Some(shadow) = shadow {
             shadow.publish(&access, 0, entries - 1)?;
         }
+        self.shared.begin_doorbells(&[2 * usize::from(id) + 1]);
         queue.create(Creation {
             base,
             entries,
@@ -111,6 +112,7 @@ impl Admin<'_> {
         if let Some(shadow) = shadow {
             shadow.publish(&access, 0, 0)?;
         }
+        self.shared.begin_doorbells(&[2 * usize::from(id)]);
         queue.create(&self.shared.session, base, entries, cq, shadow);
         Ok(())
     }

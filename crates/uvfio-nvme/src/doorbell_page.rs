@@ -1,0 +1,238 @@
+//! Doorbells as memory that the host may map, and the thread that watches it.
+//!
+//! A store into memory wakes nobody, so one thread looks at every doorbell, over and over, and does what a message
+//! would have done: [`Shared::ring`], which checks the value. One thread for the controller, not one for each queue:
+//! a look at all doorbells is a few cache lines, and however many queues a host makes, one processor is what
+//! it costs. The threads of the queues sleep as ever; those of a queue that is busy have work when they come back.
+//!
+//! Doorbells that come by message are written to the memory too, so that one place tells what the host wants.
+//! The lock is held for writing wherever queues or users change, so no value of before is rung after.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use uvfio_core::{BarMemory, Mappable};
+
+use crate::shared::Shared;
+use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS, PAGE};
+use crate::sync::{Condvar, Instant, Mutex, lock, wait, wait_for, yield_now};
+
+/// How long the admin queue alone is watched without a pause after it was last used.
+const LINGER: Duration = Duration::from_millis(1);
+/// The pause between two looks from then on, until there is an I/O queue.
+const PAUSE: Duration = Duration::from_micros(100);
+/// Looks between two offers of the processor to others.
+const LOOKS: u32 = 16;
+
+/// The doorbells' page.
+#[derive(Debug)]
+pub(crate) struct DoorbellPage {
+    page: RwLock<Option<BarMemory>>,
+    /// What each doorbell held when it was last looked at: as many as there are.
+    seen: Vec<AtomicU32>,
+    bus_master: AtomicBool,
+    rest: Mutex<Rest>,
+    woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
+    /// There is something new to watch.
+    called: bool,
+    stop: bool,
+}
+
+/// Which queues there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queues {
+    /// None.
+    None,
+    /// Those of admin commands.
+    Admin,
+    /// I/O queues, too.
+    Io,
+}
+
+impl DoorbellPage {
+    /// Of a controller with so many pairs of I/O queues. No memory is there before a user.
+    pub(crate) fn new(queues: u16) -> Self {
+        Self {
+            page: RwLock::new(None),
+            seen: (0..2 * (u32::from(queues) + 1))
+                .map(|_| AtomicU32::new(0))
+                .collect(),
+            bus_master: AtomicBool::new(false),
+            rest: Mutex::default(),
+            woken: Condvar::default(),
+        }
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Option<BarMemory>> {
+        self.page.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, Option<BarMemory>> {
+        self.page.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A user has come: memory of its own, which no user of before knows.
+    pub(crate) fn renew(&self) {
+        let new = BarMemory::new(DOORBELLS, PAGE);
+        if let Err(why) = &new {
+            tracing::error!(%why, "doorbells can't be mapped; they come by message");
+        }
+        let mut page = self.exclusive();
+        *page = new.ok();
+        self.forget();
+    }
+
+    /// The user has gone.
+    pub(crate) fn remove(&self) {
+        *self.exclusive() = None;
+    }
+
+    /// Makes every doorbell 0: the queues have gone.
+    pub(crate) fn clear(&self) {
+        let page = self.exclusive();
+        if let Some(page) = page.as_ref() {
+            page.clear();
+        }
+        self.forget();
+    }
+
+    fn forget(&self) {
+        for seen in &self.seen {
+            seen.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A queue is about to come into being: its doorbell, number `doorbell`, is 0.
+    pub(crate) fn begin(&self, doorbell: usize) {
+        let page = self.exclusive();
+        if let (Some(page), Some(seen)) = (page.as_ref(), self.seen.get(doorbell)) {
+            page.write_u32(offset(doorbell), 0);
+            seen.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What the host may map.
+    pub(crate) fn mappable(&self) -> Option<Mappable> {
+        self.shared().as_ref().map(BarMemory::mappable)
+    }
+
+    /// Whether there is memory to map.
+    pub(crate) fn exists(&self) -> bool {
+        self.shared().is_some()
+    }
+
+    /// Reads a doorbell.
+    pub(crate) fn read(&self, doorbell: u64) -> u32 {
+        let at = DOORBELLS + doorbell * DOORBELL_STRIDE;
+        self.shared().as_ref().map_or(0, |page| page.read_u32(at))
+    }
+
+    /// A doorbell came by message. False where nobody watches that one: it must be rung.
+    pub(crate) fn write(&self, doorbell: u64, value: u32) -> bool {
+        let watched = usize::try_from(doorbell).is_ok_and(|number| number < self.seen.len());
+        {
+            let page = self.shared();
+            let Some(page) = page.as_ref().filter(|_| watched) else {
+                return false;
+            };
+            page.write_u32(DOORBELLS + doorbell * DOORBELL_STRIDE, value);
+        }
+        self.call();
+        true
+    }
+
+    /// Bus mastering was switched. While it is off nothing can be fetched, and nobody watches.
+    pub(crate) fn set_bus_master(&self, on: bool) {
+        self.bus_master.store(on, Ordering::Relaxed);
+        if on {
+            self.call();
+        }
+    }
+
+    /// Ends the thread that watches.
+    pub(crate) fn stop(&self) {
+        lock(&self.rest).stop = true;
+        self.woken.notify_all();
+    }
+
+    /// Ends the sleep of the thread that watches: there are queues.
+    pub(crate) fn call(&self) {
+        let mut rest = lock(&self.rest);
+        if !rest.called {
+            rest.called = true;
+            self.woken.notify_all();
+        }
+    }
+
+    /// Sleeps until called, for `most` at most. False where the thread is to end.
+    fn sleep(&self, most: Option<Duration>) -> bool {
+        let mut rest = lock(&self.rest);
+        match most {
+            _ if rest.called || rest.stop => {}
+            Some(most) => rest = wait_for(&self.woken, rest, most),
+            None => {
+                while !rest.called && !rest.stop {
+                    rest = wait(&self.woken, rest);
+                }
+            }
+        }
+        rest.called = false;
+        !rest.stop
+    }
+
+    /// Watches the doorbells until told to stop.
+    pub(crate) fn watch(&self, shared: &Shared) {
+        let mut used = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if self.look(shared) {
+                    used = Instant::now();
+                }
+            }
+            let going_on = match shared.queues_there() {
+                Queues::None => self.sleep(None),
+                _ if !self.bus_master.load(Ordering::Relaxed) => self.sleep(None),
+                Queues::Admin if used.elapsed() > LINGER => self.sleep(Some(PAUSE)),
+                Queues::Admin | Queues::Io => {
+                    yield_now();
+                    !lock(&self.rest).stop
+                }
+            };
+            if !going_on {
+                return;
+            }
+        }
+    }
+
+    /// Looks at each doorbell once, and rings those that have changed. True where one had.
+    fn look(&self, shared: &Shared) -> bool {
+        let mut all = None;
+        {
+            let page = self.shared();
+            let Some(page) = page.as_ref() else { return false };
+            for (number, seen) in self.seen.iter().enumerate() {
+                let value = page.read_u32(offset(number));
+                if value != seen.load(Ordering::Relaxed) {
+                    seen.store(value, Ordering::Relaxed);
+                    let rung = shared.ring(number as u64, value);
+                    all = Some(rung.and(all.unwrap_or_default()));
+                }
+            }
+        }
+        // Without the lock: an interrupt may be held up by its user, and others wait for the lock with locks in hand.
+        if let Some(rung) = all {
+            shared.rung(rung);
+        }
+        all.is_some()
+    }
+}
+
+/// Where doorbell `number` is in the BAR.
+fn offset(number: usize) -> u64 {
+    DOORBELLS + number as u64 * DOORBELL_STRIDE
+}
