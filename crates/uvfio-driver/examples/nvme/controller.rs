@@ -29,7 +29,7 @@ pub(crate) enum Waiting {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     pub(crate) waiting: Waiting,
-    /// Uses shadow doorbells where the controller has them.
+    /// Uses shadow doorbells where the controller has them and does not let its own be mapped.
     pub(crate) shadow: bool,
     /// Commands under way at once, 1 to 1023.
     pub(crate) depth: u16,
@@ -113,7 +113,8 @@ impl Controller {
         };
         controller.enable()?;
         controller.identity = controller.identify()?;
-        if options.shadow && controller.identity.shadow_doorbells {
+        // Doorbells that are memory cost no message anyway.
+        if options.shadow && controller.identity.shadow_doorbells && !controller.has_mapped_doorbells() {
             controller.shadow = Some(Shadow {
                 values: controller.function.dma_buffer(PAGE)?,
                 events: controller.function.dma_buffer(PAGE)?,
@@ -131,6 +132,13 @@ impl Controller {
     pub(crate) fn version(&self) -> Result<String> {
         let version: u32 = self.registers.read(register::VS)?;
         Ok(format!("{}.{}", version >> 16, version >> 8 & 0xff))
+    }
+
+    /// Whether doorbells are stores to mapped memory, as far as this driver uses any: the BAR maps what it may.
+    pub(crate) fn has_mapped_doorbells(&self) -> bool {
+        let doorbells_of_two_pairs = 4 * self.capabilities.doorbell_stride();
+        self.registers
+            .is_mapped(register::DOORBELLS, doorbells_of_two_pairs)
     }
 
     /// Whether shadow doorbells are in use.

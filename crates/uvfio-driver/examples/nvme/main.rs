@@ -1,5 +1,5 @@
-//! A driver for NVMe controllers: identify, queues, read, write, flush; polled or by interrupt, with or without shadow
-//! doorbells; it survives a reset.
+//! A driver for NVMe controllers: identify, queues, read, write, flush; polled or by interrupt, with mapped doorbells,
+//! shadow doorbells or neither; it survives a reset.
 //!
 //!     uvfio serve nvme,mem=64M --socket /tmp/nvme.sock
 //!     cargo run --release --example nvme -- /tmp/nvme.sock [--overwrite]
@@ -62,16 +62,18 @@ fn main() -> Result<()> {
 
 fn introduce(disk: &Disk) -> Result<()> {
     let identity = &disk.controller.identity;
-    let shadow = if disk.controller.has_shadow() {
-        "with"
+    let doorbells = if disk.controller.has_mapped_doorbells() {
+        "mapped doorbells"
+    } else if disk.controller.has_shadow() {
+        "shadow doorbells"
     } else {
-        "without"
+        "doorbells by message"
     };
     println!(
         "{}, serial {}, firmware {}",
         identity.model, identity.serial, identity.firmware
     );
-    println!("NVMe {}, {shadow} shadow doorbells", disk.controller.version()?);
+    println!("NVMe {}, {doorbells}", disk.controller.version()?);
     println!("{} blocks of {} bytes", disk.blocks(), disk.block_bytes());
     Ok(())
 }
