@@ -1,9 +1,11 @@
-//! Doorbells as memory that the host may map, and the thread that watches it.
+//! Doorbells as memory that the host may map, and the threads that watch it.
 //!
 //! A store into memory wakes nobody, so one thread looks at every doorbell, over and over, and does what a message
 //! would have done: [`Shared::ring`], which checks the value. One thread for the controller, not one for each queue:
 //! a look at all doorbells is a few cache lines, and however many queues a host makes, one processor is what
-//! it costs. The threads of the queues sleep as ever; those of a queue that is busy have work when they come back.
+//! it costs. Commands of a queue whose commands are quick it executes itself, since to wake another would take
+//! longer; others are for the queues' own threads. Should one take long all the same, a second thread, which
+//! otherwise sleeps, takes the watch over within [`GUARD`].
 //!
 //! Doorbells that come by message are written to the memory too, so that one place tells what the host wants.
 //! The lock is held for writing wherever queues or users change, so no value of before is rung after.
@@ -14,6 +16,8 @@ use std::time::Duration;
 
 use uvfio_core::{BarMemory, Mappable};
 
+use crate::executor::carry_out;
+use crate::io::Buffer;
 use crate::shared::Shared;
 use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS, PAGE};
 use crate::sync::{Condvar, Instant, Mutex, lock, wait, wait_for, yield_now};
@@ -22,6 +26,10 @@ use crate::sync::{Condvar, Instant, Mutex, lock, wait, wait_for, yield_now};
 const LINGER: Duration = Duration::from_millis(1);
 /// The pause between two looks from then on, until there is an I/O queue.
 const PAUSE: Duration = Duration::from_micros(100);
+/// Threads that watch in turns.
+pub(crate) const WATCHERS: usize = 2;
+/// How long a command may keep the one who watches from it.
+const GUARD: Duration = Duration::from_millis(1);
 /// Looks between two offers of the processor to others.
 const LOOKS: u32 = 16;
 
@@ -41,6 +49,12 @@ struct Rest {
     /// There is something new to watch.
     called: bool,
     stop: bool,
+    /// A thread watches.
+    watched: bool,
+    /// It sleeps, so there is nothing to guard.
+    asleep: bool,
+    /// The other sleeps for [`GUARD`] only.
+    guarded: bool,
 }
 
 /// Which queues there are.
@@ -154,7 +168,7 @@ impl DoorbellPage {
         }
     }
 
-    /// Ends the thread that watches.
+    /// Ends the threads that watch.
     pub(crate) fn stop(&self) {
         lock(&self.rest).stop = true;
         self.woken.notify_all();
@@ -169,9 +183,41 @@ impl DoorbellPage {
         }
     }
 
-    /// Sleeps until called, for `most` at most. False where the thread is to end.
-    fn sleep(&self, most: Option<Duration>) -> bool {
+    /// Waits until nobody watches. False where the thread is to end.
+    fn take_watch(&self) -> bool {
         let mut rest = lock(&self.rest);
+        while rest.watched && !rest.stop {
+            if rest.asleep {
+                rest = wait(&self.woken, rest);
+            } else {
+                rest.guarded = true;
+                rest = wait_for(&self.woken, rest, GUARD);
+                rest.guarded = false;
+            }
+        }
+        rest.watched = true;
+        !rest.stop
+    }
+
+    /// The watch is free for as long as a command may take.
+    fn leave_watch(&self) {
+        let mut rest = lock(&self.rest);
+        rest.watched = false;
+        if !rest.guarded {
+            self.woken.notify_all();
+        }
+    }
+
+    /// Takes the watch back; false where another has it now.
+    fn return_to_watch(&self) -> bool {
+        let mut rest = lock(&self.rest);
+        !std::mem::replace(&mut rest.watched, true)
+    }
+
+    /// Sleeps until called, for `most` at most.
+    fn sleep(&self, most: Option<Duration>) {
+        let mut rest = lock(&self.rest);
+        rest.asleep = true;
         match most {
             _ if rest.called || rest.stop => {}
             Some(most) => rest = wait_for(&self.woken, rest, most),
@@ -181,54 +227,97 @@ impl DoorbellPage {
                 }
             }
         }
+        rest.asleep = false;
         rest.called = false;
-        !rest.stop
     }
 
-    /// Watches the doorbells until told to stop.
+    /// Watches the doorbells, in turns with the other watcher, until told to stop.
     pub(crate) fn watch(&self, shared: &Shared) {
-        let mut used = Instant::now();
-        loop {
-            for _ in 0..LOOKS {
-                if self.look(shared) {
-                    used = Instant::now();
+        let mut buffer = Buffer::default();
+        while self.take_watch() {
+            let mut used = Instant::now();
+            while !lock(&self.rest).stop {
+                let mut mine = 0;
+                for _ in 0..LOOKS {
+                    if let Some(queues) = self.look(shared) {
+                        used = Instant::now();
+                        mine |= queues;
+                    }
+                    if mine != 0 {
+                        break;
+                    }
                 }
-            }
-            let going_on = match shared.queues_there() {
-                Queues::None => self.sleep(None),
-                _ if !self.bus_master.load(Ordering::Relaxed) => self.sleep(None),
-                Queues::Admin if used.elapsed() > LINGER => self.sleep(Some(PAUSE)),
-                Queues::Admin | Queues::Io => {
-                    yield_now();
-                    !lock(&self.rest).stop
+                if mine != 0 {
+                    if !self.execute(shared, mine, &mut buffer) {
+                        break;
+                    }
+                    continue;
                 }
-            };
-            if !going_on {
-                return;
+                match shared.queues_there() {
+                    Queues::None => self.sleep(None),
+                    _ if !self.bus_master.load(Ordering::Relaxed) => self.sleep(None),
+                    Queues::Admin if used.elapsed() > LINGER => self.sleep(Some(PAUSE)),
+                    Queues::Admin | Queues::Io => yield_now(),
+                }
             }
         }
     }
 
-    /// Looks at each doorbell once, and rings those that have changed. True where one had.
-    fn look(&self, shared: &Shared) -> bool {
+    /// Executes commands of the queues `mine`, a bit each, one of each in turn, and watches in between. False where
+    /// another has taken the watch over meanwhile.
+    fn execute(&self, shared: &Shared, mut mine: u128, buffer: &mut Buffer) -> bool {
+        while mine != 0 {
+            let turn = mine;
+            for id in (0..u128::BITS as u16).filter(|id| turn & 1 << id != 0) {
+                let Some(queue) = shared.submission.get(usize::from(id)) else {
+                    continue;
+                };
+                let Some(work) = queue.try_next(&shared.session, &shared.poller, &shared.counters) else {
+                    mine &= !(1 << id);
+                    continue;
+                };
+                self.leave_watch();
+                let goes_on = carry_out(shared, id, work, buffer);
+                if !self.return_to_watch() {
+                    // What is left is for the queues' own threads.
+                    for queue in (0..)
+                        .zip(&shared.submission)
+                        .filter(|(id, _)| mine & 1_u128 << *id != 0)
+                    {
+                        queue.1.wake();
+                    }
+                    return false;
+                }
+                if !goes_on {
+                    return true;
+                }
+            }
+            mine |= self.look(shared).unwrap_or_default();
+        }
+        true
+    }
+
+    /// Looks at each doorbell once, and rings those that have changed. Gives the submission queues, a bit each, whose
+    /// commands the caller is to execute; none where no doorbell had changed.
+    fn look(&self, shared: &Shared) -> Option<u128> {
         let mut all = None;
         {
             let page = self.shared();
-            let Some(page) = page.as_ref() else { return false };
+            let page = page.as_ref()?;
             for (number, seen) in self.seen.iter().enumerate() {
                 let value = page.read_u32(offset(number));
                 if value != seen.load(Ordering::Relaxed) {
                     seen.store(value, Ordering::Relaxed);
-                    let rung = shared.ring(number as u64, value);
+                    let rung = shared.ring(number as u64, value, true);
                     all = Some(rung.and(all.unwrap_or_default()));
                 }
             }
         }
         // Without the lock: an interrupt may be held up by its user, and others wait for the lock with locks in hand.
-        if let Some(rung) = all {
+        all.map(|rung| {
             shared.rung(rung);
-        }
-        all.is_some()
+            rung.yours
+        })
     }
 }
 

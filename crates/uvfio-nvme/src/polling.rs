@@ -72,6 +72,8 @@ pub(crate) struct Poller {
     most: Duration,
     /// Threads that may still begin to poll. Together they leave a processor to the threads that answer messages.
     free: AtomicUsize,
+    /// Doorbells are polled in mapped memory.
+    always: bool,
 }
 
 /// The right to poll, for as long as it lives.
@@ -94,12 +96,18 @@ impl Poller {
                 PollConfig::Never | PollConfig::Always => Duration::ZERO,
             },
             free: AtomicUsize::new(processors.saturating_sub(1).max(1)),
+            always: config == PollConfig::Always,
         }
     }
 
     /// Whether shadows are polled at all.
     pub(crate) fn is_adaptive(&self) -> bool {
         !self.most.is_zero()
+    }
+
+    /// Whether it matters how long the commands of a queue take, one that has a shadow doorbell or not.
+    pub(crate) fn times(&self, shadow: bool) -> bool {
+        self.always || shadow && self.is_adaptive()
     }
 
     fn slot(&self) -> Option<Slot<'_>> {
@@ -156,6 +164,7 @@ mod tests {
         Poller {
             most: MOST,
             free: AtomicUsize::new(free),
+            always: false,
         }
     }
 

@@ -7,6 +7,7 @@ use uvfio_core::Host;
 
 use crate::changes::Changes;
 use crate::completion::{self, Completion, CompletionQueue, Creation};
+use crate::config::MAX_QUEUES;
 use crate::controller::{AdminQueues, Demand, Registers, Step};
 use crate::doorbell::ShadowPages;
 use crate::doorbell_page::{DoorbellPage, Queues};
@@ -21,7 +22,7 @@ use crate::spec::log::{self, EventType};
 use crate::spec::registers::CSTS;
 use crate::spec::status::Status;
 use crate::statistics::Counters;
-use crate::submission::{Fetched, SubmissionQueue};
+use crate::submission::{Fetched, Rang, SubmissionQueue};
 use crate::sync::{Mutex, lock};
 
 /// The controller.
@@ -69,7 +70,11 @@ pub(crate) struct Rung {
     bad_value: bool,
     /// There was no such queue.
     no_queue: bool,
+    /// Submission queues that the caller is to see to, a bit each.
+    pub(crate) yours: u128,
 }
+
+const _: () = assert!(MAX_QUEUES < 128);
 
 impl Rung {
     /// What came of both.
@@ -78,6 +83,7 @@ impl Rung {
             head: self.head | other.head,
             bad_value: self.bad_value | other.bad_value,
             no_queue: self.no_queue | other.no_queue,
+            yours: self.yours | other.yours,
         }
     }
 }
@@ -99,7 +105,7 @@ impl Shared {
         self.counters.doorbell_messages.add(1);
         let watched = self.page.as_ref().is_some_and(|page| page.write(doorbell, value));
         if !watched {
-            let rung = self.ring(doorbell, value);
+            let rung = self.ring(doorbell, value, false);
             self.rung(rung);
         }
     }
@@ -121,21 +127,30 @@ impl Shared {
 
     /// The host rang a doorbell, one way or the other: number 2n is the tail of submission queue n, 2n + 1 the head
     /// of completion queue n. Takes the queue's lock alone; what is left to do, [`rung`](Self::rung) does.
-    pub(crate) fn ring(&self, doorbell: u64, value: u32) -> Rung {
+    /// `offer`: the caller would execute quick I/O commands itself.
+    pub(crate) fn ring(&self, doorbell: u64, value: u32, offer: bool) -> Rung {
         let queue = (doorbell / 2) as usize;
         // Bits 31:16 are reserved.
         let index = value & 0xffff;
-        let good = if doorbell.is_multiple_of(2) {
+        let rang = if doorbell.is_multiple_of(2) {
             self.counters.submission_doorbells.add(1);
-            self.submission.get(queue).and_then(|queue| queue.ring(index))
+            // Admin commands may wait for anything.
+            let offer = offer && queue != 0;
+            let queue = self.submission.get(queue);
+            queue.map_or(Rang::NoQueue, |queue| queue.ring(index, offer))
         } else {
             self.counters.completion_doorbells.add(1);
-            self.completion.get(queue).and_then(|queue| queue.ring(index))
+            match self.completion.get(queue).and_then(|queue| queue.ring(index)) {
+                Some(true) => Rang::Good,
+                Some(false) => Rang::Bad,
+                None => Rang::NoQueue,
+            }
         };
         Rung {
             head: !doorbell.is_multiple_of(2),
-            bad_value: good == Some(false),
-            no_queue: good.is_none(),
+            bad_value: rang == Rang::Bad,
+            no_queue: rang == Rang::NoQueue,
+            yours: if rang == Rang::Yours { 1 << queue } else { 0 },
         }
     }
 

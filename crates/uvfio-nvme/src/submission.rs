@@ -33,7 +33,7 @@ pub(crate) struct SubmissionQueue {
     pub(crate) id: u16,
     validity: Validity,
     ring: Mutex<Ring>,
-    work: Condvar,
+    waiting: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +118,19 @@ pub(crate) struct Fetched<'a> {
     pub(crate) duplicate: bool,
 }
 
+/// What came of a doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rang {
+    /// There is no queue.
+    NoQueue,
+    /// The value can't be.
+    Bad,
+    /// A thread of the queue's sees to it.
+    Good,
+    /// The caller, who offered it, is to see to it: commands of this queue are quick.
+    Yours,
+}
+
 /// How one fetch went.
 enum Fetch {
     Got(Sqe),
@@ -136,7 +149,7 @@ impl SubmissionQueue {
             id,
             validity: Validity::default(),
             ring: Mutex::new(ring),
-            work: Condvar::new(),
+            waiting: Condvar::new(),
         }
     }
 
@@ -177,12 +190,15 @@ impl SubmissionQueue {
         lock(&self.ring).live.map(|live| live.cq)
     }
 
-    /// The host wrote the tail doorbell. False where the value can't be; none where there is no queue.
-    pub(crate) fn ring(&self, tail: u32) -> Option<bool> {
+    /// The host wrote the tail doorbell. `offer`: the caller would execute a quick command itself, by
+    /// [`try_next`](Self::try_next).
+    pub(crate) fn ring(&self, tail: u32, offer: bool) -> Rang {
         let mut ring = lock(&self.ring);
-        let live = ring.live.as_mut()?;
+        let Some(live) = ring.live.as_mut() else {
+            return Rang::NoQueue;
+        };
         if tail >= live.entries {
-            return Some(false);
+            return Rang::Bad;
         }
         if live.shadow.is_some() {
             // The shadow may be ahead of this message already, so it is only a reason to look there.
@@ -191,23 +207,33 @@ impl SubmissionQueue {
             live.tail = tail;
         }
         ring.rings += 1;
-        if ring.idle > 0 && !ring.fetching {
-            self.work.notify_one();
+        if offer && ring.wary == 0 {
+            return Rang::Yours;
         }
-        Some(true)
+        if ring.idle > 0 && !ring.fetching {
+            self.waiting.notify_one();
+        }
+        Rang::Good
+    }
+
+    /// Has a thread of the queue's see to it after all.
+    pub(crate) fn wake(&self) {
+        // Taken so that nobody is between looking and sleeping.
+        drop(lock(&self.ring));
+        self.waiting.notify_one();
     }
 
     /// Wakes queue 0's thread to look at what there is.
     pub(crate) fn attention(&self) {
         let mut ring = lock(&self.ring);
         ring.attention = true;
-        self.work.notify_one();
+        self.waiting.notify_one();
     }
 
     /// Ends the queue's threads.
     pub(crate) fn stop(&self) {
         lock(&self.ring).stop = true;
-        self.work.notify_all();
+        self.waiting.notify_all();
     }
 
     /// Uses shadow doorbells from now on.
@@ -225,7 +251,7 @@ impl SubmissionQueue {
         // As a doorbell: whoever is fetching looks again.
         ring.rings += 1;
         drop(ring);
-        self.work.notify_one();
+        self.waiting.notify_one();
         Ok(())
     }
 
@@ -236,17 +262,42 @@ impl SubmissionQueue {
         poller: &'a Poller,
         counters: &'a Counters,
     ) -> Work<'a> {
+        loop {
+            if let Some(work) = self.work(gate, poller, counters, true) {
+                return work;
+            }
+        }
+    }
+
+    /// Something to do, if there is something now.
+    pub(crate) fn try_next<'a, G: Gate>(
+        &'a self,
+        gate: &'a G,
+        poller: &'a Poller,
+        counters: &'a Counters,
+    ) -> Option<Work<'a>> {
+        self.work(gate, poller, counters, false)
+    }
+
+    fn work<'a, G: Gate>(
+        &'a self,
+        gate: &'a G,
+        poller: &'a Poller,
+        counters: &'a Counters,
+        may_wait: bool,
+    ) -> Option<Work<'a>> {
         let mut ring = lock(&self.ring);
         loop {
             if ring.stop {
-                return Work::Stop;
+                return Some(Work::Stop);
             }
             if core::mem::take(&mut ring.attention) {
-                return Work::Attention;
+                return Some(Work::Attention);
             }
             let mut live = match ring.live {
                 // Commands of a queue that was made void are not looked at while it waits for its removal.
                 Some(live) if !ring.fetching && live.has_work() && self.validity.ticket().is_valid() => live,
+                _ if !may_wait => return None,
                 _ => {
                     ring = self.sleep(ring, poller);
                     continue;
@@ -273,7 +324,7 @@ impl SubmissionQueue {
                 Ok(fetch) => fetch,
                 Err(fault) => {
                     ring.live = None;
-                    return Work::Broken(ticket, fault);
+                    return Some(Work::Broken(ticket, fault));
                 }
             };
             let doorbell_came = ring.rings != rings;
@@ -281,21 +332,21 @@ impl SubmissionQueue {
             let sqe = match fetch {
                 Fetch::Got(sqe) => sqe,
                 Fetch::Nothing => continue,
-                Fetch::Bad => return Work::BadShadow,
+                Fetch::Bad => return Some(Work::BadShadow),
             };
             let running = Running {
                 cid: sqe.cid.get(),
                 number: ticket.number(),
-                since: (live.shadow.is_some() && poller.is_adaptive()).then(Instant::now),
+                since: poller.times(live.shadow.is_some()).then(Instant::now),
             };
             let duplicate = ring.running.iter().any(|other| other.cid == running.cid);
             ring.running.push(running);
-            return Work::Command(Fetched {
+            return Some(Work::Command(Fetched {
                 sqe,
                 ticket,
                 cq: live.cq,
                 duplicate,
-            });
+            }));
         }
     }
 
@@ -306,10 +357,10 @@ impl SubmissionQueue {
         ring.idle += 1;
         if guards {
             ring.guarded = true;
-            ring = wait_for(&self.work, ring, GUARD);
+            ring = wait_for(&self.waiting, ring, GUARD);
             ring.guarded = false;
         } else {
-            ring = wait(&self.work, ring);
+            ring = wait(&self.waiting, ring);
         }
         ring.idle -= 1;
         ring
@@ -329,7 +380,7 @@ impl SubmissionQueue {
         // Only the shadow is left, and the one who took the command will be back in time to read it.
         let mine = live.is_drained() && live.polling.is_worth_it() && ring.wary == 0 && ring.guarded;
         if live.has_work() && ring.idle > 0 && !mine {
-            self.work.notify_one();
+            self.waiting.notify_one();
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::driver::{
     Command, Machine, PATIENCE, Queue, config, memory_namespace, read_command, reg, write_command,
 };
+use super::store::{FAST, Store, over};
 use uvfio_core::{GoneReason, ResetProgress};
 use uvfio_nvme::{Config, PollConfig};
 
@@ -98,6 +99,40 @@ fn commands_complete_without_a_message() {
     }
     let statistics = machine.nvme.statistics();
     assert_eq!(statistics.doorbell_messages, 0, "{statistics:?}");
+}
+
+#[test]
+fn a_slow_command_keeps_nobody_from_the_doorbells() {
+    let store = Store::new();
+    let mut machine = Machine::cold(Config {
+        poll: PollConfig::Always,
+        ..over(&store)
+    });
+    machine.bar = Some(bar(&machine));
+    machine.enable();
+    let mut queues = [machine.create_queue(1, 16), machine.create_queue(2, 16)];
+    let page = machine.allocate(1);
+    for round in 0..5 {
+        // Quick ones first, so that the next is taken to be quick as well.
+        for block in 0..100 {
+            let command = read_command(1, FAST + block, 1, page, 0);
+            assert_eq!(machine.run(&mut queues[0], command).status, 0);
+        }
+        store.close(true);
+        let slow = machine.submit(&mut queues[0], read_command(1, 0, 1, page, 0));
+        machine.wait_for("the slow command in the backend", || {
+            store.waiting.load(Ordering::SeqCst) == 1
+        });
+        for queue in &mut queues {
+            for block in 0..20 {
+                let done = machine.run(queue, read_command(1, FAST + block, 1, page, 0));
+                assert_eq!(done.status, 0, "round {round}");
+            }
+        }
+        machine.identify(1, 0).unwrap();
+        store.close(false);
+        assert_eq!(machine.complete(&mut queues[0]).cid, slow, "round {round}");
+    }
 }
 
 #[test]
