@@ -81,15 +81,6 @@ impl Nvme {
         Ok(Arc::new(Self { shared, function }))
     }
 
-    /// The longest file that a controller makes for itself while it has users, bytes.
-    #[must_use]
-    pub fn own_file_bytes(poll: PollConfig) -> u64 {
-        match poll {
-            PollConfig::Always => identity::REGISTERS_END,
-            PollConfig::Never | PollConfig::Adaptive { .. } => 0,
-        }
-    }
-
     /// What the controller has done so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

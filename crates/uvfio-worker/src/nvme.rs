@@ -63,13 +63,7 @@ impl Plan for Controller {
             Storage::File { .. } => 0,
             Storage::Memory { bytes } => bytes,
         };
-        let doorbells = Nvme::own_file_bytes(self.poll);
-        self.namespaces
-            .iter()
-            .map(bytes)
-            .max()
-            .unwrap_or_default()
-            .max(doorbells)
+        self.namespaces.iter().map(bytes).max().unwrap_or_default()
     }
 
     fn build(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
