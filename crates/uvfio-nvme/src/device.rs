@@ -175,6 +175,11 @@ impl Device for Nvme {
         if let Some(page) = &self.shared.page {
             page.set_bus_master(on);
         }
+        if on {
+            for queue in &self.shared.submission {
+                queue.unpark();
+            }
+        }
     }
 
     fn interrupts_changed(&self, mode: InterruptMode) {

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use uvfio_core::DmaError;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::doorbell::Shadow;
@@ -74,6 +75,8 @@ struct Live {
     shadow: Option<Shadow>,
     /// The shadow has to be looked at before everyone sleeps.
     unread_shadow: bool,
+    /// It can't be: bus mastering was switched off. To be tried again when it is on, or the host rings.
+    parked: bool,
     /// Whether polling the shadow has paid of late.
     polling: Polling,
     /// What was last written to EventIdx.
@@ -86,7 +89,7 @@ impl Live {
     }
 
     fn has_work(&self) -> bool {
-        !self.is_drained() || self.unread_shadow
+        !self.is_drained() || self.unread_shadow && !self.parked
     }
 }
 
@@ -164,6 +167,7 @@ impl SubmissionQueue {
             cq,
             shadow,
             unread_shadow: false,
+            parked: false,
             polling: Polling::default(),
             event: 0,
         });
@@ -203,6 +207,7 @@ impl SubmissionQueue {
         if live.shadow.is_some() {
             // The shadow may be ahead of this message already, so it is only a reason to look there.
             live.unread_shadow = true;
+            live.parked = false;
         } else {
             live.tail = tail;
         }
@@ -214,6 +219,17 @@ impl SubmissionQueue {
             self.waiting.notify_one();
         }
         Rang::Good
+    }
+
+    /// Bus mastering was switched on: the shadow can be read again.
+    pub(crate) fn unpark(&self) {
+        let mut ring = lock(&self.ring);
+        // As a doorbell: whoever is just finding that it can't be read tries again.
+        ring.rings += 1;
+        if let Some(live) = ring.live.as_mut().filter(|live| live.parked) {
+            live.parked = false;
+            self.waiting.notify_one();
+        }
     }
 
     /// Has a thread of the queue's see to it after all.
@@ -322,6 +338,14 @@ impl SubmissionQueue {
             }
             let fetch = match fetch {
                 Ok(fetch) => fetch,
+                // The host has not asked for anything: it may switch bus mastering off.
+                Err(Fault::Dma(DmaError::BusMasterOff { .. }))
+                    if live.is_drained() && live.shadow.is_some() =>
+                {
+                    live.unread_shadow = true;
+                    live.parked = true;
+                    Fetch::Nothing
+                }
                 Err(fault) => {
                     ring.live = None;
                     return Some(Work::Broken(ticket, fault));
@@ -375,6 +399,7 @@ impl SubmissionQueue {
             live.polling = after.polling;
             live.event = after.event;
             live.unread_shadow = after.unread_shadow || doorbell_came;
+            live.parked = after.parked && !doorbell_came;
         }
         let live = *live;
         // Only the shadow is left, and the one who took the command will be back in time to read it.

@@ -100,6 +100,31 @@ fn a_host_whose_commands_come_late_is_not_waited_for() {
 }
 
 #[test]
+fn bus_mastering_may_be_switched_off_while_a_drained_queue_is_polled() {
+    let poll = PollConfig::Adaptive {
+        most: Duration::from_millis(20),
+    };
+    let mut machine = Machine::new(Config { poll, ..config() });
+    let mut queue = machine.create_queue(1, 16);
+    configure(&mut machine, &mut [&mut queue]);
+    let page = machine.allocate(1);
+    for round in 0..10 {
+        for block in 0..20 {
+            assert_eq!(
+                machine.run(&mut queue, read_command(1, block, 1, page, 0)).status,
+                0
+            );
+        }
+        let command = uvfio_core::region_index::CONFIG;
+        machine.device.write(command, 4, &2u16.to_le_bytes()).unwrap();
+        // Longer than the poll.
+        std::thread::sleep(Duration::from_millis(40));
+        assert_eq!(machine.register(reg::CSTS), 1, "round {round}: CSTS");
+        machine.device.write(command, 4, &6u16.to_le_bytes()).unwrap();
+    }
+}
+
+#[test]
 fn without_polling_each_command_of_a_host_that_waits_is_rung_for() {
     for poll in [PollConfig::Never, PollConfig::Adaptive { most: Duration::ZERO }] {
         let counted = count(poll, 1, 100, Duration::from_millis(1));
