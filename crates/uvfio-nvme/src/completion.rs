@@ -13,7 +13,7 @@ use crate::doorbell::Shadow;
 use crate::session::{Access, Fault, Memory, Session, Ticket};
 use crate::spec::command::{CQE_BYTES, Cqe};
 use crate::spec::status::Status;
-use crate::sync::{Condvar, Mutex, lock, wait};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// One completion queue's place; the queue itself comes and goes.
 #[derive(Debug, Default)]
@@ -185,7 +185,7 @@ impl CompletionQueue {
                 }
                 live.rings
             };
-            if !self.look(access)? {
+            if !self.make_room(access)? {
                 return Ok(Posted::Full(rings));
             }
         };
@@ -227,10 +227,24 @@ impl CompletionQueue {
         }
     }
 
+    /// Looks at the shadow head of a queue that was full. True where there may be room now.
+    fn make_room(&self, access: &Access<'_>) -> Result<bool, Fault> {
+        let one = lock(&self.looking);
+        // Another may have made room meanwhile; to look again would only ask the host to ring.
+        if lock(&self.ring).as_ref().is_some_and(|live| !live.is_full()) {
+            return Ok(true);
+        }
+        self.look_alone(access, &one)
+    }
+
+    /// As [`look_alone`](Self::look_alone), when nobody else does.
+    fn look(&self, access: &Access<'_>) -> Result<bool, Fault> {
+        self.look_alone(access, &lock(&self.looking))
+    }
+
     /// Looks at the shadow head; asks the host to ring when it goes on from there, if it has not moved, and else not
     /// to ring. True where it had moved.
-    fn look(&self, access: &Access<'_>) -> Result<bool, Fault> {
-        let _one = lock(&self.looking);
+    fn look_alone(&self, access: &Access<'_>, _one: &MutexGuard<'_, ()>) -> Result<bool, Fault> {
         let Some(known) = *lock(&self.ring) else {
             return Ok(false);
         };

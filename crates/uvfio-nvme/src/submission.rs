@@ -466,13 +466,9 @@ impl<'a, G: Gate> Fetcher<'a, G> {
         live.head = (live.head + 1) % live.entries;
         live.unread_shadow = live.shadow.is_some();
         // Where polling pays, the shadow is polled before the host is asked to ring; else that is done here.
-        if live.is_drained()
-            && self.others_idle
-            && !live.polling.is_worth_it()
-            && !self.look(&access, live)?
-        {
-            // To be told of by whoever looks next.
-            live.unread_shadow = true;
+        if live.is_drained() && self.others_idle && !live.polling.is_worth_it() {
+            // What is wrong with it is for whoever looks next: this command is to be executed.
+            live.unread_shadow |= !matches!(self.look(&access, live), Ok(true));
         }
         Ok(Fetch::Got(sqe))
     }
