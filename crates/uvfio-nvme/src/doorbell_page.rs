@@ -280,11 +280,10 @@ impl DoorbellPage {
                 let goes_on = carry_out(shared, id, work, buffer);
                 if !self.return_to_watch() {
                     // What is left is for the queues' own threads.
-                    for queue in (0..)
-                        .zip(&shared.submission)
-                        .filter(|(id, _)| mine & 1_u128 << *id != 0)
-                    {
-                        queue.1.wake();
+                    for (id, queue) in (0..).zip(&shared.submission) {
+                        if mine & 1 << id != 0 {
+                            queue.wake();
+                        }
                     }
                     return false;
                 }
