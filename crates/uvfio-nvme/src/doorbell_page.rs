@@ -324,3 +324,33 @@ impl DoorbellPage {
 fn offset(number: usize) -> u64 {
     DOORBELLS + number as u64 * DOORBELL_STRIDE
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicBool;
+    use loom::thread;
+
+    use super::DoorbellPage;
+
+    #[test]
+    fn no_call_is_lost_on_whoever_goes_to_sleep() {
+        loom::model(|| {
+            let page = Arc::new(DoorbellPage::new(1));
+            let changed = Arc::new(AtomicBool::new(false));
+            let (other_page, other_changed) = (Arc::clone(&page), Arc::clone(&changed));
+            // A sleep that nobody ends is a deadlock, which the checker reports.
+            let watcher = thread::spawn(move || {
+                while !other_changed.load(Ordering::Relaxed) {
+                    other_page.sleep(None);
+                }
+            });
+            page.call();
+            changed.store(true, Ordering::Relaxed);
+            page.call();
+            watcher.join().unwrap();
+        });
+    }
+}
