@@ -13,6 +13,7 @@ use std::sync::Arc;
 use common::proxy::{Broken, NO_FAULT};
 use common::{Ours, PATIENT, Windows, edu, nvme};
 use uvfio_check::{Report, Server, check_server};
+use uvfio_nvme::PollConfig;
 
 /// Deviations that are meant, and no others.
 const DEVIATIONS: [&str; 3] = ["dma.unmap_nothing", "dma.unmap_two", "disconnect.state"];
@@ -53,7 +54,7 @@ fn edu_passes_every_case() {
 
 #[test]
 fn nvme_passes_every_case() {
-    let report = check(&Ours::new(nvme()));
+    let report = check(&Ours::new(nvme(PollConfig::default())));
     // The kit can't command its DMA.
     let not_tried: Vec<_> = not_tried(&report)
         .into_iter()
@@ -67,6 +68,16 @@ fn nvme_passes_every_case() {
             "region_info.caps_cut",
             "irqs.msi"
         ],
+        "{report}"
+    );
+}
+
+#[test]
+fn nvme_with_mapped_doorbells_passes_every_case() {
+    let report = check(&Ours::new(nvme(PollConfig::Always)));
+    assert_eq!(
+        not_tried(&report),
+        ["version.twin_socket", "irqs.msi"],
         "{report}"
     );
 }

@@ -1,6 +1,6 @@
 //! What a device, real or software, does for the virtual device above it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
@@ -21,14 +21,15 @@ pub enum Width {
 }
 
 /// A part of a BAR that the user may map into its own memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Mappable<'a> {
+#[derive(Clone, Debug)]
+pub struct Mappable {
     /// Byte offset in the BAR, a multiple of 4096.
     pub offset: u64,
     /// Length in bytes, a multiple of 4096.
     pub bytes: u64,
-    /// A sealed memfd; the BAR's offset is the file's offset.
-    pub memory: BorrowedFd<'a>,
+    /// A sealed memfd, another one for each user (as [`BarMemory`](crate::BarMemory) makes it); the BAR's offset is
+    /// the file's offset.
+    pub memory: Arc<OwnedFd>,
 }
 
 /// Why a device could not do what it was told.
@@ -70,9 +71,10 @@ pub trait Device: Send + Sync {
     /// Writes a register of BAR `bar`; as [`read`](Device::read). Only the low bytes of `value` count.
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64);
 
-    /// The parts of BAR `bar` that the user may map. Most devices have none: a store into mapped memory wakes
+    /// The parts of BAR `bar` that the user may map, the same from [`attach`](Device::attach) to
+    /// [`detach`](Device::detach). Most devices have none: a store into mapped memory wakes
     /// nobody.
-    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
         let _ = bar;
         Vec::new()
     }

@@ -12,7 +12,7 @@
 //! ```
 
 mod backing;
-mod mapping;
+pub(crate) mod mapping;
 mod space;
 mod table;
 

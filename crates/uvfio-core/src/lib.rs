@@ -15,6 +15,7 @@
 //! Front ends know [`VirtualDevice`] only; devices know [`Host`] only. No method of [`VirtualDevice`] waits for
 //! the user.
 
+mod bar_memory;
 mod device;
 mod dispose;
 mod dma;
@@ -26,6 +27,7 @@ mod policy;
 mod region;
 mod virtual_device;
 
+pub use bar_memory::*;
 pub use device::*;
 pub use dispose::close_elsewhere;
 pub use dma::*;

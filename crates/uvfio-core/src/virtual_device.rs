@@ -207,7 +207,7 @@ impl VirtualDevice {
         if there && region < region_index::ROM {
             for part in self.core.device.mappable(region as u8) {
                 if info.memory.is_none() {
-                    info.memory = part.memory.try_clone_to_owned().ok();
+                    info.memory = part.memory.try_clone().ok();
                 }
                 info.mappable.push((part.offset, part.bytes));
             }

@@ -5,11 +5,10 @@
 //! has read. So I/O commands of after wait until the last change of before has ended; everything else goes on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
 
 use crate::prp::Failure;
 use crate::session::Ticket;
-use crate::sync::{lock, wait};
+use crate::sync::{Condvar, Mutex, lock, wait};
 
 /// Which changes are under way.
 #[derive(Debug)]

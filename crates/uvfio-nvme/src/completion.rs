@@ -4,7 +4,6 @@
 //! written, `posted` written. Index and phase tag follow from the count.
 
 use std::sync::atomic::{Ordering, fence};
-use std::sync::{Condvar, Mutex};
 
 use uvfio_core::Host;
 use zerocopy::IntoBytes;
@@ -14,7 +13,7 @@ use crate::doorbell::Shadow;
 use crate::session::{Access, Fault, Memory, Session, Ticket};
 use crate::spec::command::{CQE_BYTES, Cqe};
 use crate::spec::status::Status;
-use crate::sync::{lock, wait};
+use crate::sync::{Condvar, Mutex, MutexGuard, lock, wait};
 
 /// One completion queue's place; the queue itself comes and goes.
 #[derive(Debug, Default)]
@@ -51,18 +50,29 @@ impl Live {
         self.reserved - self.acked >= u64::from(self.queue.entries) - 1
     }
 
+    /// The host's head as far as it is known.
+    fn head(&self) -> u32 {
+        (self.acked % u64::from(self.queue.entries)) as u32
+    }
+
+    /// The index before `index`. An EventIdx there is the last that the host can come to: with the head at `index` it
+    /// takes a whole queue of entries, and no more than that are given out before the head is looked at.
+    fn before(&self, index: u32) -> u32 {
+        (index + self.queue.entries - 1) % self.queue.entries
+    }
+
+    /// How many entries the host has consumed if its head is `head`; none where that lies past what was given out.
+    fn step(&self, head: u32) -> Option<u64> {
+        let entries = u64::from(self.queue.entries);
+        let step = (u64::from(head) + entries - self.acked % entries) % entries;
+        (u64::from(head) < entries && step <= self.reserved - self.acked).then_some(step)
+    }
+
     /// Takes the host's head. False where it lies past what was given out.
     fn ack(&mut self, head: u32) -> bool {
-        let entries = u64::from(self.queue.entries);
-        if u64::from(head) >= entries {
-            return false;
-        }
-        let step = (u64::from(head) + entries - self.acked % entries) % entries;
-        if step > self.reserved - self.acked {
-            return false;
-        }
-        self.acked += step;
-        true
+        let step = self.step(head);
+        self.acked += step.unwrap_or_default();
+        step.is_some()
     }
 }
 
@@ -146,11 +156,11 @@ impl CompletionQueue {
 
     /// Uses shadow doorbells from now on.
     pub(crate) fn set_shadow(&self, memory: &impl Memory, shadow: Shadow) -> Result<(), Fault> {
-        let head = match lock(&self.ring).as_ref() {
-            Some(live) => (live.acked % u64::from(live.queue.entries)) as u32,
+        let (head, before) = match lock(&self.ring).as_ref() {
+            Some(live) => (live.head(), live.before(live.head())),
             None => return Ok(()),
         };
-        shadow.publish(memory, head)?;
+        shadow.publish(memory, head, before)?;
         if let Some(live) = lock(&self.ring).as_mut() {
             live.queue.shadow = Some(shadow);
         }
@@ -175,7 +185,7 @@ impl CompletionQueue {
                 }
                 live.rings
             };
-            if !self.look(access)? {
+            if !self.make_room(access)? {
                 return Ok(Posted::Full(rings));
             }
         };
@@ -197,9 +207,9 @@ impl CompletionQueue {
         if let Some(live) = lock(&self.ring).as_mut() {
             live.posted += 1;
         }
-        if line {
-            self.look(access)?;
-        }
+        // Until it has not moved: the line falls when the host rings for the last entry. It can't move more often
+        // than there are entries.
+        while line && self.look(access)? {}
         Ok(Posted::Yes(queue.vector))
     }
 
@@ -217,25 +227,38 @@ impl CompletionQueue {
         }
     }
 
-    /// Looks at the shadow head, and asks the host to ring when it goes on from there. True where it had moved.
+    /// Looks at the shadow head of a queue that was full. True where there may be room now.
+    fn make_room(&self, access: &Access<'_>) -> Result<bool, Fault> {
+        let one = lock(&self.looking);
+        // Another may have made room meanwhile; to look again would only ask the host to ring.
+        if lock(&self.ring).as_ref().is_some_and(|live| !live.is_full()) {
+            return Ok(true);
+        }
+        self.look_alone(access, &one)
+    }
+
+    /// As [`look_alone`](Self::look_alone), when nobody else does.
     fn look(&self, access: &Access<'_>) -> Result<bool, Fault> {
-        let _one = lock(&self.looking);
-        let (shadow, head) = match lock(&self.ring).as_ref() {
-            Some(Live {
-                queue:
-                    Creation {
-                        shadow: Some(shadow),
-                        entries,
-                        ..
-                    },
-                acked,
-                ..
-            }) => (*shadow, (acked % u64::from(*entries)) as u32),
-            _ => return Ok(false),
+        self.look_alone(access, &lock(&self.looking))
+    }
+
+    /// Looks at the shadow head; asks the host to ring when it goes on from there, if it has not moved, and else not
+    /// to ring. True where it had moved.
+    fn look_alone(&self, access: &Access<'_>, _one: &MutexGuard<'_, ()>) -> Result<bool, Fault> {
+        let Some(known) = *lock(&self.ring) else {
+            return Ok(false);
         };
+        let Some(shadow) = known.queue.shadow else {
+            return Ok(false);
+        };
+        let head = known.head();
         let mut now = shadow.read(access)?;
         if now == head {
             now = shadow.arm(access, head)?;
+        }
+        if now != head && known.step(now).is_some() {
+            // Before there is room for entries that would take the host past the EventIdx of before.
+            shadow.disarm(access, known.before(now))?;
         }
         let mut ring = lock(&self.ring);
         let Some(live) = ring.as_mut() else {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Backend;
 
@@ -22,10 +23,12 @@ pub struct Config {
     /// Serial number, 1 to 20 printable ASCII characters. Namespace identifiers follow from it, so two controllers
     /// that one system sees need different ones.
     pub serial: String,
+    /// How it learns of doorbells.
+    pub poll: PollConfig,
 }
 
 impl Config {
-    /// 16 pairs of I/O queues and MSI-X.
+    /// 16 pairs of I/O queues, MSI-X, shadow doorbells polled as it pays.
     #[must_use]
     pub fn new(serial: impl Into<String>, namespaces: Vec<NamespaceConfig>) -> Self {
         Self {
@@ -33,6 +36,7 @@ impl Config {
             queues: 16,
             interrupts: InterruptConfig::MsiX,
             serial: serial.into(),
+            poll: PollConfig::default(),
         }
     }
 }
@@ -69,6 +73,32 @@ pub enum InterruptConfig {
         /// Messages: 1, 2, 4, 8, 16 or 32.
         messages: u8,
     },
+}
+
+/// How the controller learns of doorbells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollConfig {
+    /// By message. Where the host keeps shadow doorbells, it is asked to send one whenever a queue is drained.
+    Never,
+    /// As [`Never`](Self::Never), but a drained queue's shadow doorbell is looked at for a while first, as long as
+    /// that has paid of late.
+    Adaptive {
+        /// The longest while; zero is [`Never`](Self::Never).
+        most: Duration,
+    },
+    /// The doorbells are memory that the host may map, and a thread never stops looking at them.
+    Always,
+}
+
+impl PollConfig {
+    /// The longest while of [`Default`]: a halt polling hypervisor's.
+    pub const MOST: Duration = Duration::from_micros(200);
+}
+
+impl Default for PollConfig {
+    fn default() -> Self {
+        Self::Adaptive { most: Self::MOST }
+    }
 }
 
 /// Why a controller could not be made.

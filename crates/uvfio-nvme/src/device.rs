@@ -1,26 +1,29 @@
 //! The controller as a PCI device.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use uvfio_core::{Device, DeviceError, Host, Width};
+use uvfio_core::{Device, DeviceError, Host, Mappable, Width};
 use uvfio_pci::{Blueprint, InterruptMode, ResetKind};
 
 use crate::changes::Changes;
 use crate::completion::CompletionQueue;
-use crate::config::{Config, InterruptConfig, MAX_NAMESPACES, MAX_QUEUES, NvmeError};
+use crate::config::{Config, InterruptConfig, MAX_NAMESPACES, MAX_QUEUES, NvmeError, PollConfig};
 use crate::controller::Registers;
+use crate::doorbell_page::DoorbellPage;
 use crate::executor;
 use crate::features::Features;
 use crate::identity::{self, Function};
 use crate::interrupts::Interrupts;
 use crate::namespace::Namespace;
+use crate::polling::Poller;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::spec::registers::{DOORBELL_STRIDE, DOORBELLS};
 use crate::statistics::{Counters, Statistics};
 use crate::submission::SubmissionQueue;
+use crate::sync::Mutex;
 
 /// An NVMe controller.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ impl Nvme {
         check(&config)?;
         let function = Function::new(&config);
         let vectors = identity::vectors(&config);
-        let (queues, serial) = (config.queues, config.serial);
+        let (queues, serial, poll) = (config.queues, config.serial, config.poll);
         let namespaces = (1..)
             .zip(config.namespaces)
             .map(|(number, namespace)| Namespace::new(number, &serial, namespace))
@@ -64,6 +67,8 @@ impl Nvme {
             errors: Mutex::default(),
             counters: Counters::default(),
             changes: Changes::new(usize::from(queues) + 1),
+            poller: Poller::new(poll),
+            page: (poll == PollConfig::Always).then(|| DoorbellPage::new(queues)),
             shadow: Mutex::new(None),
             shadow_offered: AtomicBool::new(false),
             write_through: AtomicBool::new(false),
@@ -130,16 +135,15 @@ impl Device for Nvme {
     }
 
     fn read(&self, bar: u8, offset: u64, width: Width) -> u64 {
-        // Doorbells read as 0 (3.1.24: reading them has no defined result).
-        if bar != 0 || offset >= DOORBELLS {
+        if bar != 0 || offset >= identity::REGISTERS_END {
             return 0;
         }
-        let low = self.shared.read_register(offset & !3);
+        let low = self.read_dword(offset & !3);
         match width {
             Width::B1 => u64::from(low >> (8 * (offset & 3)) & 0xff),
             Width::B2 => u64::from(low >> (8 * (offset & 3)) & 0xffff),
             Width::B4 => u64::from(low),
-            Width::B8 => u64::from(self.shared.read_register(offset + 4)) << 32 | u64::from(low),
+            Width::B8 => u64::from(self.read_dword(offset + 4)) << 32 | u64::from(low),
         }
     }
 
@@ -162,16 +166,43 @@ impl Device for Nvme {
         Ok(())
     }
 
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
+        let page = self.shared.page.as_ref().filter(|_| bar == 0);
+        page.and_then(DoorbellPage::mappable).into_iter().collect()
+    }
+
+    fn bus_master_changed(&self, on: bool) {
+        if let Some(page) = &self.shared.page {
+            page.set_bus_master(on);
+        }
+        if on {
+            for queue in &self.shared.submission {
+                queue.unpark();
+            }
+        }
+    }
+
     fn interrupts_changed(&self, mode: InterruptMode) {
         self.shared.interrupts.change_mode(mode, &self.shared.completion);
     }
 }
 
 impl Nvme {
+    /// Doorbells read as 0 (3.1.24: reading them has no defined result), or as the memory that they are.
+    fn read_dword(&self, offset: u64) -> u32 {
+        match offset.checked_sub(DOORBELLS) {
+            None => self.shared.read_register(offset),
+            Some(doorbell) => match &self.shared.page {
+                Some(page) => page.read(doorbell / DOORBELL_STRIDE),
+                None => 0,
+            },
+        }
+    }
+
     fn write_dword(&self, offset: u64, value: u32) {
         match offset.checked_sub(DOORBELLS) {
             None => self.shared.write_register(offset, value),
-            Some(doorbell) => self.shared.ring(doorbell / DOORBELL_STRIDE, value),
+            Some(doorbell) => self.shared.ring_by_message(doorbell / DOORBELL_STRIDE, value),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Threads: one for the admin queue, a few for each I/O queue, all of them made with the controller.
+//! Threads: one for the admin queue, a few for each I/O queue, two for doorbells that are mapped; all of them made
+//! with the controller.
 //!
 //! A queue's threads serve that queue alone, so one that waits for its backend holds up nobody else's commands.
 //! A thread that sleeps costs its stack's first pages; it has no buffer before its first command.
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::admin;
+use crate::doorbell_page::WATCHERS;
 use crate::io::{Buffer, serve};
 use crate::shared::Shared;
 use crate::spec::log;
@@ -50,6 +52,17 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
                 .spawn(move || run(&shared, queue))?;
         }
     }
+    for _ in 0..if shared.page.is_some() { WATCHERS } else { 0 } {
+        let shared = Arc::clone(shared);
+        thread::Builder::new()
+            .name("nvme-doorbells".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                if let Some(page) = &shared.page {
+                    page.watch(&shared);
+                }
+            })?;
+    }
     Ok(())
 }
 
@@ -57,6 +70,9 @@ fn start_all(shared: &Arc<Shared>) -> io::Result<()> {
 pub(crate) fn stop(shared: &Shared) {
     for queue in &shared.submission {
         queue.stop();
+    }
+    if let Some(page) = &shared.page {
+        page.stop();
     }
 }
 
@@ -66,13 +82,22 @@ fn run(shared: &Shared, id: u16) {
     };
     let mut buffer = Buffer::default();
     loop {
-        match queue.next(&shared.session) {
-            Work::Command(fetched) if id == 0 => admin::serve(shared, &fetched),
-            Work::Command(fetched) => serve(shared, id, &fetched, &mut buffer),
-            Work::Attention => shared.attend(),
-            Work::BadShadow => shared.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
-            Work::Broken(ticket, fault) => shared.break_down(ticket, &fault),
-            Work::Stop => return,
+        let work = queue.next(&shared.session, &shared.poller, &shared.counters);
+        if !carry_out(shared, id, work, &mut buffer) {
+            return;
         }
     }
+}
+
+/// Executes what there is to do on queue `id`. False where the thread is to end.
+pub(crate) fn carry_out(shared: &Shared, id: u16, work: Work<'_>, buffer: &mut Buffer) -> bool {
+    match work {
+        Work::Command(fetched) if id == 0 => admin::serve(shared, &fetched),
+        Work::Command(fetched) => serve(shared, id, &fetched, buffer),
+        Work::Attention => shared.attend(),
+        Work::BadShadow => shared.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
+        Work::Broken(ticket, fault) => shared.break_down(ticket, &fault),
+        Work::Stop => return false,
+    }
+    true
 }

@@ -1,13 +1,12 @@
 //! Interrupts of completion queues, by whichever mechanism the user has enabled (section 7.5).
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use uvfio_core::Host;
 use uvfio_pci::InterruptMode;
 
 use crate::completion::CompletionQueue;
-use crate::sync::lock;
+use crate::sync::{Mutex, lock};
 
 const INTX: u8 = 0;
 const MSI: u8 = 1;

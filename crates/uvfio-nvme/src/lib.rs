@@ -3,6 +3,7 @@
 //! ```text
 //! socket's thread     registers (controller)  doorbells (doorbell, submission, completion): store and wake
 //! admin thread        enable, disable, shutdown (shared)   admin commands (admin)   events
+//! doorbells' thread   watches doorbells that are mapped (doorbell_page), where the configuration wants that
 //! I/O threads         fetch (submission) -> execute (io: prp, namespace, backend) -> post (completion) -> interrupt
 //! everyone            the user's memory only through the gate (session), so that a reset can close it
 //! ```
@@ -19,6 +20,7 @@ mod config;
 mod controller;
 mod device;
 mod doorbell;
+mod doorbell_page;
 mod errors;
 mod events;
 mod executor;
@@ -27,6 +29,7 @@ mod identity;
 mod interrupts;
 mod io;
 mod namespace;
+mod polling;
 mod prp;
 mod session;
 mod shared;

@@ -5,7 +5,7 @@
 //! that, [`Session::barrier`] waits until every access of before has ended. These are copies, bounded in size;
 //! disk I/O is never done with an access in hand. A command whose ticket became void ends without a trace.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use uvfio_core::{DmaError, Host};
@@ -141,6 +141,28 @@ pub(crate) trait Memory {
     fn read(&self, iova: u64, data: &mut [u8]) -> Result<(), Fault>;
     /// Writes `data` at `iova`.
     fn write(&self, iova: u64, data: &[u8]) -> Result<(), Fault>;
+    /// Comes between writes of before and reads of after, as the host sees them.
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The way to memory, which a reset closes: the [`Session`], or a stand-in of a test's.
+pub(crate) trait Gate {
+    /// Memory in hand.
+    type Access<'a>: Memory
+    where
+        Self: 'a;
+    /// Begins an access; see [`Session::enter`].
+    fn enter<'a>(&'a self, ticket: Ticket<'a>) -> Result<Self::Access<'a>, Fault>;
+}
+
+impl Gate for Session {
+    type Access<'a> = Access<'a>;
+
+    fn enter<'a>(&'a self, ticket: Ticket<'a>) -> Result<Access<'a>, Fault> {
+        self.enter(ticket)
+    }
 }
 
 impl Memory for Access<'_> {

@@ -1,6 +1,5 @@
 //! The controller as all its threads share it, and the changes of its state that take time.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -8,20 +7,23 @@ use uvfio_core::Host;
 
 use crate::changes::Changes;
 use crate::completion::{self, Completion, CompletionQueue, Creation};
+use crate::config::MAX_QUEUES;
 use crate::controller::{AdminQueues, Demand, Registers, Step};
 use crate::doorbell::ShadowPages;
+use crate::doorbell_page::{DoorbellPage, Queues};
 use crate::errors::ErrorLog;
 use crate::events::{Event, Events};
 use crate::features::Features;
 use crate::namespace::Namespace;
+use crate::polling::Poller;
 use crate::session::{Fault, Session, Ticket};
 use crate::spec::command::Sqe;
 use crate::spec::log::{self, EventType};
 use crate::spec::registers::CSTS;
 use crate::spec::status::Status;
 use crate::statistics::Counters;
-use crate::submission::{Fetched, SubmissionQueue};
-use crate::sync::lock;
+use crate::submission::{Fetched, Rang, SubmissionQueue};
+use crate::sync::{Mutex, lock};
 
 /// The controller.
 ///
@@ -42,6 +44,9 @@ pub(crate) struct Shared {
     pub(crate) errors: Mutex<ErrorLog>,
     pub(crate) counters: Counters,
     pub(crate) changes: Changes,
+    pub(crate) poller: Poller,
+    /// The doorbells as memory, where the host may map them.
+    pub(crate) page: Option<DoorbellPage>,
     /// The pages of Doorbell Buffer Config.
     pub(crate) shadow: Mutex<Option<ShadowPages>>,
     /// Identify has told the host of Doorbell Buffer Config.
@@ -56,6 +61,33 @@ pub(crate) struct Shared {
     pub(crate) made: Instant,
 }
 
+/// What came of doorbells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rung {
+    /// A completion queue's head was among them.
+    head: bool,
+    /// A value can't be.
+    bad_value: bool,
+    /// There was no such queue.
+    no_queue: bool,
+    /// Submission queues that the caller is to see to, a bit each.
+    pub(crate) yours: u128,
+}
+
+const _: () = assert!(MAX_QUEUES < 128);
+
+impl Rung {
+    /// What came of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            head: self.head | other.head,
+            bad_value: self.bad_value | other.bad_value,
+            no_queue: self.no_queue | other.no_queue,
+            yours: self.yours | other.yours,
+        }
+    }
+}
+
 impl Shared {
     /// Pairs of I/O queues.
     pub(crate) fn queues(&self) -> u16 {
@@ -68,30 +100,71 @@ impl Shared {
         self.namespaces.get(index).ok_or(Status::INVALID_NAMESPACE)
     }
 
-    /// The host wrote a doorbell: number 2n is the tail of submission queue n, 2n + 1 the head of completion
-    /// queue n.
-    pub(crate) fn ring(&self, doorbell: u64, value: u32) {
+    /// The host sent a doorbell by message. As [`ring`](Self::ring), or whoever watches the memory does that.
+    pub(crate) fn ring_by_message(&self, doorbell: u64, value: u32) {
+        self.counters.doorbell_messages.add(1);
+        let watched = self.page.as_ref().is_some_and(|page| page.write(doorbell, value));
+        if !watched {
+            let rung = self.ring(doorbell, value, false);
+            self.rung(rung);
+        }
+    }
+
+    /// Which queues have doorbells.
+    pub(crate) fn queues_there(&self) -> Queues {
+        let mut queues = self.submission.iter().zip(&self.completion);
+        let admin = queues
+            .next()
+            .is_some_and(|(submission, _)| submission.completion_queue().is_some());
+        if queues.any(|(sq, cq)| sq.completion_queue().is_some() || cq.exists()) {
+            Queues::Io
+        } else if admin {
+            Queues::Admin
+        } else {
+            Queues::None
+        }
+    }
+
+    /// The host rang a doorbell, one way or the other: number 2n is the tail of submission queue n, 2n + 1 the head
+    /// of completion queue n. Takes the queue's lock alone; what is left to do, [`rung`](Self::rung) does.
+    /// `offer`: the caller would execute quick I/O commands itself.
+    pub(crate) fn ring(&self, doorbell: u64, value: u32, offer: bool) -> Rung {
         let queue = (doorbell / 2) as usize;
         // Bits 31:16 are reserved.
         let index = value & 0xffff;
-        let good = if doorbell.is_multiple_of(2) {
+        let rang = if doorbell.is_multiple_of(2) {
             self.counters.submission_doorbells.add(1);
-            self.submission.get(queue).and_then(|queue| queue.ring(index))
+            // Admin commands may wait for anything.
+            let offer = offer && queue != 0;
+            let queue = self.submission.get(queue);
+            queue.map_or(Rang::NoQueue, |queue| queue.ring(index, offer))
         } else {
             self.counters.completion_doorbells.add(1);
-            let good = self.completion.get(queue).and_then(|queue| queue.ring(index));
-            if self.interrupts.is_line() {
-                self.interrupts.update(&self.completion, 0);
+            match self.completion.get(queue).and_then(|queue| queue.ring(index)) {
+                Some(true) => Rang::Good,
+                Some(false) => Rang::Bad,
+                None => Rang::NoQueue,
             }
-            good
         };
-        match good {
-            Some(true) => {}
-            Some(false) => self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE),
-            None if lock(&self.registers).ready() => {
-                self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_REGISTER);
-            }
-            None => {}
+        Rung {
+            head: !doorbell.is_multiple_of(2),
+            bad_value: rang == Rang::Bad,
+            no_queue: rang == Rang::NoQueue,
+            yours: if rang == Rang::Yours { 1 << queue } else { 0 },
+        }
+    }
+
+    /// Doorbells were rung.
+    pub(crate) fn rung(&self, rung: Rung) {
+        if rung.head && self.interrupts.is_line() {
+            // The line may have to fall.
+            self.interrupts.update(&self.completion, 0);
+        }
+        if rung.bad_value {
+            self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_VALUE);
+        }
+        if rung.no_queue && lock(&self.registers).ready() {
+            self.raise_doorbell_error(log::EVENT_INVALID_DOORBELL_REGISTER);
         }
     }
 
@@ -200,6 +273,9 @@ impl Shared {
         for queue in &self.completion {
             queue.remove();
         }
+        if let Some(page) = &self.page {
+            page.clear();
+        }
         *lock(&self.shadow) = None;
         lock(&self.events).clear();
         lock(&self.features).reset();
@@ -212,6 +288,9 @@ impl Shared {
     pub(crate) fn attach(&self, host: Host) {
         self.reset_queues(|session, registers| {
             registers.reset();
+            if let Some(page) = &self.page {
+                page.renew();
+            }
             self.interrupts.set_host(Some(host.clone()));
             *session = Some(host);
         });
@@ -222,6 +301,9 @@ impl Shared {
         self.reset_queues(|session, registers| {
             registers.reset();
             self.interrupts.set_host(None);
+            if let Some(page) = &self.page {
+                page.remove();
+            }
             *session = None;
         });
     }
@@ -257,10 +339,20 @@ impl Shared {
         self.report_events();
     }
 
+    /// Doorbells of queues that are about to be created.
+    pub(crate) fn begin_doorbells(&self, numbers: &[usize]) {
+        if let Some(page) = &self.page {
+            for number in numbers {
+                page.begin(*number);
+            }
+        }
+    }
+
     fn create_admin_queues(&self, queues: AdminQueues) {
         let (Some(sq), Some(cq)) = (self.submission.first(), self.completion.first()) else {
             return;
         };
+        self.begin_doorbells(&[0, 1]);
         cq.create(Creation {
             base: queues.cq_base,
             entries: queues.cq_entries,
@@ -268,6 +360,10 @@ impl Shared {
             shadow: None,
         });
         sq.create(&self.session, queues.sq_base, queues.sq_entries, 0, None);
+        // Only now: whoever watches sleeps again where there is no queue.
+        if let Some(page) = &self.page {
+            page.call();
+        }
     }
 
     /// Makes everything durable, as CC.SHN asks.

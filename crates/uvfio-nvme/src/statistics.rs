@@ -5,10 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What a controller has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Writes of submission queues' tail doorbells.
+    /// Doorbells that came by message.
+    pub doorbell_messages: u64,
+    /// Writes of submission queues' tail doorbells, by message or found in mapped memory.
     pub submission_doorbells: u64,
-    /// Writes of completion queues' head doorbells.
+    /// Writes of completion queues' head doorbells; as for tails.
     pub completion_doorbells: u64,
+    /// Times that a queue's shadow doorbell was polled before the host was asked to ring.
+    pub polls: u64,
+    /// Of those, times that nothing came.
+    pub polls_in_vain: u64,
     /// Admin commands completed.
     pub admin_commands: u64,
     /// I/O commands completed.
@@ -45,8 +51,11 @@ impl Counter {
 /// The counters while they count.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    pub(crate) doorbell_messages: Counter,
     pub(crate) submission_doorbells: Counter,
     pub(crate) completion_doorbells: Counter,
+    pub(crate) polls: Counter,
+    pub(crate) polls_in_vain: Counter,
     pub(crate) admin_commands: Counter,
     pub(crate) io_commands: Counter,
     pub(crate) reads: Counter,
@@ -61,8 +70,11 @@ impl Counters {
     /// Their values.
     pub(crate) fn snapshot(&self) -> Statistics {
         Statistics {
+            doorbell_messages: self.doorbell_messages.get(),
             submission_doorbells: self.submission_doorbells.get(),
             completion_doorbells: self.completion_doorbells.get(),
+            polls: self.polls.get(),
+            polls_in_vain: self.polls_in_vain.get(),
             admin_commands: self.admin_commands.get(),
             io_commands: self.io_commands.get(),
             reads: self.reads.get(),

@@ -3,16 +3,16 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uvfio_core::Device;
-use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme};
+use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme, PollConfig};
 
 use crate::devices::Plan;
 use crate::image::{self, Image};
 use crate::spec::{BuildError, Opt, SpecError, bytes, number, switch};
 
-pub(crate) const USAGE: &str = "file=PATH or mem=SIZE, each followed by its size=SIZE, block=512|4096, ro; msix=on|off, queues=N, serial=TEXT";
+pub(crate) const USAGE: &str = "file=PATH or mem=SIZE, each followed by its size=SIZE, block=512|4096, ro; msix=on|off, queues=N, serial=TEXT, poll=adaptive|never|always, poll-us=N";
 
 const DEVICE: &str = "nvme";
 
@@ -37,6 +37,7 @@ struct Controller {
     msix: bool,
     queues: u16,
     serial: Option<String>,
+    poll: PollConfig,
 }
 
 pub(crate) fn parse(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
@@ -84,6 +85,7 @@ impl Plan for Controller {
         let serial = self.serial.clone().unwrap_or_else(|| self.own_serial());
         let mut config = Config::new(serial, namespaces);
         config.queues = self.queues;
+        config.poll = self.poll;
         if !self.msix {
             // A message for the admin queue and one for each pair, as far as MSI goes.
             let messages = (self.queues + 1).next_power_of_two().min(32) as u8;
@@ -164,7 +166,9 @@ fn controller(options: &[Opt]) -> Result<Controller, SpecError> {
         msix: true,
         queues: 16,
         serial: None,
+        poll: PollConfig::default(),
     };
+    let mut poll_most = None;
     for option in options {
         let namespace = all.namespaces.last_mut();
         match option.key.as_str() {
@@ -207,6 +211,13 @@ fn controller(options: &[Opt]) -> Result<Controller, SpecError> {
                 all.serial =
                     Some(option.value(DEVICE, "serial", "1 to 20 printable ASCII characters", serial)?);
             }
+            "poll" => all.poll = option.value(DEVICE, "poll", "adaptive, never or always", poll)?,
+            "poll-us" => {
+                const RANGE: &str = "a number of microseconds from 1 to 10000";
+                let micros = |text: &str| number(text).filter(|n| (1..=10_000).contains(n));
+                let most = option.value(DEVICE, "poll-us", RANGE, micros)?;
+                poll_most = Some(Duration::from_micros(most));
+            }
             _ => {
                 let option = option.key.clone();
                 return Err(SpecError::UnknownOption {
@@ -223,5 +234,25 @@ fn controller(options: &[Opt]) -> Result<Controller, SpecError> {
             rule: "needs storage: give file=PATH or mem=SIZE",
         });
     }
+    match (&mut all.poll, poll_most) {
+        (_, None) => {}
+        (PollConfig::Adaptive { most }, Some(wanted)) => *most = wanted,
+        (PollConfig::Never | PollConfig::Always, Some(_)) => {
+            return Err(SpecError::Rule {
+                device: DEVICE,
+                rule: "poll-us is how long poll=adaptive polls at most; leave it away with poll=never and poll=always",
+            });
+        }
+    }
     Ok(all)
+}
+
+/// How doorbells are learnt of.
+fn poll(text: &str) -> Option<PollConfig> {
+    match text {
+        "adaptive" => Some(PollConfig::default()),
+        "never" => Some(PollConfig::Never),
+        "always" => Some(PollConfig::Always),
+        _ => None,
+    }
 }

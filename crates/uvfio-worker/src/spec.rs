@@ -299,6 +299,18 @@ mod tests {
                 "nvme: msix=maybe is not possible; msix is on or off",
             ),
             (
+                "nvme,mem=1M,poll=sometimes",
+                "nvme: poll=sometimes is not possible; poll is adaptive, never or always",
+            ),
+            (
+                "nvme,mem=1M,poll-us=0",
+                "nvme: poll-us=0 is not possible; poll-us is a number of microseconds from 1 to 10000",
+            ),
+            (
+                "nvme,mem=1M,poll-us=50,poll=never",
+                "nvme: poll-us is how long poll=adaptive polls at most; leave it away with poll=never and poll=always",
+            ),
+            (
                 "nvme,mem=1M,serial=0123456789012345678901",
                 "nvme: serial=0123456789012345678901 is not possible; serial is 1 to 20 printable ASCII characters",
             ),

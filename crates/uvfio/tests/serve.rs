@@ -214,6 +214,39 @@ fn an_image_that_one_server_has_is_refused_to_another() {
 }
 
 #[test]
+fn each_user_of_one_confined_server_maps_doorbells_of_its_own() {
+    let (_folder, socket) = place();
+    let mut server = Server::listening("nvme,mem=1M,poll=always", &socket);
+    let mut before: Vec<OwnedFd> = Vec::new();
+    for number in 0..3 {
+        let mut user = Client::connect(&socket).expect("attached");
+        let region = user.region_info(0).expect("BAR 0");
+        let areas: Vec<_> = region
+            .areas
+            .iter()
+            .map(|area| (area.offset, area.bytes))
+            .collect();
+        assert_eq!(areas, [(0x1000, 0x1000)], "what user {number} may map");
+        let memory = region.memory.expect("its memory");
+        let mut page = [1; 0x1000];
+        rustix::io::pread(&memory, &mut page, region.offset + 0x1000).expect("the page");
+        assert!(page == [0; 0x1000], "the doorbells as user {number} finds them");
+        for old in &before {
+            rustix::io::pwrite(old, &[0xee; 8], 0x1ff8).expect("written");
+        }
+        user.write(CONFIG, 4, &[6, 0]).expect("memory is switched on");
+        // A doorbell by message lands in the memory; that of the admin queue's tail.
+        user.write(0, 0x1000, &[5, 0, 0, 0]).expect("a doorbell");
+        rustix::io::pread(&memory, &mut page, region.offset + 0x1000).expect("the page");
+        assert_eq!(page[..4], [5, 0, 0, 0], "user {number}");
+        assert_eq!(page[0xff8..], [0; 8], "user {number} finds what another wrote");
+        before.push(memory);
+    }
+    server.signal(Signal::TERM);
+    assert!(server.wait().success());
+}
+
+#[test]
 fn a_user_who_is_refused_ten_thousand_times_over_many_connections_does_not_fill_the_log() {
     let (_folder, socket) = place();
     let mut server = Server::listening("edu", &socket);

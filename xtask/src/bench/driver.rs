@@ -30,7 +30,7 @@ const PAGES: u64 = 16 << 10;
 
 /// What it means that the server has no `poll=always`. Every server of this checkout should have it once one has: then
 /// this is [`Absent::Fails`].
-const POLL_ALWAYS: Absent = Absent::IsTold;
+const POLL_ALWAYS: Absent = Absent::Fails;
 
 /// What is done where a server lacks an option.
 #[derive(Clone, Copy, PartialEq, Eq)]

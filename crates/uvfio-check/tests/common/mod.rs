@@ -19,7 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use uvfio_check::{Patience, Server};
 use uvfio_core::{Device, Policy, VirtualDevice};
-use uvfio_nvme::{BackendConfig, Config, NamespaceConfig, Nvme};
+use uvfio_nvme::{BackendConfig, Config, NamespaceConfig, Nvme, PollConfig};
 use uvfio_proto::Limits;
 use uvfio_soft::edu::{self, Edu};
 
@@ -63,11 +63,15 @@ pub(crate) fn edu() -> Arc<dyn Device> {
     Edu::new(edu::Config::default()).expect("edu")
 }
 
-pub(crate) fn nvme() -> Arc<dyn Device> {
+pub(crate) fn nvme(poll: PollConfig) -> Arc<dyn Device> {
     let namespace = NamespaceConfig {
         backend: BackendConfig::Memory(1 << 20),
         block: 512,
         read_only: false,
     };
-    Nvme::new(Config::new("KIT", vec![namespace])).expect("nvme")
+    let config = Config {
+        poll,
+        ..Config::new("KIT", vec![namespace])
+    };
+    Nvme::new(config).expect("nvme")
 }

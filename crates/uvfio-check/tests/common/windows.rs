@@ -1,6 +1,7 @@
 //! A device whose BARs can be mapped, one whole and one in two parts, as neither edu nor nvme has them.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use uvfio_core::{Device, DeviceError, Host, Mappable, Width};
@@ -72,7 +73,7 @@ impl Device for Windows {
 
     fn write(&self, _bar: u8, _offset: u64, _width: Width, _value: u64) {}
 
-    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
         let [whole, parted] = &self.0;
         let (parts, memory): (&[(u64, u64)], _) = match bar {
             1 => (&[(0, WHOLE)], whole),
@@ -82,7 +83,7 @@ impl Device for Windows {
         let area = |&(offset, bytes)| Mappable {
             offset,
             bytes,
-            memory: memory.as_fd(),
+            memory: Arc::new(memory.try_clone().expect("a duplicate")),
         };
         parts.iter().map(area).collect()
     }

@@ -23,7 +23,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 /// Whether a file can be cut short while it is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     /// It can't.
     Sealed,
     /// It can: the kernel must do the copying.
@@ -32,11 +32,11 @@ pub(super) enum Trust {
 
 /// The file ends before what was to be copied.
 #[derive(Debug)]
-pub(super) struct Short;
+pub(crate) struct Short;
 
 /// The first `bytes` bytes of a file, mapped shared.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
     writable: bool,
@@ -49,7 +49,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps the first `bytes` bytes of a file; `bytes` must be a multiple of the file's page size.
-    pub(super) fn new(file: BorrowedFd<'_>, bytes: u64, writable: bool) -> rustix::io::Result<Self> {
+    pub(crate) fn new(file: BorrowedFd<'_>, bytes: u64, writable: bool) -> rustix::io::Result<Self> {
         let bytes = usize::try_from(bytes).map_err(|_| rustix::io::Errno::NOMEM)?;
         let prot = if writable {
             ProtFlags::READ | ProtFlags::WRITE
@@ -90,7 +90,7 @@ impl Mapping {
 
     /// Copies out of the file. With [`Trust::Sealed`] the range must lie within the size that the file had when it
     /// was found to be sealed.
-    pub(super) fn read(&self, offset: u64, data: &mut [u8], trust: Trust) -> Result<(), Short> {
+    pub(crate) fn read(&self, offset: u64, data: &mut [u8], trust: Trust) -> Result<(), Short> {
         let from = self.at(offset, data.len()).ok_or(Short)?;
         match trust {
             // SAFETY: `at` checked the range; the caller vouches that its pages exist.
@@ -118,7 +118,7 @@ impl Mapping {
     }
 
     /// Copies into the file; as [`read`](Self::read).
-    pub(super) fn write(&self, offset: u64, data: &[u8], trust: Trust) -> Result<(), Short> {
+    pub(crate) fn write(&self, offset: u64, data: &[u8], trust: Trust) -> Result<(), Short> {
         let to = self
             .at(offset, data.len())
             .filter(|_| self.writable)

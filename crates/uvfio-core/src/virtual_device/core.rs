@@ -226,7 +226,7 @@ impl Core {
             for part in self.device.mappable(bar) {
                 for at in (0..part.bytes).step_by(ones.len()) {
                     let bytes = (part.bytes - at).min(ones.len() as u64) as usize;
-                    if let Err(error) = rustix::io::pwrite(part.memory, &ones[..bytes], part.offset + at) {
+                    if let Err(error) = rustix::io::pwrite(&part.memory, &ones[..bytes], part.offset + at) {
                         tracing::error!(%error, bar, "mapped BAR memory could not be filled with ones");
                         break;
                     }

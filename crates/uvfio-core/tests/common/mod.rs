@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses a part
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test's helpers may
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -189,12 +189,12 @@ impl Device for Recorder {
         }
     }
 
-    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
         match &self.mappable {
             Some(memory) if bar == 4 => vec![Mappable {
                 offset: 0x1000,
                 bytes: 0x1000,
-                memory: memory.as_fd(),
+                memory: Arc::new(memory.try_clone().unwrap()),
             }],
             _ => Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! A device whose BAR can be mapped in part, and every transport to it.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test that can't be set up has failed.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -130,11 +130,11 @@ impl Device for Board {
         state.value = value;
     }
 
-    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
         let part = Mappable {
             offset: AREA.0,
             bytes: AREA.1,
-            memory: self.memory.as_fd(),
+            memory: Arc::new(self.memory.try_clone().unwrap()),
         };
         if bar == 2 { vec![part] } else { Vec::new() }
     }

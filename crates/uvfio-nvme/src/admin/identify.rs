@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
+use crate::doorbell_page::DoorbellPage;
 use crate::errors;
 use crate::events;
 use crate::features::{CRITICAL_TEMPERATURE, WARNING_TEMPERATURE};
@@ -49,14 +50,17 @@ impl Admin<'_> {
         data.mdts = MDTS;
         data.ver = U32::new(VERSION_1_4);
         data.cntrltype = id::CNTRLTYPE_IO;
-        // Polling a page that is reached by message would cost more than doorbells do.
-        let offered = self
+        // Polling a page that is reached by message would cost more than doorbells do, and doorbells that are memory
+        // need no shadow.
+        let direct = self
             .shared
             .session
             .enter(self.fetched.ticket)?
             .host()?
             .dma()
             .mostly_direct();
+        let mapped = self.shared.page.as_ref().is_some_and(DoorbellPage::exists);
+        let offered = direct && !mapped;
         self.shared.shadow_offered.store(offered, Ordering::SeqCst);
         data.oacs = U16::new(if offered { id::OACS_DOORBELL_BUFFER } else { 0 });
         data.acl = ACL;

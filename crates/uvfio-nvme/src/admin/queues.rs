@@ -79,8 +79,9 @@ impl Admin<'_> {
         // Keeps a reset off, which would not know of the queue.
         let access = self.shared.session.enter(self.fetched.ticket)?;
         if let Some(shadow) = shadow {
-            shadow.publish(&access, 0)?;
+            shadow.publish(&access, 0, entries - 1)?;
         }
+        self.shared.begin_doorbells(&[2 * usize::from(id) + 1]);
         queue.create(Creation {
             base,
             entries,
@@ -109,8 +110,9 @@ impl Admin<'_> {
         let shadow = lock(&self.shared.shadow).map(|pages| pages.tail(id));
         let access = self.shared.session.enter(self.fetched.ticket)?;
         if let Some(shadow) = shadow {
-            shadow.publish(&access, 0)?;
+            shadow.publish(&access, 0, 0)?;
         }
+        self.shared.begin_doorbells(&[2 * usize::from(id)]);
         queue.create(&self.shared.session, base, entries, cq, shadow);
         Ok(())
     }

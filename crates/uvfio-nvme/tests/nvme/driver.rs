@@ -115,6 +115,8 @@ pub(crate) struct Machine {
     pub(crate) nvme: Arc<Nvme>,
     pub(crate) device: Arc<VirtualDevice>,
     pub(crate) memory: File,
+    /// BAR 0's memory, where doorbells are written instead of by message.
+    pub(crate) bar: Option<File>,
     free: AtomicU64,
     pub(crate) admin: Queue,
 }
@@ -161,6 +163,7 @@ impl Machine {
             nvme,
             device,
             memory,
+            bar: None,
             free: AtomicU64::new(MEMORY),
             admin: Queue::nowhere(),
         }
@@ -288,8 +291,15 @@ impl Machine {
     pub(crate) fn ring(&self, queue: &Queue, before: u32) {
         let doorbell = 0x1000 + 8 * u64::from(queue.id);
         match queue.shadow {
-            None => self.write_register(doorbell, queue.tail),
+            None => self.write_doorbell(doorbell, queue.tail),
             Some(pages) => self.ring_shadow(pages, 2 * u64::from(queue.id), before, queue.tail, doorbell),
+        }
+    }
+
+    fn write_doorbell(&self, doorbell: u64, value: u32) {
+        match &self.bar {
+            None => self.write_register(doorbell, value),
+            Some(bar) => bar.write_all_at(&value.to_le_bytes(), doorbell).unwrap(),
         }
     }
 
@@ -321,7 +331,7 @@ impl Machine {
         queue.phase ^= queue.head == 0;
         let doorbell = 0x1004 + 8 * u64::from(queue.id);
         match queue.shadow {
-            None => self.write_register(doorbell, queue.head),
+            None => self.write_doorbell(doorbell, queue.head),
             Some(pages) => self.ring_shadow(pages, 2 * u64::from(queue.id) + 1, before, queue.head, doorbell),
         }
         Some(completion)

@@ -10,6 +10,7 @@ mod hostile;
 mod interrupts;
 mod io;
 mod logs;
+mod mapped;
 mod messages;
 mod registers;
 mod reset;

@@ -3,6 +3,8 @@
 use super::driver::{Command, Machine, PAGE, Queue, config, read_command, reg};
 use super::store::{FAST, Store, over};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use uvfio_nvme::{Config, PollConfig, Statistics};
 
 /// Offers and configures shadow doorbells for queues that exist and will be.
 fn configure(machine: &mut Machine, queues: &mut [&mut Queue]) -> (u64, u64) {
@@ -39,6 +41,108 @@ fn commands_complete_by_shadow_doorbells_whatever_the_depth() {
             machine.poll(&mut queue),
             None,
             "depth {depth}: a completion too many"
+        );
+    }
+}
+
+/// Runs reads, `depth` at a time, with a pause after each completion; gives what was counted meanwhile, of a queue of
+/// 64 entries: `polls`, `polls_in_vain` and the doorbells.
+fn count(poll: PollConfig, depth: u64, commands: u64, pause: Duration) -> Statistics {
+    let mut machine = Machine::cold(Config { poll, ..config() });
+    // With the line the controller has to know of each head at once.
+    let _events = machine.enable_interrupts(2, 5);
+    machine.enable();
+    let mut queue = machine.create_queue(1, 64);
+    configure(&mut machine, &mut [&mut queue]);
+    let page = machine.allocate(1);
+    let before = machine.nvme.statistics();
+    let mut submitted = 0;
+    for completed in 0..commands {
+        while submitted < commands.min(completed + depth) {
+            machine.submit(&mut queue, read_command(1, submitted % 1000, 8, page, 0));
+            submitted += 1;
+        }
+        assert_eq!(machine.complete(&mut queue).status, 0);
+        std::thread::sleep(pause);
+    }
+    let after = machine.nvme.statistics();
+    Statistics {
+        doorbell_messages: after.doorbell_messages - before.doorbell_messages,
+        submission_doorbells: after.submission_doorbells - before.submission_doorbells,
+        completion_doorbells: after.completion_doorbells - before.completion_doorbells,
+        polls: after.polls - before.polls,
+        polls_in_vain: after.polls_in_vain - before.polls_in_vain,
+        ..Statistics::default()
+    }
+}
+
+#[test]
+fn a_host_that_submits_within_the_while_sends_few_doorbells() {
+    // Far longer than the pauses, so that a machine with other things to do makes no difference.
+    let poll = PollConfig::Adaptive {
+        most: Duration::from_millis(50),
+    };
+    for depth in [1, 32] {
+        let counted = count(poll, depth, 1000, Duration::from_micros(100));
+        assert!(
+            counted.submission_doorbells < 100,
+            "depth {depth}, 1000 commands: {counted:?}"
+        );
+    }
+}
+
+#[test]
+fn a_host_whose_commands_come_late_is_not_waited_for() {
+    let most = Duration::from_micros(50);
+    let counted = count(PollConfig::Adaptive { most }, 1, 100, 40 * most);
+    assert!(counted.polls <= 8, "100 commands: {counted:?}");
+    assert_eq!(counted.submission_doorbells, 100, "{counted:?}");
+}
+
+#[test]
+fn bus_mastering_may_be_switched_off_while_a_drained_queue_is_polled() {
+    let poll = PollConfig::Adaptive {
+        most: Duration::from_millis(20),
+    };
+    let mut machine = Machine::new(Config { poll, ..config() });
+    let mut queue = machine.create_queue(1, 16);
+    configure(&mut machine, &mut [&mut queue]);
+    let page = machine.allocate(1);
+    for round in 0..10 {
+        for block in 0..20 {
+            assert_eq!(
+                machine.run(&mut queue, read_command(1, block, 1, page, 0)).status,
+                0
+            );
+        }
+        let command = uvfio_core::region_index::CONFIG;
+        machine.device.write(command, 4, &2u16.to_le_bytes()).unwrap();
+        // Longer than the poll.
+        std::thread::sleep(Duration::from_millis(40));
+        assert_eq!(machine.register(reg::CSTS), 1, "round {round}: CSTS");
+        machine.device.write(command, 4, &6u16.to_le_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn without_polling_each_command_of_a_host_that_waits_is_rung_for() {
+    for poll in [PollConfig::Never, PollConfig::Adaptive { most: Duration::ZERO }] {
+        let counted = count(poll, 1, 100, Duration::from_millis(1));
+        assert_eq!(
+            (counted.submission_doorbells, counted.polls),
+            (100, 0),
+            "{counted:?}"
+        );
+    }
+}
+
+#[test]
+fn completions_are_taken_without_a_doorbell_as_long_as_there_is_room() {
+    for depth in [1, 32] {
+        let counted = count(PollConfig::default(), depth, 1000, Duration::ZERO);
+        assert_eq!(
+            counted.completion_doorbells, 0,
+            "depth {depth}, 1000 commands, a queue of 64: {counted:?}"
         );
     }
 }

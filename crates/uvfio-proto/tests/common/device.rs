@@ -3,7 +3,7 @@
 //! BAR 0 is plain registers by message. BAR 1 can be mapped whole, BAR 2 (64 bits wide) in two parts. BAR 4 holds the
 //! MSI-X table. The tests' threads are its threads: they take its [`Host`].
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -158,19 +158,20 @@ impl Device for TestDevice {
         }
     }
 
-    fn mappable(&self, bar: u8) -> Vec<Mappable<'_>> {
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
         let parts: &[(u64, u64)] = match bar {
             1 => &[(0, BAR1)],
             2 => &PARTS,
             _ => return Vec::new(),
         };
-        let memory = self.memory[usize::from(bar) - 1].as_fd();
+        let memory = self.memory[usize::from(bar) - 1].try_clone().unwrap();
+        let memory = Arc::new(memory);
         parts
             .iter()
             .map(|&(offset, bytes)| Mappable {
                 offset,
                 bytes,
-                memory,
+                memory: Arc::clone(&memory),
             })
             .collect()
     }

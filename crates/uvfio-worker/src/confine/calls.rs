@@ -111,7 +111,7 @@ pub const CALLS: &[Call] = &[
     call!(SYS_pwrite64, "the image; BAR memory of a device that is gone"),
     call!(SYS_preadv2, "taking back an eventfd without waiting"),
     call!(SYS_fdatasync, "flushing the image"),
-    call!(SYS_fallocate, "discarding blocks of the image"),
+    call!(SYS_fallocate, "discarding blocks of the image; BAR memory"),
     call!(SYS_fstat, "which file DMA memory is"),
     call!(SYS_fstatfs, "that DMA memory is shmem or hugetlbfs"),
     call!(
@@ -126,11 +126,12 @@ pub const CALLS: &[Call] = &[
                 libc::F_GETFD,
                 libc::F_GETFL,
                 libc::F_DUPFD_CLOEXEC,
-                libc::F_GET_SEALS
+                libc::F_GET_SEALS,
+                libc::F_ADD_SEALS
             ],
-            "F_GETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS"
+            "F_GETFD, F_GETFL, F_DUPFD_CLOEXEC, F_GET_SEALS, F_ADD_SEALS"
         ),
-        "what a descriptor allows; duplicates"
+        "what a descriptor allows; duplicates; the size of BAR memory stays"
     ),
     call!(
         SYS_ioctl,
@@ -162,6 +163,7 @@ pub const CALLS: &[Call] = &[
         "stacks; the heap"
     ),
     call!(SYS_munmap, "DMA memory; stacks; the heap"),
+    call!(SYS_memfd_create, "BAR memory, another for each user"),
     call!(SYS_mremap, "the heap"),
     call!(SYS_brk, "the heap"),
     call!(

@@ -46,6 +46,7 @@ pub(super) const ALL: &[Scenario] = &[
     nvme_files::SHARED_MEMORY,
     nvme_files::BY_MESSAGE,
     nvme_files::IOMMU,
+    nvme_files::MAPPED_DOORBELLS,
     nvme_verify::SCENARIO,
     nvme_hotplug::SCENARIO,
     nvme_sleep::SCENARIO,

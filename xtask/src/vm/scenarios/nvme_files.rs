@@ -8,24 +8,30 @@ use crate::vm::checks::Checks;
 pub(super) const SHARED_MEMORY: Scenario = Scenario {
     name: "nvme-files",
     about: "files on our NVMe survive function resets under load, removal and a reboot of the guest",
-    run: |context, checks| run(Reach::Shared, context, checks),
+    run: |context, checks| run(Reach::Shared, &[], context, checks),
 };
 
 pub(super) const BY_MESSAGE: Scenario = Scenario {
     name: "nvme-files-msg",
     about: "the same where guest memory is reached by message",
-    run: |context, checks| run(Reach::Messages, context, checks),
+    run: |context, checks| run(Reach::Messages, &[], context, checks),
 };
 
 pub(super) const IOMMU: Scenario = Scenario {
     name: "nvme-files-iommu",
     about: "the same behind an IOMMU of the guest's",
-    run: |context, checks| run(Reach::Iommu, context, checks),
+    run: |context, checks| run(Reach::Iommu, &[], context, checks),
 };
 
-fn run(reach: Reach, context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+pub(super) const MAPPED_DOORBELLS: Scenario = Scenario {
+    name: "nvme-files-mapped",
+    about: "the same where QEMU maps the doorbells, which are always polled",
+    run: |context, checks| run(Reach::Shared, &["poll=always"], context, checks),
+};
+
+fn run(reach: Reach, options: &[&str], context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.image()?;
-    let nvme = context.nvme(&image, &[])?;
+    let nvme = context.nvme(&image, options)?;
     let mut guest = context
         .guest_reached_by(reach)
         .attach(&nvme)

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use crate::{Function, testing};
-use uvfio_core::Device;
-use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme};
+use crate::{Function, InProcess, MapBars, testing};
+use uvfio_core::{Device, Policy, VirtualDevice};
+use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme, PollConfig};
 
 use super::controller::{Options, Waiting};
 use super::disk::{Disk, Request};
@@ -20,6 +20,8 @@ const IMAGE_BYTES: u64 = 16 << 20;
 struct Setup {
     block: u32,
     interrupts: InterruptConfig,
+    poll: PollConfig,
+    map_bars: MapBars,
     options: Options,
 }
 
@@ -28,6 +30,8 @@ impl Default for Setup {
         Self {
             block: 512,
             interrupts: InterruptConfig::MsiX,
+            poll: PollConfig::default(),
+            map_bars: MapBars::default(),
             options: short(),
         }
     }
@@ -53,17 +57,22 @@ fn over_each(setup: &Setup, test: impl Fn(&str, Disk, &File)) {
         };
         let config = Config {
             interrupts: setup.interrupts,
+            poll: setup.poll,
             ..Config::new("DRIVER-TEST", vec![namespace])
         };
         (Nvme::new(config).unwrap(), image)
     };
+    let how = crate::Options {
+        map_bars: setup.map_bars,
+    };
     let (device, image) = make();
-    let function = Function::in_process(device).unwrap();
+    let device = VirtualDevice::new(device, &Policy::default()).unwrap();
+    let function = Function::open_with(InProcess::attach(device), how).unwrap();
     test("in process", Disk::open(function, setup.options).unwrap(), &image);
 
     let (device, image) = make();
     let (socket, serving) = testing::serve(device).unwrap();
-    let function = Function::open(socket).unwrap();
+    let function = Function::open_with(socket, how).unwrap();
     test("socket", Disk::open(function, setup.options).unwrap(), &image);
     serving.wait().unwrap();
 }
@@ -180,6 +189,38 @@ fn data_are_right_when_polled() {
             check_data(over, &mut disk, image);
         });
     }
+}
+
+#[test]
+fn data_are_right_with_mapped_doorbells() {
+    for waiting in [Waiting::Interrupt, Waiting::Polled] {
+        let setup = Setup {
+            poll: PollConfig::Always,
+            options: Options { waiting, ..short() },
+            ..Setup::default()
+        };
+        over_each(&setup, |over, mut disk, image| {
+            assert!(disk.controller.has_mapped_doorbells(), "{over}");
+            assert!(!disk.controller.has_shadow(), "{over}");
+            check_data(over, &mut disk, image);
+            // The reset clears the doorbells behind the mapping.
+            disk.reset().unwrap();
+            check_data(over, &mut disk, image);
+        });
+    }
+}
+
+#[test]
+fn data_are_right_by_message_where_doorbells_could_be_mapped() {
+    let setup = Setup {
+        poll: PollConfig::Always,
+        map_bars: MapBars::Never,
+        ..Setup::default()
+    };
+    over_each(&setup, |over, mut disk, image| {
+        assert!(!disk.controller.has_mapped_doorbells(), "{over}");
+        check_data(over, &mut disk, image);
+    });
 }
 
 #[test]
