@@ -28,20 +28,6 @@ const PAGE: usize = 4096;
 /// Reads that the image has room for.
 const PAGES: u64 = 16 << 10;
 
-/// What it means that the server has no `poll=always`. Every server of this checkout should have it once one has: then
-/// this is [`Absent::Fails`].
-const POLL_ALWAYS: Absent = Absent::Fails;
-
-/// What is done where a server lacks an option.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code)] // one of the two is chosen above
-enum Absent {
-    /// A line says what was not run.
-    IsTold,
-    /// The benchmark ends with an error.
-    Fails,
-}
-
 /// One way of serving and driving.
 struct Way {
     name: &'static str,
@@ -72,17 +58,8 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     for way in WAYS {
         // A comma in a value is written twice.
         let file = image.display().to_string().replace(',', ",,");
-        let server = match Server::start(folder.path(), &format!("nvme,file={file}{}", way.option)) {
-            Ok(server) => server,
-            Err(error)
-                if POLL_ALWAYS == Absent::IsTold
-                    && format!("{error:#}").contains("has no option \"poll\"") =>
-            {
-                println!("NOT RUN: {}: this server has no poll=always", way.name);
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
+        let device = format!("nvme,file={file}{}", way.option);
+        let server = Server::start(folder.path(), &device)?;
         for depth in DEPTHS {
             measure(effort, report, &way, depth, &server, &image)?;
         }
