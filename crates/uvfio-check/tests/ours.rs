@@ -52,16 +52,18 @@ fn edu_passes_every_case() {
     );
 }
 
+/// Without the cases that need a device whose DMA the kit can command: edu.
+fn but_dma(names: Vec<&str>) -> Vec<&str> {
+    let of_dma = |name: &&str| name.starts_with("by_message.");
+    assert!(names.iter().any(of_dma), "{names:?}");
+    names.into_iter().filter(|name| !of_dma(name)).collect()
+}
+
 #[test]
 fn nvme_passes_every_case() {
     let report = check(&Ours::new(nvme(PollConfig::default())));
-    // The kit can't command its DMA.
-    let not_tried: Vec<_> = not_tried(&report)
-        .into_iter()
-        .filter(|name| !name.starts_with("by_message."))
-        .collect();
     assert_eq!(
-        not_tried,
+        but_dma(not_tried(&report)),
         [
             "version.twin_socket",
             "region_info.caps",
@@ -76,7 +78,7 @@ fn nvme_passes_every_case() {
 fn nvme_with_mapped_doorbells_passes_every_case() {
     let report = check(&Ours::new(nvme(PollConfig::Always)));
     assert_eq!(
-        not_tried(&report),
+        but_dma(not_tried(&report)),
         ["version.twin_socket", "irqs.msi"],
         "{report}"
     );
