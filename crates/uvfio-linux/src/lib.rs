@@ -4,5 +4,6 @@
 //! `/sys`: which devices there are, what holds them, how they are reset. Neither has a policy: they do what they are
 //! told, and say why where they can't.
 
+pub mod device;
 pub mod sysfs;
 pub mod vfio;
