@@ -53,7 +53,7 @@ impl Extension {
 /// IOMMU is chosen; then it is an [`AddressSpace`].
 ///
 /// Each container counts the memory that it pins by itself, against RLIMIT_MEMLOCK of the process that maps. The
-/// limit is looked at when this value is made, for a process that is confined later and can't look then.
+/// files that tell of that limit are opened when this value is made, for a process that is confined later.
 #[derive(Debug)]
 pub struct Container {
     file: OwnedFd,
