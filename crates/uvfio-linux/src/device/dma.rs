@@ -11,7 +11,7 @@ use crate::vfio::{Access, AddressSpace, Container, Result, SharedMemory, VfioErr
 /// counts it against RLIMIT_MEMLOCK of this process.
 #[derive(Debug)]
 pub(super) struct Space {
-    container: Container,
+    container: Box<dyn AddressSpace>,
     /// Asked once: it does not change while the group is in its container alone.
     usable: Vec<(u64, u64)>,
 }
@@ -28,7 +28,10 @@ impl Space {
                     .collect()
             },
         );
-        Ok(Self { container, usable })
+        Ok(Self {
+            container: Box::new(container),
+            usable,
+        })
     }
 }
 
@@ -67,6 +70,7 @@ impl Iommu for Space {
             Some(bytes) => self.container.unmap(iova, bytes),
             // All 2^64 addresses, whose number is no 64-bit number.
             None if (iova, last) == (0, u64::MAX) => self.container.unmap_all(),
+            // An empty range.
             None => Ok(0),
         };
         done.map(drop).map_err(|error| refusal(&error))
@@ -77,5 +81,102 @@ fn refusal(error: &VfioError) -> IommuError {
     IommuError {
         errno: error.errno().unwrap_or(Errno::INVAL).raw_os_error(),
         why: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd as _;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What the container was asked.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Asked {
+        Map(u64, u64, u64, Access),
+        Unmap(u64, u64),
+        UnmapAll,
+    }
+
+    #[derive(Clone, Debug, Default)]
+    struct Recorder(Arc<Mutex<Vec<Asked>>>);
+
+    impl AddressSpace for Recorder {
+        fn map(
+            &self,
+            iova: u64,
+            memory: &SharedMemory,
+            offset: u64,
+            size: u64,
+            access: Access,
+        ) -> Result<()> {
+            let first = memory.read(offset).unwrap_or_default();
+            self.0.lock().unwrap().push(Asked::Map(iova, size, first, access));
+            Ok(())
+        }
+
+        fn unmap(&self, iova: u64, size: u64) -> Result<u64> {
+            self.0.lock().unwrap().push(Asked::Unmap(iova, size));
+            Ok(size)
+        }
+
+        fn unmap_all(&self) -> Result<u64> {
+            self.0.lock().unwrap().push(Asked::UnmapAll);
+            Ok(0)
+        }
+    }
+
+    fn space() -> (Space, Recorder) {
+        let recorder = Recorder::default();
+        let space = Space {
+            container: Box::new(recorder.clone()),
+            usable: Vec::new(),
+        };
+        (space, recorder)
+    }
+
+    #[test]
+    fn unmaps_reach_as_far_as_addresses_do() {
+        let (space, recorder) = space();
+        for (iova, last) in [
+            (0x1000, 0x1fff),
+            (0x1000, u64::MAX),
+            (0, u64::MAX),
+            (0, u64::MAX - 1),
+            (2, 1),
+            (2, 0),
+        ] {
+            space.unmap(iova, last).unwrap();
+        }
+        let expected = [
+            Asked::Unmap(0x1000, 0x1000),
+            Asked::Unmap(0x1000, 0u64.wrapping_sub(0x1000)),
+            Asked::UnmapAll,
+            Asked::Unmap(0, u64::MAX),
+        ];
+        assert_eq!(*recorder.0.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_file_is_mapped_from_its_offset_with_the_access_asked_for() {
+        let (space, recorder) = space();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(0x3000).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(file.as_file(), &7_u64.to_le_bytes(), 0x1000).unwrap();
+        let map = |access, file: BorrowedFd<'_>| space.map(0x10_0000, 0x2000, access, file, 0x1000);
+        let (read, write) = (DmaAccess::READ, DmaAccess::WRITE);
+        map(read | write, file.as_file().as_fd()).unwrap();
+        map(write, file.as_file().as_fd()).unwrap();
+        let readable = File::open(file.path()).unwrap();
+        map(read, readable.as_fd()).unwrap();
+        let kinds = [Access::ReadWrite, Access::Write, Access::Read];
+        let expected = kinds.map(|kind| Asked::Map(0x10_0000, 0x2000, 7, kind));
+        assert_eq!(*recorder.0.lock().unwrap(), expected);
+
+        let error = map(write, readable.as_fd()).unwrap_err();
+        assert_eq!(error.errno, Errno::ACCESS.raw_os_error(), "{error}");
+        assert_eq!(recorder.0.lock().unwrap().len(), 3, "nothing more was asked for");
     }
 }

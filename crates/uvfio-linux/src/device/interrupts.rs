@@ -75,6 +75,14 @@ impl Interrupts {
             Err(error) if error.errno() == Some(Errno::INVAL) => Ok(0),
             Err(error) => Err(vfio(error)),
         };
+        // Whoever had the device open before may have left interrupts enabled; EINVAL where none are.
+        for irq in [Irq::Intx, Irq::Msi, Irq::Msix] {
+            if let Err(error) = device.disable(irq)
+                && error.errno() != Some(Errno::INVAL)
+            {
+                return Err(vfio(error));
+            }
+        }
         let messages = count(Irq::Msi)?.min(32) as u16;
         let vectors = count(Irq::Msix)?.min(u32::from(MAX_VECTORS)) as u16;
         let new = || {
