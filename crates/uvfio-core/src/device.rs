@@ -84,6 +84,12 @@ pub trait Device: Send + Sync {
         &[]
     }
 
+    /// Whether it can be reset at all. Where it can't, its user is refused one by request, and [`reset`](Device::reset)
+    /// fails, so that it goes `Gone` with its first user. Must not change while the device lives.
+    fn resettable(&self) -> bool {
+        true
+    }
+
     /// Resets the device. On return no DMA of before the reset is under way and none of its interrupts will
     /// still come. May take its time: accesses are answered without the device meanwhile.
     ///

@@ -187,7 +187,7 @@ impl VirtualDevice {
     /// Whether the user may ask for a reset.
     #[must_use]
     pub fn resettable(&self) -> bool {
-        true
+        self.core.device.resettable()
     }
 
     /// What region `region` is.
@@ -281,11 +281,17 @@ impl VirtualDevice {
     /// Resets the function (as by FLR), waiting at most `patience` for it to be done.
     ///
     /// # Errors
-    /// Where the device did not come back.
+    /// Where the device did not come back, or can't be reset at all.
     pub fn reset(&self, patience: Duration) -> Result<ResetProgress, DeviceError> {
         let _inside = FrontEnd::enter();
         if self.is_gone() {
             return Ok(ResetProgress::Done);
+        }
+        if !self.resettable() {
+            return Err(DeviceError {
+                device: self.name(),
+                what: "there is no way to reset it; it goes on as it is".to_owned(),
+            });
         }
         self.core.step(Input::Reset {
             kind: ResetKind::FunctionLevel,

@@ -50,6 +50,22 @@ fn a_reset_by_request_keeps_the_configuration_and_reaches_the_device() {
 }
 
 #[test]
+fn a_device_that_cannot_be_reset_refuses_its_user_a_reset_and_goes_on() {
+    let user = User::of(Recorder {
+        unresettable: true,
+        ..Recorder::default()
+    });
+    user.command(IO | MEMORY | MASTER);
+    user.device.news();
+    assert!(!user.virt.resettable());
+    let error = user.virt.reset(PATIENCE).unwrap_err();
+    assert!(error.what.contains("no way to reset"), "{error}");
+    assert_eq!(user.device.news(), [], "it is told of nothing");
+    assert!(!user.virt.is_gone());
+    assert_eq!(user.read16(common::COMMAND) & 7, IO | MEMORY | MASTER);
+}
+
+#[test]
 fn while_a_reset_takes_its_time_accesses_are_answered_without_the_device() {
     let user = User::awake();
     user.device.hold();

@@ -51,6 +51,8 @@ pub struct Recorder {
     pub on_write: Option<Answer>,
     /// In front of it.
     pub iommu: Option<Arc<dyn uvfio_core::Iommu>>,
+    /// There is no way to reset it.
+    pub unresettable: bool,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -202,6 +204,10 @@ impl Device for Recorder {
 
     fn rom(&self) -> &[u8] {
         ROM
+    }
+
+    fn resettable(&self) -> bool {
+        !self.unresettable
     }
 
     fn reset(&self, kind: ResetKind) -> Result<(), DeviceError> {

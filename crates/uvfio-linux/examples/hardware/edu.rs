@@ -7,31 +7,31 @@ use crate::owned::{Eventfds, Owned, eventually, signal};
 use crate::report::Report;
 
 // Registers, as offsets in BAR 0.
-const IDENTIFICATION: u64 = 0x00;
-const LIVENESS: u64 = 0x04;
-const FACTORIAL: u64 = 0x08;
-const STATUS: u64 = 0x20;
-const INTERRUPT_STATUS: u64 = 0x24;
-const INTERRUPT_RAISE: u64 = 0x60;
-const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
-const DMA_SOURCE: u64 = 0x80;
-const DMA_DESTINATION: u64 = 0x88;
-const DMA_COUNT: u64 = 0x90;
-const DMA_COMMAND: u64 = 0x98;
+pub(crate) const IDENTIFICATION: u64 = 0x00;
+pub(crate) const LIVENESS: u64 = 0x04;
+pub(crate) const FACTORIAL: u64 = 0x08;
+pub(crate) const STATUS: u64 = 0x20;
+pub(crate) const INTERRUPT_STATUS: u64 = 0x24;
+pub(crate) const INTERRUPT_RAISE: u64 = 0x60;
+pub(crate) const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+pub(crate) const DMA_SOURCE: u64 = 0x80;
+pub(crate) const DMA_DESTINATION: u64 = 0x88;
+pub(crate) const DMA_COUNT: u64 = 0x90;
+pub(crate) const DMA_COMMAND: u64 = 0x98;
 
-const STATUS_RAISE_WHEN_COMPUTED: u32 = 1 << 7;
-const FACTORIAL_IS_COMPUTED: u32 = 1;
-const DMA_START: u64 = 1 << 0;
-const DMA_TO_MEMORY: u64 = 1 << 1;
+pub(crate) const STATUS_RAISE_WHEN_COMPUTED: u32 = 1 << 7;
+pub(crate) const FACTORIAL_IS_COMPUTED: u32 = 1;
+pub(crate) const DMA_START: u64 = 1 << 0;
+pub(crate) const DMA_TO_MEMORY: u64 = 1 << 1;
 /// Where the device's own buffer begins in its address space.
-const BUFFER: u64 = 0x40000;
+pub(crate) const BUFFER: u64 = 0x40000;
 
 /// Where memory lies for the device, which has 28 address lines.
-const IOVA: u64 = 0x100_0000;
-const MEMORY: u64 = 0x10000;
+pub(crate) const IOVA: u64 = 0x100_0000;
+pub(crate) const MEMORY: u64 = 0x10000;
 /// Where in memory the device writes.
-const RESULT: u64 = 0x8000;
-const BYTES: u64 = 4096;
+pub(crate) const RESULT: u64 = 0x8000;
+pub(crate) const BYTES: u64 = 4096;
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     check(Owned::enabled(address)?, report)

@@ -9,20 +9,20 @@ use crate::owned::{Eventfds, Owned};
 use crate::report::Report;
 
 /// General Purpose Interrupt Enable, 8.8.18
-const GPIE: u64 = 0x1514;
-const GPIE_MULTIPLE_VECTORS: u32 = 1 << 4;
+pub(crate) const GPIE: u64 = 0x1514;
+pub(crate) const GPIE_MULTIPLE_VECTORS: u32 = 1 << 4;
 /// Extended Interrupt Cause Set, 8.8.3
-const EICS: u64 = 0x1520;
+pub(crate) const EICS: u64 = 0x1520;
 /// Extended Interrupt Mask Set, 8.8.4
-const EIMS: u64 = 0x1524;
+pub(crate) const EIMS: u64 = 0x1524;
 /// Extended Interrupt Cause Read, 8.8.1
-const EICR: u64 = 0x1580;
+pub(crate) const EICR: u64 = 0x1580;
 /// VLAN Ether Type, 8.2.8: holds what is written, and after a reset the type of both tags
-const VET: u64 = 0x0038;
-const VET_AFTER_RESET: u32 = 0x8100_8100;
+pub(crate) const VET: u64 = 0x0038;
+pub(crate) const VET_AFTER_RESET: u32 = 0x8100_8100;
 
-const FIRST: usize = 3;
-const ALL: usize = 5;
+pub(crate) const FIRST: usize = 3;
+pub(crate) const ALL: usize = 5;
 
 /// Three vectors, then two more.
 pub(crate) fn vectors(address: &str, report: &mut Report) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Owns devices through `uvfio_linux::vfio` and checks that each answers as it should.
+//! Owns devices through `uvfio_linux::vfio`, and through the virtual view over `uvfio_linux::device`, and checks that each
+//! answers as it should.
 //!
 //! It runs inside a virtual machine (`cargo xtask vm hardware`), whose devices are QEMU's, and shows what is needed to
 //! own one. It takes what to check, and the addresses of functions that vfio-pci has:
@@ -19,6 +20,10 @@ mod refusals;
 mod report;
 mod survey;
 mod token;
+mod virtual_edu;
+mod virtual_igb;
+mod virtual_nvme;
+mod virtual_view;
 mod xhci;
 
 use report::Report;
@@ -59,6 +64,10 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["held", address] => refusals::held(address, report),
         ["not-viable", address] => refusals::not_viable(address, report),
         ["viable", address] => refusals::viable(address, report),
+        ["virtual-edu", address] => virtual_edu::run(address, report),
+        ["virtual-unresettable", address] => virtual_edu::unresettable(address, report),
+        ["virtual-nvme", address, serial] => virtual_nvme::run(address, serial, report),
+        ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
         _ => bail!("usage: hardware CHECK ADDRESS, where CHECK is one of those in this file"),
     }

@@ -9,31 +9,31 @@ use crate::owned::{Eventfds, Owned, eventually, signal};
 use crate::report::Report;
 
 // Registers, 3.1.
-const CAPABILITIES: u64 = 0x00;
-const CONFIGURATION: u64 = 0x14;
-const STATUS: u64 = 0x1c;
-const ADMIN_QUEUE_ATTRIBUTES: u64 = 0x24;
-const ADMIN_SUBMISSION_QUEUE: u64 = 0x28;
-const ADMIN_COMPLETION_QUEUE: u64 = 0x30;
-const DOORBELLS: u64 = 0x1000;
+pub(crate) const CAPABILITIES: u64 = 0x00;
+pub(crate) const CONFIGURATION: u64 = 0x14;
+pub(crate) const STATUS: u64 = 0x1c;
+pub(crate) const ADMIN_QUEUE_ATTRIBUTES: u64 = 0x24;
+pub(crate) const ADMIN_SUBMISSION_QUEUE: u64 = 0x28;
+pub(crate) const ADMIN_COMPLETION_QUEUE: u64 = 0x30;
+pub(crate) const DOORBELLS: u64 = 0x1000;
 
 /// Enabled; entries of 64 and 16 bytes
-const ENABLE: u32 = 0x0046_0001;
-const READY: u32 = 1;
+pub(crate) const ENABLE: u32 = 0x0046_0001;
+pub(crate) const READY: u32 = 1;
 
 // Identify, 5.15.
-const IDENTIFY: u32 = 0x06;
-const IDENTIFY_CONTROLLER: u32 = 0x01;
-const SERIAL_NUMBER: u64 = 4;
-const SERIAL_NUMBER_BYTES: u64 = 20;
+pub(crate) const IDENTIFY: u32 = 0x06;
+pub(crate) const IDENTIFY_CONTROLLER: u32 = 0x01;
+pub(crate) const SERIAL_NUMBER: u64 = 4;
+pub(crate) const SERIAL_NUMBER_BYTES: u64 = 20;
 
 // Where things lie in the memory, which the controller finds at `IOVA`.
-const IOVA: u64 = 0x10_0000;
-const SUBMISSIONS: u64 = 0x0000;
-const COMPLETIONS: u64 = 0x1000;
-const DATA: u64 = 0x2000;
-const MEMORY: u64 = 0x3000;
-const ENTRIES: u32 = 16;
+pub(crate) const IOVA: u64 = 0x10_0000;
+pub(crate) const SUBMISSIONS: u64 = 0x0000;
+pub(crate) const COMPLETIONS: u64 = 0x1000;
+pub(crate) const DATA: u64 = 0x2000;
+pub(crate) const MEMORY: u64 = 0x3000;
+pub(crate) const ENTRIES: u32 = 16;
 
 struct Nvme {
     window: Window,

@@ -5,14 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::answer::complete;
 use super::argument::{Argument, u64_at};
 use super::error::{Asked, Result};
 use super::info::IommuInfo;
+use super::locked::LockedMemory;
 use super::memory::SharedMemory;
 use super::request::{self, Request};
 use super::rule::Rule;
@@ -54,10 +53,12 @@ impl Extension {
 /// `/dev/vfio/vfio`, opened. Groups are put into it ([`Group::set_container`](super::Group::set_container)); then its
 /// IOMMU is chosen; then it is an [`AddressSpace`].
 ///
-/// Each container counts the memory that it pins by itself, against RLIMIT_MEMLOCK of the process that maps.
+/// Each container counts the memory that it pins by itself, against RLIMIT_MEMLOCK of the process that maps. The
+/// files that tell of that limit are opened when this value is made, for a process that is confined later.
 #[derive(Debug)]
 pub struct Container {
     file: OwnedFd,
+    locked: LockedMemory,
 }
 
 impl Container {
@@ -79,7 +80,8 @@ impl Container {
 
     /// Takes a container that somebody else has opened. What is not one is refused.
     pub fn from_descriptor(file: OwnedFd) -> Result<Self> {
-        let container = Self { file };
+        let locked = LockedMemory::new();
+        let container = Self { file, locked };
         match container.api_version()? {
             sys::VFIO_API_VERSION => Ok(container),
             other => Err(asked(request::GET_API_VERSION).invalid(format!(
@@ -153,7 +155,7 @@ impl Container {
             let rule = match errno {
                 Errno::EXIST => Rule::Mapped,
                 Errno::NOSPC => Rule::TooManyMappings,
-                Errno::NOMEM => locked_memory(size),
+                Errno::NOMEM => self.locked.rule(size),
                 Errno::FAULT => Rule::NoMemory,
                 Errno::INVAL => self.why_not_mapped(iova, last, offset | size),
                 Errno::OVERFLOW => Rule::Reserved {
@@ -239,7 +241,7 @@ impl AddressSpace for Container {
         let pieces = pieces(iova, size).ok_or_else(|| about().invalid(NO_RANGE))?;
         // What takes seconds and then fails is better refused at once.
         if size > PIECE
-            && let Some(rule) = too_much_to_lock(size)
+            && let Some(rule) = self.locked.too_much(size)
         {
             return Err(about().refused(rule, Errno::NOMEM));
         }
@@ -288,32 +290,6 @@ impl AsFd for Container {
 
 fn asked(request: Request) -> Asked {
     Asked::new(request.name, "the container")
-}
-
-/// The limit of locked memory, with the numbers that go with it.
-fn locked_memory(wanted: u64) -> Rule {
-    Rule::LockedMemory {
-        wanted,
-        limit: getrlimit(Resource::Memlock).current,
-        locked: locked_now(),
-    }
-}
-
-/// The kernel's refusal, where it is certain before it is asked: this process is not exempt from the limit, and what it
-/// has locked and `wanted` are more together.
-fn too_much_to_lock(wanted: u64) -> Option<Rule> {
-    let limit = getrlimit(Resource::Memlock).current?;
-    let exempt = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    let sum = locked_now()?.checked_add(wanted);
-    (!exempt && sum.is_none_or(|sum| sum > limit)).then(|| locked_memory(wanted))
-}
-
-/// How many bytes this process has locked, as `/proc/self/status` says in KiB. A confined process may not look.
-fn locked_now() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 impl From<Container> for OwnedFd {

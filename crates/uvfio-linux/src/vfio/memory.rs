@@ -37,6 +37,20 @@ impl SharedMemory {
     /// A file that is cut short later costs this process a SIGBUS when it accesses what is gone, and makes a later
     /// mapping for a device fail; what devices have been given stays.
     pub fn of_file(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<Self> {
+        Self::of_file_allowed(file, offset, bytes, Allowed::ALL)
+    }
+
+    /// As [`of_file`](Self::of_file), for a file that may be open for reading only. Devices may then only read it, and
+    /// [`write`](Self::write) writes nothing.
+    pub fn of_file_to_read(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<Self> {
+        let allowed = Allowed {
+            read: true,
+            write: false,
+        };
+        Self::of_file_allowed(file, offset, bytes, allowed)
+    }
+
+    fn of_file_allowed(file: BorrowedFd<'_>, offset: u64, bytes: u64, allowed: Allowed) -> Result<Self> {
         let asked = || {
             Asked::new(
                 "mmap",
@@ -50,7 +64,7 @@ impl SharedMemory {
         if bytes == 0 || offset.checked_add(bytes).is_none_or(|end| end > size) {
             return Err(asked().invalid(format!("the file has {size:#x} bytes")));
         }
-        match Mapping::new(file, offset, bytes, Allowed::ALL) {
+        match Mapping::new(file, offset, bytes, allowed) {
             Ok(mapping) => Ok(Self { mapping }),
             Err(errno) => {
                 let rule = if errno == Errno::ACCESS {
@@ -123,5 +137,7 @@ mod tests {
         let readable = File::open(file.path()).unwrap();
         let error = SharedMemory::of_file(readable.as_fd(), 0, 0x1000).unwrap_err();
         assert_eq!(error.rule(), Some(&Rule::NoPermission), "{error}");
+        let memory = SharedMemory::of_file_to_read(readable.as_fd(), 0x1000, 0x2000).unwrap();
+        assert_eq!((memory.read::<u8>(0), memory.write(0, 1_u8)), (Some(0), None));
     }
 }

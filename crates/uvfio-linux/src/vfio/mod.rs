@@ -48,6 +48,7 @@ mod feature;
 mod group;
 mod info;
 mod irqs;
+mod locked;
 mod mapping;
 mod memory;
 mod region;

@@ -17,6 +17,7 @@ mod doctor;
 mod edu_msi;
 mod gone;
 mod hardware;
+mod hardware_virtual;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -56,6 +57,7 @@ pub(super) const ALL: &[Scenario] = &[
     worker_killed::SCENARIO,
     abuse::SCENARIO,
     hardware::SCENARIO,
+    hardware_virtual::SCENARIO,
     list_bind::SCENARIO,
 ];
 

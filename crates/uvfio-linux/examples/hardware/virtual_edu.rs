@@ -1,0 +1,271 @@
+//! QEMU's edu device through the virtual view: registers, DMA and where it ends, a message, one user after another.
+
+use anyhow::{Context as _, Result};
+use uvfio_core::{DmaAccess, IrqIndex};
+
+use crate::edu::{
+    BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY, FACTORIAL,
+    IDENTIFICATION, INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE, INTERRUPT_STATUS, IOVA, LIVENESS, MEMORY, RESULT,
+};
+use crate::owned::{Eventfds, eventually};
+use crate::report::Report;
+use crate::virtual_view::{BUS_MASTER, COMMAND, MEMORY as MEMORY_SPACE, MSI, User, UserMemory};
+
+const BYTES: u64 = 4096;
+/// What memory holds that must not be touched.
+const BEFORE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
+
+pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
+    let edu = Edu(User::attach(address)?);
+    let user = &edu.0;
+    report.same("it can be reset", &true, &user.virt.resettable())?;
+    user.page(&[MSI], report)?;
+    user.bars(report)?;
+    let first = user.configuration()?;
+    edu.registers(report)?;
+    let memory = edu.dma(report)?;
+    edu.msi(report)?;
+    user.notices(report)?;
+
+    user.next()?;
+    report.same(
+        "the next user finds configuration space as the first did",
+        &first,
+        &user.configuration()?,
+    )?;
+    let command = user.hardware_command()?;
+    report.same("the hardware is no bus master", &0, &(command & BUS_MASTER))?;
+    user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+    report.same(
+        "the device does not reach the first user's memory; first byte touched",
+        &None,
+        &edu.touched(&memory)?,
+    )?;
+    edu.fresh(report)?;
+    user.virt.detach()?;
+    report.same("it is there for a third", &false, &user.virt.is_gone())
+}
+
+struct Edu(User);
+
+impl Edu {
+    fn read(&self, register: u64) -> Result<u32> {
+        self.0.read(0, register)
+    }
+
+    fn write(&self, register: u64, value: u32) -> Result<()> {
+        self.0.write(0, register, value)
+    }
+
+    fn registers(&self, report: &mut Report) -> Result<()> {
+        report.same(
+            "while memory is off BAR 0 reads all ones",
+            &u32::MAX,
+            &self.read(IDENTIFICATION)?,
+        )?;
+        self.0.set_config(COMMAND, MEMORY_SPACE)?;
+        let identification = self.read(IDENTIFICATION)? & 0xffff;
+        report.same("while it is on, the identification", &0xed, &identification)?;
+        self.write(LIVENESS, 0x1234_5678)?;
+        let liveness = self.read(LIVENESS)?;
+        report.same(
+            "the liveness register inverts what was written",
+            &!0x1234_5678,
+            &liveness,
+        )?;
+        self.write(FACTORIAL, 10)?;
+        eventually("a factorial", || {
+            self.read(FACTORIAL).is_ok_and(|value| value == 3_628_800)
+        })?;
+        report.ok("the factorial is right")
+    }
+
+    /// A user's DMA from its memory and to it, and everything that stops it.
+    fn dma(&self, report: &mut Report) -> Result<UserMemory> {
+        let user = &self.0;
+        let memory = UserMemory::new(MEMORY)?;
+        let word = |at: u64| (at << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for at in (0..BYTES).step_by(8) {
+            memory.memory.write(at, word(at + 1)).context("memory")?;
+        }
+        memory.map(user, IOVA, BOTH)?;
+        let before = self.touched(&memory)?;
+        report.same(
+            "before bus master is on, nothing is touched; first byte",
+            &None,
+            &before,
+        )?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        let command = user.hardware_command()?;
+        report.same(
+            "the hardware is bus master then",
+            &BUS_MASTER,
+            &(command & BUS_MASTER),
+        )?;
+        self.transfer(IOVA, BUFFER, DMA_START)?;
+        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
+        let differs = (0..BYTES)
+            .step_by(8)
+            .find(|at| memory.memory.read(RESULT + at) != Some(word(at + 1)));
+        report.same(
+            "4096 bytes go to the device by DMA and back; first that differs",
+            &None,
+            &differs,
+        )?;
+        report.same(
+            "the device writes where it may; first byte touched",
+            &Some(0),
+            &self.touched(&memory)?,
+        )?;
+
+        user.set_config(COMMAND, MEMORY_SPACE)?;
+        report.same(
+            "bus master off stops it; first byte touched",
+            &None,
+            &self.touched(&memory)?,
+        )?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        report.same("bus master on lets it go on", &Some(0), &self.touched(&memory)?)?;
+        report.same(
+            "an unmap says how much was mapped",
+            &MEMORY,
+            &user.virt.dma_unmap(IOVA, MEMORY)?,
+        )?;
+        report.same(
+            "outside a mapping nothing is touched",
+            &None,
+            &self.touched(&memory)?,
+        )?;
+        memory.map(user, IOVA, DmaAccess::READ)?;
+        report.same(
+            "nor where the device may only read",
+            &None,
+            &self.touched(&memory)?,
+        )?;
+        // Everything, whose length is no 64-bit number.
+        report.same(
+            "everything is unmapped at once",
+            &MEMORY,
+            &user.virt.dma_unmap(0, 0)?,
+        )?;
+        memory.map(user, IOVA, BOTH)?;
+        report.same("and mapped again", &Some(0), &self.touched(&memory)?)?;
+        Ok(memory)
+    }
+
+    /// Has the device write, and returns the first byte of memory that has changed.
+    fn touched(&self, memory: &UserMemory) -> Result<Option<u64>> {
+        for at in (0..BYTES).step_by(8) {
+            memory.memory.write(RESULT + at, BEFORE).context("memory")?;
+        }
+        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
+        Ok((0..BYTES)
+            .step_by(8)
+            .find(|at| memory.memory.read(RESULT + at) != Some(BEFORE)))
+    }
+
+    fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {
+        for (register, value) in [
+            (DMA_SOURCE, from),
+            (DMA_DESTINATION, to),
+            (DMA_COUNT, BYTES),
+            (DMA_COMMAND, command),
+        ] {
+            self.0.write(0, register, value)?;
+        }
+        eventually("a DMA transfer", || {
+            self.0
+                .read::<u64>(0, DMA_COMMAND)
+                .is_ok_and(|command| command & DMA_START == 0)
+        })
+    }
+
+    fn raise(&self, value: u32) -> Result<()> {
+        self.write(INTERRUPT_RAISE, value)
+    }
+
+    fn acknowledge(&self) -> Result<u32> {
+        let status = self.read(INTERRUPT_STATUS)?;
+        self.write(INTERRUPT_ACKNOWLEDGE, status)?;
+        Ok(status)
+    }
+
+    fn msi(&self, report: &mut Report) -> Result<()> {
+        let user = &self.0;
+        report.same(
+            "there is one MSI message",
+            &1,
+            &user.virt.irq_info(IrqIndex::Msi as u32)?.count,
+        )?;
+        let eventfds = Eventfds::new(1)?;
+        user.signal(IrqIndex::Msi, &eventfds)?;
+        self.raise(0x100)?;
+        report.same(
+            "a message that edu raises comes once",
+            &vec![(0, 1)],
+            &eventfds.after(0)?,
+        )?;
+        report.same("edu says what it raised", &0x100, &self.acknowledge()?)?;
+        let control = user.capability(MSI)? + 2;
+        let enabled: u16 = user.config(control)?;
+        report.same("MSI reads enabled", &1, &(enabled & 1))?;
+        user.set_config(control, enabled & !1)?;
+        self.raise(0x200)?;
+        report.same(
+            "disabled in configuration space it comes no more",
+            &vec![],
+            &eventfds.quiet()?,
+        )?;
+        self.acknowledge()?;
+        user.set_config(control, enabled)?;
+        eventfds.quiet()?;
+        self.raise(0x400)?;
+        report.same("enabled there it comes again", &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        user.reset()?;
+        self.raise(0x800)?;
+        report.same("and after a reset, too", &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        Ok(())
+    }
+
+    /// A second user does what the first did.
+    fn fresh(&self, report: &mut Report) -> Result<()> {
+        let memory = UserMemory::new(MEMORY)?;
+        memory.map(&self.0, IOVA, BOTH)?;
+        report.same(
+            "the next user's own memory is reached",
+            &Some(0),
+            &self.touched(&memory)?,
+        )?;
+        let eventfds = Eventfds::new(1)?;
+        self.0.signal(IrqIndex::Msi, &eventfds)?;
+        self.raise(0x100)?;
+        report.same("and its eventfd signalled", &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        Ok(())
+    }
+}
+
+/// A function that the kernel can't reset.
+pub(crate) fn unresettable(address: &str, report: &mut Report) -> Result<()> {
+    let user = User::attach(address)?;
+    user.page(&[], report)?;
+    user.bars(report)?;
+    report.same("it can't be reset", &false, &user.virt.resettable())?;
+    match user.reset() {
+        Ok(()) => report.fail("a reset by request: expected a refusal got success")?,
+        Err(error) => {
+            report.ok(&format!("a reset by request: {error}"))?;
+            report.same("after which the device goes on", &false, &user.virt.is_gone())?;
+        }
+    }
+    match user.virt.detach() {
+        Ok(()) => report.fail("its user leaves: expected a refusal got success"),
+        Err(error) => {
+            report.ok(&format!("its user leaves: {error}"))?;
+            report.same("and there is no second", &true, &user.virt.is_gone())
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A user of the virtual view: a function behind [`Hardware`] and a virtual device, as a front end would have it; and what
+//! is checked of every function.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::fs::{MemfdFlags, SealFlags};
+use uvfio_core::{
+    Backing, DmaAccess, DmaMap, IrqAction, IrqData, IrqIndex, Policy, SetIrqs, VirtualDevice, region_index,
+};
+use uvfio_linux::device::{Hardware, Parts};
+use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
+
+use crate::owned::{Eventfds, Function, Owned};
+use crate::report::Report;
+
+// Configuration space (PCI Local Bus 3.0, 6.1).
+pub(crate) const COMMAND: u64 = 0x04;
+pub(crate) const MEMORY: u16 = 1 << 1;
+pub(crate) const BUS_MASTER: u16 = 1 << 2;
+const BAR0: u64 = 0x10;
+const CAPABILITIES: u64 = 0x34;
+const INTERRUPT_PIN: u64 = 0x3d;
+/// Vendor and device, revision and class, subsystem: (offset, bytes)
+const IDENTITY: [(u64, usize); 3] = [(0x00, 4), (0x08, 4), (0x2c, 4)];
+
+// Capabilities.
+pub(crate) const POWER: u8 = 0x01;
+pub(crate) const MSI: u8 = 0x05;
+pub(crate) const MSIX: u8 = 0x11;
+pub(crate) const EXPRESS: u8 = 0x10;
+/// What may be shown, with the bytes that each has: MSI's with a 64-bit address, whose mask bits are 0 as yet
+const SHOWN: [(u8, u64); 5] = [(POWER, 8), (MSI, 14), (MSIX, 12), (EXPRESS, 60), (0x13, 6)];
+
+// PCI Express capability (PCI Express Base 5.0, 7.5.3).
+const DEVICE_CONTROL: u64 = 0x08;
+const INITIATE_FLR: u16 = 1 << 15;
+const DEVICE_STATUS: u64 = 0x0a;
+const TRANSACTIONS_PENDING: u16 = 1 << 5;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A function's user, and the function.
+pub(crate) struct User {
+    pub(crate) virt: Arc<VirtualDevice>,
+    pub(crate) device: DeviceFile,
+    /// Configuration space of the hardware, before anybody was there
+    hardware: Vec<u8>,
+    function: Function,
+}
+
+impl User {
+    /// Opens a function, makes a virtual device of it, and attaches its first user.
+    pub(crate) fn attach(address: &str) -> Result<Self> {
+        let Owned {
+            device,
+            container,
+            group,
+            function,
+        } = Owned::open(address)?;
+        let config = device.config()?;
+        let mut hardware = vec![0; usize::try_from(config.info().size)?];
+        config.read(0, &mut hardware)?;
+        let parts = Parts {
+            name: address.to_owned(),
+            container,
+            group,
+            device: device.clone(),
+        };
+        let virt = VirtualDevice::new(Hardware::new(parts)?, &Policy::default())?;
+        virt.attach(None);
+        Ok(Self {
+            virt,
+            device,
+            hardware,
+            function,
+        })
+    }
+
+    /// The user leaves, and the next one comes.
+    pub(crate) fn next(&self) -> Result<()> {
+        self.virt.detach()?;
+        self.virt.attach(None);
+        Ok(())
+    }
+
+    pub(crate) fn read<W: Word>(&self, region: u32, offset: u64) -> Result<W> {
+        let mut bytes = [0; 8];
+        self.virt.read(region, offset, &mut bytes[..W::BYTES])?;
+        Ok(W::from_u64(u64::from_le_bytes(bytes)))
+    }
+
+    pub(crate) fn write<W: Word>(&self, region: u32, offset: u64, value: W) -> Result<()> {
+        let bytes = value.to_u64().to_le_bytes();
+        Ok(self.virt.write(region, offset, &bytes[..W::BYTES])?)
+    }
+
+    pub(crate) fn config<W: Word>(&self, offset: u64) -> Result<W> {
+        self.read(region_index::CONFIG, offset)
+    }
+
+    pub(crate) fn set_config<W: Word>(&self, offset: u64, value: W) -> Result<()> {
+        self.write(region_index::CONFIG, offset, value)
+    }
+
+    /// All of configuration space.
+    pub(crate) fn configuration(&self) -> Result<Vec<u8>> {
+        let bytes = self.virt.region_info(region_index::CONFIG)?.bytes;
+        let mut page = vec![0; usize::try_from(bytes)?];
+        self.virt.read(region_index::CONFIG, 0, &mut page)?;
+        Ok(page)
+    }
+
+    /// COMMAND as the hardware has it.
+    pub(crate) fn hardware_command(&self) -> Result<u16> {
+        Ok(self.device.config()?.read_word(COMMAND)?)
+    }
+
+    /// Where a capability is.
+    pub(crate) fn capability(&self, id: u8) -> Result<u64> {
+        let found = self.capabilities()?.into_iter().find(|(_, found)| *found == id);
+        found
+            .map(|(at, _)| at)
+            .with_context(|| format!("capability {id:#x} is not shown"))
+    }
+
+    /// The capabilities that are shown: (offset, ID) each.
+    fn capabilities(&self) -> Result<Vec<(u64, u8)>> {
+        let mut found = Vec::new();
+        let mut at = u64::from(self.config::<u8>(CAPABILITIES)?);
+        while at != 0 && found.len() < 48 {
+            found.push((at, self.config(at)?));
+            at = u64::from(self.config::<u8>(at + 1)?);
+        }
+        Ok(found)
+    }
+
+    /// Has an interrupt's vectors, from the first on, signal the user's eventfds.
+    pub(crate) fn signal(&self, index: IrqIndex, eventfds: &Eventfds) -> Result<()> {
+        let files = eventfds.all();
+        let mut own = Vec::new();
+        for file in files.into_iter().flatten() {
+            own.push(Some(file.try_clone_to_owned()?));
+        }
+        Ok(self.virt.set_irqs(SetIrqs {
+            index: index as u32,
+            start: 0,
+            count: u32::try_from(own.len())?,
+            action: IrqAction::Trigger,
+            data: IrqData::EventFd(own),
+        })?)
+    }
+
+    /// Sizes each BAR as software does, by writing ones, and compares with what sysfs says of the function.
+    pub(crate) fn bars(&self, report: &mut Report) -> Result<()> {
+        let resource = self.function.text("resource")?;
+        let mut expected = Vec::new();
+        for line in resource.lines().take(6) {
+            let mut numbers = line.split_whitespace().map(|word| {
+                let digits = word.strip_prefix("0x").unwrap_or(word);
+                u64::from_str_radix(digits, 16)
+            });
+            let first = numbers.next().context("a first address")??;
+            let last = numbers.next().context("a last address")??;
+            expected.push(if last == 0 { 0 } else { last - first + 1 });
+        }
+        let mut sizes = vec![0; 6];
+        let mut bar = 0;
+        while bar < 6 {
+            let at = BAR0 + 4 * bar;
+            self.set_config(at, u32::MAX)?;
+            let low: u32 = self.config(at)?;
+            self.set_config(at, 0_u32)?;
+            let wide = low & 7 == 4;
+            let high = if wide {
+                self.set_config(at + 4, u32::MAX)?;
+                let high: u32 = self.config(at + 4)?;
+                self.set_config(at + 4, 0_u32)?;
+                high
+            } else {
+                u32::MAX
+            };
+            let flags = if low & 1 == 1 { 3 } else { 0xf };
+            let mask = u64::from(high) << 32 | u64::from(low & !flags);
+            if low != 0 {
+                sizes[usize::try_from(bar)?] = (!mask).wrapping_add(1);
+            }
+            bar += if wide { 2 } else { 1 };
+        }
+        report.same("BARs sized by ones are as large as sysfs says", &expected, &sizes)
+    }
+
+    /// Identity as the hardware's, and nothing shown but what is declared.
+    pub(crate) fn page(&self, ids: &[u8], report: &mut Report) -> Result<()> {
+        let page = self.configuration()?;
+        for (at, bytes) in IDENTITY {
+            let at = usize::try_from(at)?;
+            let of = |page: &[u8]| page[at..at + bytes].to_vec();
+            let what = format!(
+                "registers {at:#04x} to {:#04x} are the hardware's",
+                at + bytes - 1
+            );
+            report.same(&what, &of(&self.hardware), &of(&page))?;
+        }
+        report.same(
+            "there is no interrupt pin",
+            &0,
+            &self.config::<u8>(INTERRUPT_PIN)?,
+        )?;
+        let capabilities = self.capabilities()?;
+        let shown: Vec<u8> = capabilities.iter().map(|(_, id)| *id).collect();
+        report.same("these capabilities are shown", &ids.to_vec(), &shown)?;
+        let covered = |at: u64| {
+            capabilities.iter().any(|(start, id)| {
+                let bytes = SHOWN
+                    .iter()
+                    .find(|(shown, _)| shown == id)
+                    .map_or(0, |shown| shown.1);
+                (*start..start + bytes).contains(&at)
+            })
+        };
+        let not_zero: Vec<(u64, u8)> = (0..)
+            .zip(page)
+            .skip(0x40)
+            .filter(|(at, byte)| *byte != 0 && !covered(*at))
+            .collect();
+        report.same("every byte outside them is 0", &Vec::new(), &not_zero)
+    }
+
+    /// What the kernel asks of the owner comes to the user; signalled as the kernel would.
+    pub(crate) fn notices(&self, report: &mut Report) -> Result<()> {
+        for (index, irq, what) in [
+            (
+                IrqIndex::Req,
+                Irq::Request,
+                "the kernel's wish to have the device back comes to the user",
+            ),
+            (
+                IrqIndex::Err,
+                Irq::Error,
+                "an error that the device reports comes to the user",
+            ),
+        ] {
+            if self.device.irq(irq)?.count == 0 {
+                continue;
+            }
+            let eventfds = Eventfds::new(1)?;
+            self.signal(index, &eventfds)?;
+            self.device.trigger(irq, 0..1)?;
+            report.same(what, &vec![(0, 1)], &eventfds.after(0)?)?;
+        }
+        Ok(())
+    }
+
+    /// Resets the function by its PCI Express capability, and waits as a driver does.
+    pub(crate) fn function_level_reset(&self) -> Result<()> {
+        let express = self.capability(EXPRESS)?;
+        let control: u16 = self.config(express + DEVICE_CONTROL)?;
+        self.set_config(express + DEVICE_CONTROL, control | INITIATE_FLR)?;
+        crate::owned::eventually("a function level reset", || {
+            self.config::<u16>(express + DEVICE_STATUS)
+                .is_ok_and(|status| status & TRANSACTIONS_PENDING == 0)
+        })
+    }
+
+    /// Resets the function by request.
+    pub(crate) fn reset(&self) -> Result<()> {
+        let progress = self.virt.reset(PATIENCE)?;
+        let done = progress == uvfio_core::ResetProgress::Done;
+        done.then_some(())
+            .ok_or_else(|| anyhow!("a reset takes longer than {PATIENCE:?}"))
+    }
+}
+
+/// A user's memory: a file, and its mapping here.
+pub(crate) struct UserMemory {
+    file: OwnedFd,
+    pub(crate) memory: SharedMemory,
+}
+
+impl UserMemory {
+    pub(crate) fn new(bytes: u64) -> Result<Self> {
+        let file = rustix::fs::memfd_create("user", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&file, bytes)?;
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK)?;
+        let memory = SharedMemory::of_file(file.as_fd(), 0, bytes)?;
+        Ok(Self { file, memory })
+    }
+
+    /// Has the user's device reach all of it.
+    pub(crate) fn map(&self, user: &User, iova: u64, access: DmaAccess) -> Result<()> {
+        Ok(user.virt.dma_map(DmaMap {
+            iova,
+            bytes: self.memory.bytes(),
+            access,
+            backing: Some(Backing {
+                file: self.file.try_clone()?,
+                offset: 0,
+            }),
+        })?)
+    }
+}

@@ -1,0 +1,260 @@
+//! From what the hardware says of itself to what its user is shown: a blueprint, from bytes that are not believed.
+//!
+//! Shown are the identity, the BARs, and five capabilities: power management, MSI, MSI-X, PCI Express and advanced
+//! features. Everything else is hidden, the extended capabilities and the expansion ROM too. The interrupt pin is not
+//! shown: the kernel masks INTx when it signals it, and a device is not told when its user unmasks it.
+
+use uvfio_pci::chain::{self, Finding, Found, Item};
+use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
+use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, View};
+
+use super::error::{BarRule, Lie};
+
+/// Bytes of conventional configuration space, where all that is shown stands.
+pub(super) const PAGE: usize = 256;
+
+/// What is known of the hardware.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<'a> {
+    /// The first [`PAGE`] bytes of configuration space.
+    pub(super) page: &'a [u8],
+    /// Bytes of each BAR's region; 0: there is none.
+    pub(super) bars: [u64; 6],
+    /// MSI messages that the kernel grants.
+    pub(super) messages: u8,
+    /// MSI-X vectors that the kernel grants.
+    pub(super) vectors: u16,
+    /// Whether the kernel can reset it.
+    pub(super) resettable: bool,
+}
+
+/// What is declared, and where in the hardware's configuration space its structures are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Declared {
+    identity: Identity,
+    bars: [Bar; 6],
+    capabilities: Vec<Capability<'static>>,
+    /// The power management structure.
+    pub(super) power: Option<u16>,
+    /// The PCI Express structure.
+    pub(super) express: Option<u16>,
+    /// The advanced features.
+    pub(super) advanced: Option<u16>,
+    /// What is wrong with the chain and does not matter, for the log.
+    pub(super) oddities: Vec<Finding>,
+}
+
+impl Declared {
+    /// Makes a blueprint of what was seen.
+    pub(super) fn new(seen: &Seen<'_>) -> Result<Self, Lie> {
+        let page = seen.page;
+        if page.len() < PAGE {
+            return Err(Lie::Short {
+                bytes: page.len() as u64,
+            });
+        }
+        let mut declared = Self {
+            identity: identity(page),
+            bars: [Bar::None; 6],
+            capabilities: Vec::new(),
+            power: None,
+            express: None,
+            advanced: None,
+            oddities: Vec::new(),
+        };
+        declared.walk(seen)?;
+        let layout = value(page, 0, &header::HEADER_LAYOUT) as u8;
+        if layout != 0 {
+            return Err(Lie::Header { layout });
+        }
+        declared.bars = bars(page, &seen.bars)?;
+        Layout::compile(&declared.blueprint(), View::Virtual).map_err(Lie::Blueprint)?;
+        Ok(declared)
+    }
+
+    pub(super) fn blueprint(&self) -> Blueprint<'_> {
+        Blueprint {
+            identity: self.identity,
+            bars: self.bars,
+            rom_bytes: 0,
+            capabilities: &self.capabilities,
+            extended: &[],
+        }
+    }
+
+    /// The kinds of BARs, by number.
+    pub(super) fn bars(&self) -> &[Bar; 6] {
+        &self.bars
+    }
+
+    /// Goes along the capability chain. What is wrong with a structure that is not shown does not matter.
+    fn walk(&mut self, seen: &Seen<'_>) -> Result<(), Lie> {
+        // The extended chain is not looked at: nothing of it is shown.
+        for item in chain::walk(seen.page.get(..PAGE).unwrap_or_default()) {
+            match item {
+                Item::Capability(found) => self.take(seen, &found)?,
+                Item::Finding(
+                    finding @ (Finding::Unaligned { .. }
+                    | Finding::Overlap { .. }
+                    | Finding::PastEnd { .. }
+                    | Finding::TooShort { .. }
+                    | Finding::Duplicate { .. }
+                    | Finding::NoPlace { .. }),
+                ) => self.oddities.push(finding),
+                Item::Finding(finding) => return Err(Lie::Chain(finding)),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, seen: &Seen<'_>, found: &Found<'_>) -> Result<(), Lie> {
+        let value = |field: &Field| value(found.bytes, 0, field);
+        let whole = |what| {
+            let at = found.offset;
+            found.whole.then_some(()).ok_or(Lie::Cut { what, at })
+        };
+        match u8::try_from(found.id) {
+            Ok(power::ID) => {
+                whole("the power management capability")?;
+                self.power = Some(found.offset);
+                self.capabilities.push(Capability::PowerManagement {
+                    no_soft_reset: value(&power::NO_SOFT_RESET) != 0,
+                });
+            }
+            Ok(msi::ID) => {
+                whole("the MSI capability")?;
+                let capable = 1_u8.checked_shl(value(&msi::CAPABLE)).unwrap_or_default();
+                let messages = seen.messages.min(capable);
+                if messages > 0 {
+                    self.capabilities.push(Capability::Msi {
+                        // The largest power of two among what is granted.
+                        messages: 1 << messages.ilog2(),
+                        wide: value(&msi::WIDE) != 0,
+                        maskable: value(&msi::MASKABLE) != 0,
+                    });
+                }
+            }
+            Ok(msix::ID) => {
+                whole("the MSI-X capability")?;
+                let vectors = seen.vectors.min(value(&msix::SIZE) as u16 + 1);
+                let span = |bar, offset: &Field| BarSpan {
+                    bar: value(bar) as u8,
+                    offset: value(offset) << offset.lsb,
+                };
+                if vectors > 0 {
+                    self.capabilities.push(Capability::MsiX {
+                        vectors,
+                        table: span(&msix::TABLE_BAR, &msix::TABLE_OFFSET),
+                        pba: span(&msix::PBA_BAR, &msix::PBA_OFFSET),
+                    });
+                }
+            }
+            Ok(express::ID) => {
+                whole("the PCI Express capability")?;
+                self.express = Some(found.offset);
+                self.capabilities.push(Capability::Express {
+                    flr: seen.resettable && value(&express::FLR_CAPABLE) != 0,
+                    integrated: !express::has_link(value(&express::TYPE)),
+                });
+            }
+            Ok(advanced::ID) => {
+                whole("the advanced features capability")?;
+                self.advanced = Some(found.offset);
+                if seen.resettable && value(&advanced::FLR_CAPABLE) != 0 {
+                    self.capabilities.push(Capability::AdvancedFeatures);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn identity(page: &[u8]) -> Identity {
+    let value = |field| value(page, 0, field);
+    Identity {
+        vendor: value(&header::VENDOR) as u16,
+        device: value(&header::DEVICE) as u16,
+        revision: value(&header::REVISION) as u8,
+        class: [&header::BASE_CLASS, &header::SUBCLASS, &header::INTERFACE].map(|field| value(field) as u8),
+        subsystem_vendor: value(&header::SUBSYSTEM_VENDOR) as u16,
+        subsystem: value(&header::SUBSYSTEM) as u16,
+        interrupt_pin: 0,
+    }
+}
+
+/// The BARs: how large they are is the kernel's word, what they are the registers'.
+fn bars(page: &[u8], sizes: &[u64; 6]) -> Result<[Bar; 6], Lie> {
+    let mut bars = [Bar::None; 6];
+    let mut upper_half = false;
+    for ((n, bar), bytes) in (0_u8..).zip(&mut bars).zip(*sizes) {
+        let register = header::BAR0 + 4 * u16::from(n);
+        let lie = |rule| Lie::Bar {
+            bar: n,
+            register,
+            rule,
+        };
+        if std::mem::take(&mut upper_half) {
+            if bytes != 0 {
+                return Err(lie(BarRule::UpperHalf { bytes }));
+            }
+            continue;
+        }
+        *bar = one_bar(page, register, bytes).map_err(lie)?;
+        upper_half = matches!(bar, Bar::Memory64 { .. });
+        if upper_half && n == 5 {
+            return Err(lie(BarRule::NoUpperHalf));
+        }
+    }
+    Ok(bars)
+}
+
+fn one_bar(page: &[u8], register: u16, bytes: u64) -> Result<Bar, BarRule> {
+    let value = |field| value(page, register, field);
+    if bytes == 0 {
+        return Ok(Bar::None);
+    }
+    if !bytes.is_power_of_two() {
+        return Err(BarRule::NoPowerOfTwo { bytes });
+    }
+    let within = |kind, least: u64, most: u64| {
+        let wrong = BarRule::Size {
+            bytes,
+            kind,
+            least,
+            most,
+        };
+        (least..=most).contains(&bytes).then_some(()).ok_or(wrong)
+    };
+    if value(&header::SPACE) != 0 {
+        within("an I/O BAR", 4, 256)?;
+        return Ok(Bar::Io { bytes: bytes as u32 });
+    }
+    let prefetchable = value(&header::PREFETCHABLE) != 0;
+    match value(&header::BAR_TYPE) {
+        2 => {
+            within("a 64-bit memory BAR", 16, 1 << 63)?;
+            Ok(Bar::Memory64 { bytes, prefetchable })
+        }
+        // Type 1 meant a 32-bit address below 1 MiB; no driver can tell them apart in a virtual device.
+        0 | 1 => {
+            within("a 32-bit memory BAR", 16, 1 << 31)?;
+            Ok(Bar::Memory32 {
+                bytes: bytes as u32,
+                prefetchable,
+            })
+        }
+        kind => Err(BarRule::Reserved { kind }),
+    }
+}
+
+/// A field of the structure at byte `at` of `bytes`; 0 where it is not there.
+fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
+    let start = usize::from(at) + usize::from(field.register);
+    let register = bytes.get(start..start + usize::from(field.bytes));
+    let little = register.unwrap_or_default().iter().rev();
+    field.extract(little.fold(0, |value, byte| value << 8 | u32::from(*byte)))
+}
+
+#[cfg(test)]
+mod tests;

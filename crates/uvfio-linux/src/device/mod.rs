@@ -1,0 +1,260 @@
+//! A PCI function that exists, as a [`uvfio_core::Device`]: what a user of the virtual view reaches through it.
+//!
+//! ```text
+//! Hardware           the calls of the virtual device, and what may happen when
+//!   declare          the blueprint, out of bytes that are not believed
+//!   registers        the hardware's own COMMAND and power state; whether it is as it was
+//!   reset            resets, power states, and the quiet between users
+//!   interrupts       eventfds that the kernel signals, and the thread that tells the model
+//!   dma              the container as the user's address space
+//! ```
+//!
+//! Configuration space is the model's: of the hardware's registers only COMMAND and the power state are ever written, and
+//! only with what the model says. BARs are reached by a call of the kernel for each access, the registers of the MSI-X
+//! table not at all. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
+//!
+//! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
+//! the user gave, `poll`, and requests of VFIO to the descriptors that it was made of. So the process can be confined.
+//! The requests are `VFIO_DEVICE_SET_IRQS` and `VFIO_DEVICE_RESET`, after a refusal `VFIO_DEVICE_GET_IRQ_INFO`, and of the
+//! container `VFIO_IOMMU_MAP_DMA`, `VFIO_IOMMU_UNMAP_DMA`, `VFIO_CHECK_EXTENSION` and `VFIO_IOMMU_GET_INFO`.
+
+mod declare;
+mod dma;
+mod error;
+mod interrupts;
+mod registers;
+mod reset;
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use uvfio_core::{Device, DeviceError, Host, Iommu, Width};
+use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
+
+use self::declare::{Declared, PAGE, Seen};
+use self::dma::Space;
+pub use self::error::{BarRule, HardwareError, Lie};
+use self::interrupts::Interrupts;
+use self::registers::{Held, Registers};
+use self::reset::Wanted;
+use crate::vfio::{Container, DeviceFile, Group, Region, VfioError};
+
+/// What a [`Hardware`] is made of; all of it open, by whomever.
+#[derive(Debug)]
+pub struct Parts {
+    /// The device's name, as on the command line.
+    pub name: String,
+    /// The container that the group is in, its IOMMU chosen.
+    pub container: Container,
+    /// The function's IOMMU group.
+    pub group: Group,
+    /// The function.
+    pub device: DeviceFile,
+}
+
+/// A PCI function that exists, for one user after another.
+///
+/// What its user is shown: identity, BARs, power management, MSI with as many messages as the kernel granted at a trial,
+/// MSI-X with as many vectors (256 at most), PCI Express, advanced features. There is no INTx (the interrupt pin is 0), no
+/// expansion ROM, and nothing else of its configuration space.
+#[derive(Debug)]
+pub struct Hardware {
+    name: &'static str,
+    declared: Declared,
+    bars: [Option<Region>; 6],
+    registers: Registers,
+    /// What the registers held when it was quiet.
+    quiet: Held,
+    interrupts: Interrupts,
+    wanted: Mutex<Wanted>,
+    resettable: bool,
+    /// A failed access has been noted in the log.
+    noted: AtomicBool,
+    device: DeviceFile,
+    iommu: Arc<Space>,
+    /// Closed last: without it the device would lose its IOMMU.
+    _group: Group,
+}
+
+impl Hardware {
+    /// Takes a function over: bus mastering off, no interrupts, no mappings, reset where it can be, and compared with
+    /// what it was before. Where it can't be reset ([`resettable`](Device::resettable)) that is in the log: whatever the
+    /// last user left in it is there.
+    ///
+    /// It takes as long as the reset, which may be seconds. For the life of the process it keeps a copy of the name.
+    ///
+    /// # Errors
+    /// Where the kernel refuses something, what the device says of itself cannot be true, or the reset changed it.
+    pub fn new(parts: Parts) -> Result<Arc<Self>, HardwareError> {
+        let Parts {
+            name,
+            container,
+            group,
+            device,
+        } = parts;
+        let vfio = |source| HardwareError::Vfio {
+            device: name.clone(),
+            source,
+        };
+        let lies = |lie| HardwareError::Lie {
+            device: name.clone(),
+            lie,
+        };
+        let config = device.config().map_err(vfio)?;
+        let mut page = [0; PAGE];
+        if config.info().size < page.len() as u64 {
+            let bytes = config.info().size;
+            return Err(lies(Lie::Short { bytes }));
+        }
+        config.read(0, &mut page).map_err(vfio)?;
+        let resettable = device.info().map_err(vfio)?.reset;
+        let bars = bars(&device).map_err(vfio)?;
+        let (interrupts, granted) = Interrupts::new(&device)?;
+        let declared = Declared::new(&Seen {
+            page: &page,
+            bars: std::array::from_fn(|n| bars[n].as_ref().map_or(0, |region| region.info().size)),
+            messages: granted.messages,
+            vectors: granted.vectors,
+            resettable,
+        })
+        .map_err(lies)?;
+        for finding in &declared.oddities {
+            tracing::warn!(device = name, %finding, "the capability chain is odd, which nobody will see");
+        }
+        let registers = Registers::new(Box::new(config), &declared);
+        registers.set_power(PowerState::D0).map_err(vfio)?;
+        registers.set_command(false).map_err(vfio)?;
+        let quiet = registers.held().map_err(vfio)?;
+        let hardware = Self {
+            name: name.clone().leak(),
+            declared,
+            bars,
+            registers,
+            quiet,
+            interrupts,
+            wanted: Mutex::default(),
+            resettable,
+            noted: AtomicBool::new(false),
+            device,
+            iommu: Arc::new(Space::new(container).map_err(vfio)?),
+            _group: group,
+        };
+        if resettable {
+            let reset = hardware.reset(ResetKind::Conventional);
+            reset.map_err(|DeviceError { what: why, .. }| HardwareError::Reset { device: name, why })?;
+        } else {
+            tracing::warn!(
+                device = name,
+                "the kernel has no way to reset it: it gets one user, and no second"
+            );
+        }
+        Ok(Arc::new(hardware))
+    }
+
+    /// Says once that an access of a BAR failed: a device that is off or gone would fill the log.
+    fn note(&self, error: &VfioError) {
+        if !self.noted.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                device = self.name, %error,
+                "an access failed; this one and others that fail read all ones, without another word"
+            );
+        }
+    }
+
+    fn region(&self, bar: u8) -> Option<&Region> {
+        self.bars.get(usize::from(bar))?.as_ref()
+    }
+
+    fn failure(&self, what: &dyn Display) -> DeviceError {
+        DeviceError {
+            device: self.name,
+            what: what.to_string(),
+        }
+    }
+}
+
+impl Device for Hardware {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn blueprint(&self) -> Blueprint<'_> {
+        self.declared.blueprint()
+    }
+
+    fn attach(&self, host: Host) {
+        // It is quiet and reset: `new` or the last user's detach has seen to that, and could wait for it.
+        self.noted.store(false, Ordering::Relaxed);
+        self.interrupts.attach(host);
+    }
+
+    fn detach(&self) {
+        self.leave();
+        self.interrupts.detach();
+    }
+
+    fn read(&self, bar: u8, offset: u64, width: Width) -> u64 {
+        let mut bytes = [0; 8];
+        let wanted = bytes.get_mut(..width as usize).unwrap_or_default();
+        let Some(region) = self.region(bar) else {
+            return u64::MAX;
+        };
+        match region.read(offset, wanted) {
+            Ok(()) => u64::from_le_bytes(bytes),
+            Err(error) => {
+                self.note(&error);
+                u64::MAX
+            }
+        }
+    }
+
+    fn write(&self, bar: u8, offset: u64, width: Width, value: u64) {
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..width as usize).unwrap_or_default();
+        if let Some(region) = self.region(bar)
+            && let Err(error) = region.write(offset, bytes)
+        {
+            self.note(&error);
+        }
+    }
+
+    /// Whether the kernel can reset it. A function that it can't is no user's after its first one: its
+    /// [`reset`](Device::reset) fails.
+    fn resettable(&self) -> bool {
+        self.resettable
+    }
+
+    fn reset(&self, kind: ResetKind) -> Result<(), DeviceError> {
+        self.reset_hardware(kind)
+    }
+
+    fn power(&self, _from: PowerState, to: PowerState) -> Result<(), DeviceError> {
+        let changed = self.change_power(to);
+        // The kernel puts COMMAND back that it saved on the way down.
+        self.again();
+        changed
+    }
+
+    fn interrupts_changed(&self, mode: InterruptMode) {
+        self.want_interrupts(mode);
+    }
+
+    fn iommu(&self) -> Option<Arc<dyn Iommu>> {
+        Some(self.iommu.clone())
+    }
+
+    fn bus_master_changed(&self, on: bool) {
+        self.want_bus_master(on);
+    }
+}
+
+/// The regions of the BARs that are there.
+fn bars(device: &DeviceFile) -> Result<[Option<Region>; 6], VfioError> {
+    let mut bars = [const { None }; 6];
+    for (index, bar) in (0..).zip(&mut bars) {
+        let region = device.region(index)?;
+        *bar = (region.info().size > 0).then_some(region);
+    }
+    Ok(bars)
+}
