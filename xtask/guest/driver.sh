@@ -93,3 +93,32 @@ driver_killed() {
     runs "the next driver can use what a killed one had" nvme "$address" --reads=10
     printed "Interrupt, depth  1: .* reads of 4 KiB a second"
 }
+
+# driver_promises VENDOR:DEVICE WHAT...: what the library promises of any function, tried on this one.
+driver_promises() {
+    vfio_owns "$1" || return 1
+    shift
+    for promise in "$@"; do
+        promises "$address" "$promise" >/tmp/printed 2>&1
+        status=$?
+        cat /tmp/printed
+        sed 's/^/UVFIO /' /tmp/printed >&3
+        # A program that a signal has ended has printed no failure.
+        same "the checks of $promise end with success" 0 "$status"
+    done
+}
+
+# driver_events VENDOR:DEVICE: a driver hears of an error, which the host has the function report, and of the wish to
+# have the function back, which an unbind is.
+driver_events() {
+    vfio_owns "$1" || return 1
+    promises "$address" events >/tmp/printed 2>&1 &
+    check "errors can be told" eventually 30 grep -qx "note waiting, errors told" /tmp/printed
+    note inject
+    check "the driver hears of an error" eventually 30 grep -qx "note error" /tmp/printed
+    check "the function is taken back" sh -c "echo $address >/sys/bus/pci/drivers/vfio-pci/unbind"
+    wait $!
+    same "the driver ends with success" 0 $?
+    printed "ok the function is wanted back, and given back"
+    same "the function has no driver" "" "$(driver_of "$address")"
+}

@@ -185,6 +185,8 @@ fn build_all(args: &Args) -> Result<Programs> {
             "edu",
             "--example",
             "nvme",
+            "--example",
+            "promises",
             "--target",
             triple,
         ],
@@ -196,6 +198,7 @@ fn build_all(args: &Args) -> Result<Programs> {
         hardware: target.join(triple).join("release/examples/hardware"),
         driver_edu: target.join(triple).join("release/examples/edu"),
         driver_nvme: target.join(triple).join("release/examples/nvme"),
+        driver_promises: target.join(triple).join("release/examples/promises"),
     })
 }
 

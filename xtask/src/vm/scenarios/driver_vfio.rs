@@ -19,6 +19,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+const EDU: &str = "1234:11e8";
+const NVME: &str = "1b36:0010";
+/// With error reporting that works
+const ERRING: &str = "1af4:1044";
 const DISK_MIB: u64 = 64;
 /// As QEMU's controller has them where nothing else is asked for
 const BLOCK: usize = 512;
@@ -26,16 +30,19 @@ const BLOCK: usize = 512;
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.scratch.join("disk.img");
     device::make_image(&image, DISK_MIB)?;
-    let port = json!({ "driver": "pcie-root-port", "id": "rp2", "chassis": 2, "slot": 2 });
+    let port = |number: u32| json!({ "driver": "pcie-root-port", "id": format!("rp{number}"), "chassis": number, "slot": number });
     let mut guest = context
         .guest()
         .iommu()
         .root_port()
-        .device(port)
+        .device(port(2))
+        .device(port(3))
         .attach(&Device::qemu_nvme("nvme", &image).below_root_port())
         .device(json!({ "driver": "edu", "bus": "rp2" }))
+        .device(json!({ "driver": "virtio-rng-pci", "bus": "rp3", "id": "erring", "aer": true, "disable-legacy": "on" }))
         .tool(&context.programs.driver_edu)
         .tool(&context.programs.driver_nvme)
+        .tool(&context.programs.driver_promises)
         .start()?;
     guest.run("iommu_groups_exist", STEP, checks)?;
     guest.run("driver_user", STEP, checks)?;
@@ -47,10 +54,29 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         guest.run(&format!("driver_nvme {user}"), STEP, checks)?;
         image_is_as_written(&mut guest, &image, checks)?;
     }
+    checks.part("promises");
+    guest.run(
+        &format!("driver_promises {NVME} memory sleep buffers vectors"),
+        STEP,
+        checks,
+    )?;
+    guest.run(&format!("driver_promises {EDU} edu-intx"), STEP, checks)?;
+    checks.part("events");
+    hears_of_events(&mut guest, checks)?;
     checks.part("killed");
     guest.run("driver_killed", STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
+}
+
+/// The function reports an error (a completion that did not come in time), and is taken back.
+fn hears_of_events(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+    let command = format!("driver_events {ERRING}");
+    guest.tell(&command)?;
+    checks.same("the driver waits", &"inject".to_owned(), &guest.note(STEP)?);
+    let inject = json!({ "command-line": "pcie_aer_inject_error erring COMP_TIME" });
+    guest.execute("human-monitor-command", &inject)?;
+    guest.finish(&command, STEP, checks)
 }
 
 /// Zeros the disk behind the guest's back, so that nothing written earlier can be taken for written now.

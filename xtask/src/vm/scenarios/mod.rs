@@ -118,6 +118,8 @@ pub(super) struct Programs {
     /// Drivers written with our library, for edu and for NVMe
     pub(super) driver_edu: PathBuf,
     pub(super) driver_nvme: PathBuf,
+    /// Checks of our library for drivers
+    pub(super) driver_promises: PathBuf,
 }
 
 impl<'a> Context<'a> {
