@@ -30,12 +30,13 @@ const RECOVERY: Duration = Duration::from_millis(10);
 /// How long a reset may go on behind its answer; the longest that Linux waits for a device.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// Which memory of a server's is mapped for BARs.
+/// Which memory of the other side's is mapped for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum MapBars {
-    /// None: every access is a message.
+    /// None: every access is a message, or a call of the kernel.
     Never,
     /// Memory of tmpfs (a memfd) that is sealed against shrinking: whatever the server does, an access to it succeeds.
+    /// And what the kernel lets be mapped of a real function.
     #[default]
     Sealed,
     /// Any memory. A server that cuts its file short ends this program by SIGBUS; for servers that you trust.
@@ -45,7 +46,7 @@ pub enum MapBars {
 /// How a function is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Which memory of the server's is mapped for BARs.
+    /// Which memory of the other side's is mapped for BARs.
     pub map_bars: MapBars,
 }
 

@@ -174,6 +174,10 @@ pub(crate) fn edu_intx(address: &str, report: &mut Report) -> Result<()> {
     const ACKNOWLEDGE: u64 = 0x64;
     let function = Function::open_vfio(address)?;
     let bar = function.bar(0)?;
+    report.same("there is one MSI message", &1, &function.vectors(IrqKind::Msi)?);
+    report.same("and no MSI-X", &0, &function.vectors(IrqKind::MsiX)?);
+    let two = function.interrupts(IrqKind::Msi, 2).map(|_| ());
+    report.refused("two messages are refused", "2 MSI vectors were asked for", two);
     let pin = function.interrupts(IrqKind::Intx, 1)?;
     for round in 1..=3 {
         bar.write(RAISE, 1_u32)?;

@@ -194,12 +194,8 @@ impl Transport for Vfio {
     }
 
     fn vectors(&mut self, kind: IrqKind) -> Result<u32> {
-        match self.device.irq(irq(kind)) {
-            Ok(info) => Ok(info.count),
-            // A function without PCI Express reports no errors, and the kernel refuses to tell of that interrupt.
-            Err(error) if error.rule() == Some(&Rule::Unsupported) => Ok(0),
-            Err(error) => Err(because("a kind of interrupt")(error)),
-        }
+        let info = self.device.irq(irq(kind));
+        Ok(info.map_err(because("a kind of interrupt"))?.count)
     }
 
     fn read(&mut self, region: u32, offset: u64, data: &mut [u8]) -> Result<()> {

@@ -90,6 +90,17 @@ fn a_function_without_a_group_is_refused() {
 }
 
 #[test]
+fn who_is_in_a_groups_way_is_named_with_the_driver() {
+    let machine = Machine::with(Some("igb"), Some("17"));
+    let members = machine.root.path().join("kernel/iommu_groups/17/devices");
+    fs::create_dir_all(&members).unwrap();
+    symlink(format!("../../../../devices/{ADDRESS}"), members.join(ADDRESS)).unwrap();
+    let sysfs = Sysfs::at(machine.root.path());
+    assert_eq!(blockers(&sysfs, 17), "; in the way: 0000:01:00.0 (igb)");
+    assert_eq!(blockers(&sysfs, 18), "", "a group that is not there");
+}
+
+#[test]
 fn what_the_kernel_refused_keeps_its_number_and_its_reason() {
     // No machine has so many groups.
     let error = Group::open(u32::MAX).unwrap_err();
