@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-driver",
         &[
             "uvfio-core",
+            "uvfio-linux",
             "uvfio-nvme",
             "uvfio-pci",
             "uvfio-proto",

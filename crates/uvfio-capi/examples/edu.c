@@ -90,7 +90,7 @@ int main(int argc, char **argv)
 	uint64_t size;
 
 	if (argc != 2) {
-		fprintf(stderr, "usage: %s SOCKET\n", argv[0]);
+		fprintf(stderr, "usage: %s SOCKET|ADDRESS\n", argv[0]);
 		return 2;
 	}
 	check("opening", uvfio_open(argv[1], &edu));

@@ -78,12 +78,16 @@ const char *uvfio_last_error(void);
 /* ---- The function ---- */
 
 /*
- * Opens the function behind the vfio-user socket at `path`. It is in D0 then, and its BARs answer. Writes the handle to
- * `*function`: to be closed with uvfio_close; null where this fails.
+ * Opens a function: a PCI address, such as "0000:01:00.0" or "01:00.0", names one of this machine's that is bound to
+ * vfio-pci; anything else is the path of a vfio-user socket (write "./01:00.0" for one of that name). The function is in
+ * D0 then, and its BARs answer. Writes the handle to `*function`: to be closed with uvfio_close; null where this fails.
  *
  * -ENOENT, -ECONNREFUSED, ...: there is no such socket, or nobody listens.
+ * -ENODEV: there is no function at that address, or it is in no IOMMU group.
+ * -EBUSY: another driver has the function, or another program.
+ * -EACCES: this user may not open its group's file, /dev/vfio/NUMBER.
  */
-int uvfio_open(const char *path, struct uvfio_function **function);
+int uvfio_open(const char *target, struct uvfio_function **function);
 
 /*
  * Closes a function: its interrupts are disabled, and the device is given back once its last buffer is freed too. Null is

@@ -77,14 +77,13 @@ pub extern "C" fn uvfio_last_error() -> *const c_char {
 
 /// See the header.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn uvfio_open(path: *const c_char, function: *mut *mut FunctionHandle) -> c_int {
+pub unsafe extern "C" fn uvfio_open(target: *const c_char, function: *mut *mut FunctionHandle) -> c_int {
     call(|| {
         // SAFETY: see the module's head.
-        let path = unsafe { string(path) }?;
+        let target = unsafe { string(target) }?;
         let make = || {
-            Ok(FunctionHandle::new(Function::connect(OsStr::from_bytes(
-                path.to_bytes(),
-            ))?))
+            let target = OsStr::from_bytes(target.to_bytes());
+            Ok(FunctionHandle::new(Function::open_target(target)?))
         };
         // SAFETY: see the module's head.
         done(unsafe { give(function, make) }?)

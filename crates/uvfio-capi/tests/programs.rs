@@ -94,6 +94,21 @@ fn a_c_program_drives_edu_over_a_socket() {
 }
 
 #[test]
+fn a_c_program_that_names_a_function_by_its_address_learns_why_it_cannot_have_it() {
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("edu");
+    let shared = library("libuvfio.so");
+    let mut path = std::ffi::OsString::from("-Wl,-rpath,");
+    path.push(shared.parent().unwrap());
+    compile("cc", "-std=c99", &program, &[shared.as_os_str(), &path]);
+    // No machine has a function there.
+    let output = Command::new(&program).arg("ffff:ff:1f.7").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("there is no PCI function ffff:ff:1f.7"), "{said}");
+}
+
+#[test]
 fn the_static_library_needs_nothing_but_the_systems() {
     let place = tempfile::tempdir().unwrap();
     let program = place.path().join("edu");

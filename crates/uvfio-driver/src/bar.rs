@@ -7,12 +7,15 @@ use rustix::fs::SealFlags;
 
 use crate::function::{MapBars, Shared};
 use crate::mapped::Mapped;
-use crate::transport::Region;
+use crate::transport::{Owner, Region};
 use crate::word::check;
-use crate::{DriverError, Place, Result, Word};
+use crate::{Config, DriverError, Place, Result, Word};
 
 /// A BAR. Accesses go straight to memory where the region offers some and [`MapBars`] allows it, and by message
-/// elsewhere; either way in the order in which one thread makes them.
+/// elsewhere; either way in the order in which one thread makes them. Of a function that the kernel gave
+/// ([`Vfio`](crate::Vfio)) the mapping is the device itself: while its memory is off in COMMAND or it sleeps, accesses go
+/// by the kernel, which refuses them. Only an access that another thread makes in the very moment in which this one
+/// turns memory off, or puts the function to sleep, ends the program (SIGBUS): stop using BARs first.
 ///
 /// A word is read and written by one access of its width, at a multiple of its size.
 #[derive(Clone)]
@@ -21,6 +24,8 @@ pub struct Bar {
     index: u8,
     bytes: u64,
     areas: Vec<Area>,
+    /// Whether they are of the device itself, which does not always answer.
+    of_device: bool,
     posted: bool,
 }
 
@@ -49,11 +54,17 @@ impl Bar {
         if region.bytes == 0 {
             return Err(DriverError::NoBar(index));
         }
+        let areas = map_areas(index, &region, map);
+        let of_device = region.owner == Owner::Kernel && !areas.is_empty();
+        if of_device {
+            Config::new(Arc::clone(shared)).watch_memory()?;
+        }
         Ok(Self {
             shared: Arc::clone(shared),
             index,
             bytes: region.bytes,
-            areas: map_areas(index, &region, map),
+            areas,
+            of_device,
             posted: false,
         })
     }
@@ -78,7 +89,7 @@ impl Bar {
         self.bytes
     }
 
-    /// Whether `bytes` bytes at `offset` are reached without messages.
+    /// Whether `bytes` bytes at `offset` are reached without messages, or calls of the kernel.
     #[must_use]
     pub fn is_mapped(&self, offset: u64, bytes: u64) -> bool {
         self.area(offset, bytes).is_some()
@@ -160,6 +171,9 @@ impl Bar {
     }
 
     fn area(&self, offset: u64, bytes: u64) -> Option<(&Area, u64)> {
+        if self.of_device && !self.shared.answering.answers() {
+            return None;
+        }
         self.areas
             .iter()
             .find_map(|area| Some((area, area.holds(offset, bytes)?)))
@@ -186,7 +200,7 @@ fn map_areas(index: u8, region: &Region, map: MapBars) -> Vec<Area> {
     };
     let allowed = match map {
         MapBars::Never => false,
-        MapBars::Sealed => is_sealed(memory),
+        MapBars::Sealed => region.owner == Owner::Kernel || is_sealed(memory),
         MapBars::Always => true,
     };
     if !allowed {
@@ -198,7 +212,11 @@ fn map_areas(index: u8, region: &Region, map: MapBars) -> Vec<Area> {
         let Some(in_file) = region.file_offset.checked_add(offset) else {
             continue;
         };
-        match Mapped::new(memory.as_fd(), in_file, bytes) {
+        let mapped = match region.owner {
+            Owner::Server => Mapped::new(memory.as_fd(), in_file, bytes),
+            Owner::Kernel => Mapped::of_device(memory.as_fd(), in_file, bytes),
+        };
+        match mapped {
             Ok(memory) => areas.push(Area {
                 offset,
                 bytes,

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use uvfio_pci::{Access, Field, Placed, Table};
+use uvfio_pci::tables::{header, power};
+use uvfio_pci::{Access, Field, Placed, PowerState, Table};
 
 use crate::function::Shared;
 use crate::transport::CONFIG_REGION;
@@ -61,7 +62,23 @@ impl Config {
         check(Place::Config, offset, W::BYTES as u64, self.bytes(), true)?;
         let bytes = value.to_u64().to_le_bytes();
         let used = bytes.get(..W::BYTES).unwrap_or_default();
-        self.shared.transport().write(CONFIG_REGION, offset, used)
+        let answering = &self.shared.answering;
+        let write = || self.shared.transport().write(CONFIG_REGION, offset, used);
+        answering.changed_by(write, || self.bars_answer())
+    }
+
+    /// From now on keeps track of whether BARs answer.
+    pub(crate) fn watch_memory(&self) -> Result<()> {
+        self.shared.answering.watch(|| self.bars_answer())
+    }
+
+    /// Whether BARs answer: memory is on in COMMAND, and the function is in D0.
+    fn bars_answer(&self) -> Result<bool> {
+        let awake = match self.find(&power::POWER) {
+            Some(power) => power.get(&power::STATE)? == PowerState::D0 as u32,
+            None => true,
+        };
+        Ok(awake && self.need(&header::HEADER)?.get(&header::MEMORY)? == 1)
     }
 
     /// Reads bytes.

@@ -1,20 +1,23 @@
 //! One function, opened.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uvfio_core::Device;
+use uvfio_linux::sysfs::Address;
 use uvfio_pci::chain::{self, Item};
 use uvfio_pci::tables::{self, express, header, msi, msix, power};
 use uvfio_pci::{Field, Layout, PowerState, Table};
 
+use crate::answering::Answering;
 use crate::iova::Allocator;
 use crate::transport::CONFIG_REGION;
 use crate::{
     Bar, CapabilityAt, Config, DmaBuffer, DriverError, Events, InProcess, Interrupts, IrqKind, Result,
-    Socket, Structure, Transport,
+    Socket, Structure, Transport, Vfio,
 };
 
 /// What is taken for usable where the other side does not tell: 39 address bits, which every IOMMU has, without the
@@ -27,12 +30,13 @@ const RECOVERY: Duration = Duration::from_millis(10);
 /// How long a reset may go on behind its answer; the longest that Linux waits for a device.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// Which memory of a server's is mapped for BARs.
+/// Which memory of the other side's is mapped for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum MapBars {
-    /// None: every access is a message.
+    /// None: every access is a message, or a call of the kernel.
     Never,
     /// Memory of tmpfs (a memfd) that is sealed against shrinking: whatever the server does, an access to it succeeds.
+    /// And what the kernel lets be mapped of a real function.
     #[default]
     Sealed,
     /// Any memory. A server that cuts its file short ends this program by SIGBUS; for servers that you trust.
@@ -42,7 +46,7 @@ pub enum MapBars {
 /// How a function is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Which memory of the server's is mapped for BARs.
+    /// Which memory of the other side's is mapped for BARs.
     pub map_bars: MapBars,
 }
 
@@ -78,6 +82,7 @@ pub(crate) struct Shared {
     pub(crate) interrupts_in_use: AtomicBool,
     /// What is to be written again when the function comes back from D3hot.
     asleep: Mutex<Vec<(Register, u32)>>,
+    pub(crate) answering: Answering,
     options: Options,
 }
 
@@ -112,6 +117,29 @@ impl Function {
     /// Where there is no server, or it has no function with a type 0 header.
     pub fn connect(path: impl AsRef<Path>) -> Result<Self> {
         Self::open(Socket::connect(path)?)
+    }
+
+    /// Opens a function of this machine's through the kernel's VFIO, by its address, such as `0000:01:00.0`. See
+    /// [`Vfio::open`] for what it takes.
+    ///
+    /// # Errors
+    /// Where there is no such function, it is not to be had, or it has no type 0 header.
+    pub fn open_vfio(address: &str) -> Result<Self> {
+        Self::open(Vfio::open(address)?)
+    }
+
+    /// Opens the function that a user of a program has named: by a PCI address the machine's own
+    /// ([`open_vfio`](Self::open_vfio)), by anything else the one behind the socket of that path
+    /// ([`connect`](Self::connect)). A socket whose name looks like an address is `./00:03.0`.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn open_target(target: impl AsRef<OsStr>) -> Result<Self> {
+        let target = target.as_ref();
+        match target.to_str() {
+            Some(text) if text.parse::<Address>().is_ok() => Self::open_vfio(text),
+            _ => Self::connect(target),
+        }
     }
 
     /// Makes a device virtual in this process, and opens it.
@@ -166,6 +194,7 @@ impl Function {
                 config_bytes: bytes,
                 interrupts_in_use: AtomicBool::new(false),
                 asleep: Mutex::default(),
+                answering: Answering::default(),
                 options,
             }),
         };
@@ -228,8 +257,8 @@ impl Function {
         self.shared.iovas().set_limit(last);
     }
 
-    /// Where buffers may lie, (first address, last address). Servers of this project tell it by a device feature; of
-    /// others 39 address bits are assumed, without the x86's window for interrupts.
+    /// Where buffers may lie, (first address, last address). The kernel tells it, and servers of this project by a device
+    /// feature; of others 39 address bits are assumed, without the x86's window for interrupts.
     #[must_use]
     pub fn usable_iova(&self) -> Vec<(u64, u64)> {
         self.shared.iovas().usable().to_vec()

@@ -7,7 +7,8 @@
 //!   DmaBuffer    memory that the device reaches at an IOVA
 //!   Interrupts   vectors by eventfd: wait, poll, or the caller's own loop
 //!   Events       errors, and the wish to have the device back
-//! Transport    how the function is reached: Socket (vfio-user), InProcess (a virtual device, for tests)
+//! Transport    how the function is reached: Socket (vfio-user), Vfio (the kernel's, for functions of this machine),
+//!              InProcess (a virtual device, for tests)
 //! drivers      drivers written with these, for others to use: NVMe
 //! ```
 //!
@@ -28,6 +29,7 @@
 //! # }
 //! ```
 
+mod answering;
 mod bar;
 mod config;
 mod dma;
@@ -47,6 +49,6 @@ pub use dma::DmaBuffer;
 pub use error::{DriverError, Place, Result};
 pub use function::{Function, Identity, MapBars, Options};
 pub use interrupts::{Event, Events, Interrupts};
-pub use transport::{InProcess, IrqKind, Socket, Transport};
+pub use transport::{InProcess, IrqKind, Socket, Transport, Vfio};
 pub use uvfio_pci::{PowerState, tables};
 pub use word::Word;

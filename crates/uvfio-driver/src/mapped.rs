@@ -34,8 +34,20 @@ impl Mapped {
     /// told to trust.
     pub(crate) fn new(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> rustix::io::Result<Self> {
         let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or_default();
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            return Err(Errno::INVAL);
+        }
+        Self::of_device(file, offset, bytes)
+    }
+
+    /// As [`new`](Self::new), of a file whose size says nothing: the kernel's own for a device, which refuses what is
+    /// not there.
+    ///
+    /// An access while the device does not answer ends the process by SIGBUS: callers go by the kernel meanwhile
+    /// (module `answering`).
+    pub(crate) fn of_device(file: BorrowedFd<'_>, offset: u64, bytes: u64) -> rustix::io::Result<Self> {
         let length = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
-        if length == 0 || offset.checked_add(bytes).is_none_or(|end| end > size) {
+        if length == 0 {
             return Err(Errno::INVAL);
         }
         let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -58,7 +70,7 @@ impl Mapped {
     /// Reads a word at a multiple of its size; none outside the mapping or misaligned.
     pub(crate) fn read<W: Word>(&self, offset: u64) -> Option<W> {
         let at = self.at(offset, W::BYTES).filter(|at| is_aligned(*at, W::BYTES))?;
-        // SAFETY: within the mapping and aligned, as just checked; its pages exist (see `new`).
+        // SAFETY: within the mapping and aligned, as just checked; its pages exist (see `new`, `of_device`).
         let value = unsafe { load(at, W::BYTES) };
         fence(Ordering::Acquire);
         Some(W::from_u64(value))
@@ -68,7 +80,7 @@ impl Mapped {
     pub(crate) fn write<W: Word>(&self, offset: u64, value: W) -> Option<()> {
         let at = self.at(offset, W::BYTES).filter(|at| is_aligned(*at, W::BYTES))?;
         fence(Ordering::SeqCst);
-        // SAFETY: within the mapping and aligned, as just checked; its pages exist (see `new`).
+        // SAFETY: within the mapping and aligned, as just checked; its pages exist (see `new`, `of_device`).
         unsafe { store(at, W::BYTES, value.to_u64()) };
         Some(())
     }

@@ -1,16 +1,18 @@
 //! How a function is reached.
 //!
 //! A transport carries VFIO's requests and nothing more: [`crate::Function`] and its parts are the same over each.
-//! Two are here; one over the kernel's VFIO has the same requests.
+//! Three are here: a vfio-user server's socket, the kernel's VFIO, and a virtual device of this process.
 
 mod in_process;
 mod socket;
+mod vfio;
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub use in_process::InProcess;
 pub use socket::Socket;
+pub use vfio::Vfio;
 
 use crate::Result;
 
@@ -26,8 +28,21 @@ pub struct Region {
     pub mappable: Vec<(u64, u64)>,
     /// The file of these parts.
     pub memory: Option<OwnedFd>,
+    /// Whose file that is.
+    pub owner: Owner,
     /// Where the region begins in that file, in bytes.
     pub file_offset: u64,
+}
+
+/// Whose the file of a region is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Owner {
+    /// The other side's: ordinary memory, which it may cut short unless that is sealed.
+    #[default]
+    Server,
+    /// The kernel's: the device itself. Nobody can cut it short, and its size says nothing; but an access by a mapping
+    /// ends the program (SIGBUS) while the function's memory is off in COMMAND, or it sleeps.
+    Kernel,
 }
 
 /// A kind of interrupt; the numbers are VFIO's indices.

@@ -34,6 +34,7 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/nvme.sh", include_str!("../../guest/nvme.sh")),
     ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
     ("lib/uvfio/list.sh", include_str!("../../guest/list.sh")),
+    ("lib/uvfio/driver.sh", include_str!("../../guest/driver.sh")),
 ];
 
 /// What a guest has besides the usual programs and our own files.

@@ -176,10 +176,29 @@ fn build_all(args: &Args) -> Result<Programs> {
         ],
         &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
     )?;
+    build(
+        &[
+            "--release",
+            "-p",
+            "uvfio-driver",
+            "--example",
+            "edu",
+            "--example",
+            "nvme",
+            "--example",
+            "promises",
+            "--target",
+            triple,
+        ],
+        &[("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")],
+    )?;
     Ok(Programs {
         uvfio,
         guest_tools: target.join(triple).join("release/uvfio-guest-tools"),
         hardware: target.join(triple).join("release/examples/hardware"),
+        driver_edu: target.join(triple).join("release/examples/edu"),
+        driver_nvme: target.join(triple).join("release/examples/nvme"),
+        driver_promises: target.join(triple).join("release/examples/promises"),
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //!     uvfio serve edu --socket /tmp/edu.sock
 //!     cargo run --example edu -- /tmp/edu.sock
+//!
+//! With a PCI address in the socket's place it drives a function of this machine's that is bound to vfio-pci.
 
 mod driver;
 #[cfg(test)]
@@ -11,10 +13,11 @@ use driver::Edu;
 use uvfio_driver::{DriverError, Function, Result};
 
 fn main() -> Result<()> {
-    let Some(socket) = std::env::args().nth(1) else {
-        return Err(DriverError::Device("give the path of its socket".into()));
+    let Some(target) = std::env::args_os().nth(1) else {
+        let what = "give the path of its socket, or a PCI address";
+        return Err(DriverError::Device(what.into()));
     };
-    let mut edu = Edu::open(Function::connect(socket)?)?;
+    let mut edu = Edu::open(Function::open_target(target)?)?;
     println!("edu, version {}", edu.version()?);
     println!("10! = {}", edu.factorial(10)?);
     let sent = b"through the device and back";

@@ -1,24 +1,51 @@
 //! A disk, driven: what it is, what it keeps, and how fast it reads, polled and by interrupt.
 //!
 //!     uvfio serve nvme,mem=64M --socket /tmp/nvme.sock
-//!     cargo run --release --example nvme -- /tmp/nvme.sock [--overwrite]
+//!     cargo run --release --example nvme -- /tmp/nvme.sock [--overwrite] [--reads=N]
 //!
-//! Without `--overwrite` nothing is written. The driver itself is `uvfio_driver::drivers::nvme`.
+//! With a PCI address in the socket's place it drives a function of this machine's that is bound to vfio-pci. Without
+//! `--overwrite` nothing is written. Each measurement has 20000 reads, or N. The driver itself is `uvfio_driver::drivers::nvme`.
+
+mod check;
 
 use std::time::Instant;
 
+use check::Checks;
 use uvfio_driver::Function;
 use uvfio_driver::drivers::nvme::{Disk, NvmeError, Options, Request, Result, Waiting};
 
-/// Requests of one measurement.
-const REQUESTS: u64 = 20_000;
+/// What the command line says.
+struct Arguments {
+    target: String,
+    overwrite: bool,
+    /// Reads of one measurement.
+    reads: u64,
+}
+
+fn arguments() -> Result<Arguments> {
+    let mut words = std::env::args().skip(1);
+    let missing = "give the path of the controller's socket, or a PCI address";
+    let mut arguments = Arguments {
+        target: words.next().ok_or_else(|| NvmeError::Request(missing.into()))?,
+        overwrite: false,
+        reads: 20_000,
+    };
+    for word in words {
+        match word.strip_prefix("--reads=").map(str::parse) {
+            Some(Ok(reads)) => arguments.reads = reads,
+            None if word == "--overwrite" => arguments.overwrite = true,
+            _ => {
+                let what = format!("{word:?} is neither --overwrite nor --reads=NUMBER");
+                return Err(NvmeError::Request(what));
+            }
+        }
+    }
+    Ok(arguments)
+}
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let socket = arguments
-        .next()
-        .ok_or_else(|| NvmeError::Request("give the path of the controller's socket".into()))?;
-    let overwrite = arguments.next().is_some_and(|argument| argument == "--overwrite");
+    let arguments = arguments()?;
+    let mut checks = Checks::default();
     for (waiting, depth) in [
         (Waiting::Interrupt, 1),
         (Waiting::Interrupt, 32),
@@ -30,14 +57,14 @@ fn main() -> Result<()> {
             depth,
             ..Options::default()
         };
-        let mut disk = Disk::open(Function::connect(&socket)?, options)?;
+        let mut disk = Disk::open(Function::open_target(&arguments.target)?, options)?;
         if (waiting, depth) == (Waiting::Interrupt, 1) {
             introduce(&disk)?;
-            if overwrite {
-                check(&mut disk)?;
-            }
         }
-        measure(&mut disk)?;
+        if arguments.overwrite && depth > 1 {
+            checks.check(&mut disk)?;
+        }
+        measure(&mut disk, arguments.reads)?;
     }
     Ok(())
 }
@@ -60,33 +87,16 @@ fn introduce(disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-/// Writes the disk's first mebibyte, reads it back, resets the controller, and reads it again.
-fn check(disk: &mut Disk) -> Result<()> {
-    let written: Vec<u8> = (0..1_u32 << 20)
-        .map(|n| (n.wrapping_mul(0x9e37_79b9) >> 24) as u8)
-        .collect();
-    disk.write(0, &written)?;
-    disk.flush()?;
-    let mut read = vec![0; written.len()];
-    disk.read(0, &mut read)?;
-    println!("written and read back, the same: {}", read == written);
-    disk.reset()?;
-    read.fill(0);
-    disk.read(0, &mut read)?;
-    println!("after a reset, the same: {}", read == written);
-    Ok(())
-}
-
 /// Reads of 4 KiB at random, as many at once as the depth says.
-fn measure(disk: &mut Disk) -> Result<()> {
+fn measure(disk: &mut Disk, reads: u64) -> Result<()> {
     const BYTES: usize = 4096;
     let per_read = BYTES as u64 / disk.block_bytes();
     let places = disk.blocks() / per_read;
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let start = Instant::now();
     let (mut started, mut finished) = (0, 0);
-    while finished < REQUESTS {
-        while started < REQUESTS && disk.has_room() {
+    while finished < reads {
+        while started < reads && disk.has_room() {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let block = (random >> 33) % places.max(1) * per_read;
             disk.start(Request::Read { block, bytes: BYTES }, started)?;
@@ -98,7 +108,7 @@ fn measure(disk: &mut Disk) -> Result<()> {
         disk.release(done);
         finished += 1;
     }
-    let rate = REQUESTS as f64 / start.elapsed().as_secs_f64();
+    let rate = reads as f64 / start.elapsed().as_secs_f64();
     let options = disk.controller().options();
     println!(
         "{:?}, depth {:2}: {rate:8.0} reads of 4 KiB a second",

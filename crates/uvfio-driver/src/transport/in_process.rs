@@ -9,7 +9,7 @@ use uvfio_core::{
     ResetProgress, SetIrqs, UnmapError, VirtualDevice,
 };
 
-use super::{IrqKind, Region, Transport};
+use super::{IrqKind, Owner, Region, Transport};
 use crate::{DriverError, Result};
 
 /// How long a reset may take.
@@ -89,6 +89,7 @@ impl Transport for InProcess {
             bytes: info.bytes,
             mappable: info.mappable,
             memory: info.memory,
+            owner: Owner::Server,
             file_offset: 0,
         })
     }

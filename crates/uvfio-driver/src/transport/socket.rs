@@ -8,7 +8,7 @@ use std::time::Duration;
 use uvfio_proto::message::{DmaMapFlags, SetIrqsFlags};
 use uvfio_proto::{Client, ClientError};
 
-use super::{IrqKind, Region, Transport};
+use super::{IrqKind, Owner, Region, Transport};
 use crate::{DriverError, Result};
 
 /// A connection to a vfio-user server.
@@ -87,6 +87,7 @@ impl Transport for Socket {
                 .map(|area| (area.offset, area.bytes))
                 .collect(),
             memory: region.memory,
+            owner: Owner::Server,
             file_offset: region.offset,
         })
     }

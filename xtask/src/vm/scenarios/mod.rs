@@ -14,6 +14,7 @@ use super::testbed::Testbed;
 mod abuse;
 pub(in crate::vm) mod disk_rates;
 mod doctor;
+mod driver_vfio;
 mod edu_msi;
 mod gone;
 mod hardware;
@@ -58,6 +59,7 @@ pub(super) const ALL: &[Scenario] = &[
     abuse::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
+    driver_vfio::SCENARIO,
     list_bind::SCENARIO,
 ];
 
@@ -116,6 +118,11 @@ pub(super) struct Programs {
     pub(super) guest_tools: PathBuf,
     /// A user of our own layer over the kernel's VFIO
     pub(super) hardware: PathBuf,
+    /// Drivers written with our library, for edu and for NVMe
+    pub(super) driver_edu: PathBuf,
+    pub(super) driver_nvme: PathBuf,
+    /// Checks of our library for drivers
+    pub(super) driver_promises: PathBuf,
 }
 
 impl<'a> Context<'a> {
