@@ -20,6 +20,7 @@ mod refusals;
 mod report;
 mod survey;
 mod token;
+mod virtual_confined;
 mod virtual_edu;
 mod virtual_igb;
 mod virtual_nvme;
@@ -66,6 +67,8 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["viable", address] => refusals::viable(address, report),
         ["virtual-edu", address] => virtual_edu::run(address, report),
         ["virtual-unresettable", address] => virtual_edu::unresettable(address, report),
+        ["virtual-confined", address] => virtual_confined::run(address, report),
+        ["virtual-messages", address, count] => virtual_view::messages(address, count.parse()?, report),
         ["virtual-nvme", address, serial] => virtual_nvme::run(address, serial, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),

@@ -47,7 +47,8 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     report.same("it is there for a third", &false, &user.virt.is_gone())
 }
 
-struct Edu(User);
+/// The device, as its user has it.
+pub(crate) struct Edu(pub(crate) User);
 
 impl Edu {
     fn read(&self, register: u64) -> Result<u32> {
@@ -155,7 +156,7 @@ impl Edu {
     }
 
     /// Has the device write, and returns the first byte of memory that has changed.
-    fn touched(&self, memory: &UserMemory) -> Result<Option<u64>> {
+    pub(crate) fn touched(&self, memory: &UserMemory) -> Result<Option<u64>> {
         for at in (0..BYTES).step_by(8) {
             memory.memory.write(RESULT + at, BEFORE).context("memory")?;
         }
@@ -230,6 +231,14 @@ impl Edu {
         Ok(())
     }
 
+    /// Has edu send a message, which must come once.
+    pub(crate) fn message(&self, what: &str, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
+        self.raise(0x100)?;
+        report.same(what, &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        Ok(())
+    }
+
     /// A second user does what the first did.
     fn fresh(&self, report: &mut Report) -> Result<()> {
         let memory = UserMemory::new(MEMORY)?;
@@ -241,10 +250,7 @@ impl Edu {
         )?;
         let eventfds = Eventfds::new(1)?;
         self.0.signal(IrqIndex::Msi, &eventfds)?;
-        self.raise(0x100)?;
-        report.same("and its eventfd signalled", &vec![(0, 1)], &eventfds.after(0)?)?;
-        self.acknowledge()?;
-        Ok(())
+        self.message("and its eventfd signalled", &eventfds, report)
     }
 }
 

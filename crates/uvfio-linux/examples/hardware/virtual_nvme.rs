@@ -35,7 +35,15 @@ pub(crate) fn run(address: &str, serial: &str, report: &mut Report) -> Result<()
     nvme.resets(serial, report)?;
     nvme.sleeps(serial, report)?;
 
+    let state = user.capability(POWER)? + POWER_STATE;
+    user.set_config(state, 3_u16)?;
+    eventually("D3hot", || hardware_state(&user).is_ok_and(|state| state == 3))?;
     user.next()?;
+    report.same(
+        "a user who leaves it asleep leaves it awake",
+        &0,
+        &hardware_state(&user)?,
+    )?;
     report.same(
         "the next user finds configuration space as the first did",
         &first,
@@ -196,21 +204,15 @@ impl<'a> Nvme<'a> {
 
     fn sleeps(&mut self, serial: &str, report: &mut Report) -> Result<()> {
         let state = self.user.capability(POWER)? + POWER_STATE;
-        let hardware = || -> Result<u16> {
-            let config = self.user.device.config()?;
-            let mut at = u64::from(config.read_word::<u8>(0x34)?);
-            while at != 0 && config.read_word::<u8>(at)? != POWER {
-                at = u64::from(config.read_word::<u8>(at + 1)?);
-            }
-            Ok(config.read_word::<u16>(at + POWER_STATE)? & 3)
-        };
         self.user.set_config(state, 3_u16)?;
-        eventually("D3hot", || hardware().is_ok_and(|state| state == 3))?;
+        eventually("D3hot", || {
+            hardware_state(self.user).is_ok_and(|state| state == 3)
+        })?;
         report.ok("D3hot reaches the hardware")?;
         let asleep: u32 = self.user.read(0, STATUS)?;
         report.same("asleep, registers read all ones", &u32::MAX, &asleep)?;
         self.user.set_config(state, 0_u16)?;
-        eventually("D0", || hardware().is_ok_and(|state| state == 0))?;
+        eventually("D0", || hardware_state(self.user).is_ok_and(|state| state == 0))?;
         // A reset follows where the function says that it loses its registers; a driver waits 10 ms.
         std::thread::sleep(std::time::Duration::from_millis(500));
         self.user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
@@ -218,4 +220,14 @@ impl<'a> Nvme<'a> {
         self.enable()?;
         self.works("awake again, it works", serial, report)
     }
+}
+
+/// The power state that the hardware has.
+fn hardware_state(user: &User) -> Result<u16> {
+    let config = user.device.config()?;
+    let mut at = u64::from(config.read_word::<u8>(0x34)?);
+    while at != 0 && config.read_word::<u8>(at)? != POWER {
+        at = u64::from(config.read_word::<u8>(at + 1)?);
+    }
+    Ok(config.read_word::<u16>(at + POWER_STATE)? & 3)
 }

@@ -274,6 +274,25 @@ impl User {
     }
 }
 
+/// How many MSI messages a function is shown with, all of which can then be enabled.
+pub(crate) fn messages(address: &str, count: usize, report: &mut Report) -> Result<()> {
+    let user = User::attach(address)?;
+    let shown = user.virt.irq_info(IrqIndex::Msi as u32)?.count;
+    report.same(
+        "as many MSI messages are shown as the kernel grants",
+        &count,
+        &usize::try_from(shown)?,
+    )?;
+    user.signal(IrqIndex::Msi, &Eventfds::new(count)?)?;
+    report.same("and all of them are had", &count, &user.function.vectors())?;
+    user.virt.detach()?;
+    report.same(
+        "none are left when the user has gone",
+        &0,
+        &user.function.vectors(),
+    )
+}
+
 /// A user's memory: a file, and its mapping here.
 pub(crate) struct UserMemory {
     file: OwnedFd,

@@ -74,7 +74,9 @@ impl Hardware {
     pub(super) fn change_power(&self, to: PowerState) -> Result<(), DeviceError> {
         match self.registers.set_power(to) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(self.failure(&format_args!("its power state did not become {to:?}"))),
+            Ok(false) => Err(self.failure(&format_args!(
+                "its power state did not become {to:?}; it may not answer any more"
+            ))),
             Err(error) => Err(self.failure(&error)),
         }
     }

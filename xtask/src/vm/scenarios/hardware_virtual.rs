@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
+use crate::vm::guest::{Builder, Guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "hardware-virtual",
@@ -21,33 +22,56 @@ const IGB: &str = "8086:10c9";
 /// On the root bus, so that there is no bus to reset either; its second BAR is of I/O ports.
 const TEST_DEVICE: &str = "1b36:0005";
 
+/// Offers 16 MSI messages.
+const XHCI: &str = "1033:0194";
+
 /// What the NVMe controller says when it is asked for its serial number.
 const SERIAL: &str = "uvfio-virtual";
 
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let mut guest = machine(context).iommu().start()?;
+    for (what, id, more) in [
+        ("virtual-edu", EDU, ""),
+        ("virtual-confined", EDU, ""),
+        ("virtual-nvme", NVME, SERIAL),
+        ("virtual-igb", IGB, ""),
+        ("virtual-messages", XHCI, "16"),
+        ("virtual-unresettable", TEST_DEVICE, ""),
+    ] {
+        checked(&mut guest, what, id, more, checks)?;
+    }
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+
+    // Without interrupt remapping the kernel has one message for a function, however many it could send.
+    let mut guest = machine(context).iommu_without_interrupts().start()?;
+    let allow = "echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    checks.part("without interrupt remapping");
+    guest.run(&format!("vfio_owns {XHCI} && {allow}"), STEP, checks)?;
+    checked(&mut guest, "virtual-messages", XHCI, "1", checks)?;
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
+/// A machine with the devices; the one IOMMU or the other is the caller's.
+fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
     let port = |number: u32| json!({ "driver": "pcie-root-port", "id": format!("rp{number}"), "chassis": number, "slot": number });
-    let mut guest = context
+    context
         .guest()
         .root_port()
         .tool(&context.programs.hardware)
         .device(port(2))
         .device(port(3))
+        .device(port(4))
         .device(json!({ "driver": "edu", "bus": "rp1" }))
         .device(json!({ "driver": "nvme", "serial": SERIAL, "bus": "rp2" }))
         .device(json!({ "driver": "igb", "bus": "rp3" }))
+        .device(json!({ "driver": "nec-usb-xhci", "msix": "off", "msi": "on", "bus": "rp4" }))
         .device(json!({ "driver": "pci-testdev" }))
-        .iommu()
-        .start()?;
-    for (what, id, more) in [
-        ("virtual-edu", EDU, ""),
-        ("virtual-nvme", NVME, SERIAL),
-        ("virtual-igb", IGB, ""),
-        ("virtual-unresettable", TEST_DEVICE, ""),
-    ] {
-        checks.part(&format!("{what} {id}"));
-        let command = format!("vfio_owns {id} && hardware {what} $address {more} >&3");
-        guest.run(&command, STEP, checks)?;
-    }
-    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
-    Ok(())
+}
+
+/// Has the program in the guest check what `what` names, with the function of this vendor and device.
+fn checked(guest: &mut Guest, what: &str, id: &str, more: &str, checks: &mut Checks) -> Result<()> {
+    checks.part(&format!("{what} {id}"));
+    let command = format!("vfio_owns {id} && hardware {what} $address {more} >&3");
+    guest.run(&command, STEP, checks)
 }
