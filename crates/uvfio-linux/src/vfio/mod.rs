@@ -52,7 +52,7 @@ mod locked;
 mod mapping;
 mod memory;
 mod region;
-mod request;
+pub mod request;
 mod rule;
 mod space;
 

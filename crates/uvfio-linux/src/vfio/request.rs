@@ -21,10 +21,11 @@ use vfio_bindings::bindings::vfio as sys;
 use super::argument::Argument;
 use super::mapping::Mapping;
 
-/// A request: its name in vfio.h, and its number beyond `VFIO_BASE`.
+/// A request to the kernel's VFIO: for who must know them all, such as the filter of a confined process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Request {
+pub struct Request {
     pub(super) name: &'static str,
+    /// Beyond `VFIO_BASE`.
     number: u8,
 }
 
@@ -32,24 +33,47 @@ const fn request(name: &'static str, number: u8) -> Request {
     Request { name, number }
 }
 
+impl Request {
+    /// Its name in vfio.h.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// What `ioctl` is given for it: VFIO's requests have neither size nor direction in their numbers.
+    #[must_use]
+    pub const fn opcode(self) -> u32 {
+        ((sys::VFIO_TYPE as u32) << 8) | (sys::VFIO_BASE + self.number as u32)
+    }
+}
+
 pub(super) const GET_API_VERSION: Request = request("VFIO_GET_API_VERSION", 0);
-pub(super) const CHECK_EXTENSION: Request = request("VFIO_CHECK_EXTENSION", 1);
+/// To a container: what it can do.
+pub const CHECK_EXTENSION: Request = request("VFIO_CHECK_EXTENSION", 1);
 pub(super) const SET_IOMMU: Request = request("VFIO_SET_IOMMU", 2);
 pub(super) const GROUP_GET_STATUS: Request = request("VFIO_GROUP_GET_STATUS", 3);
 pub(super) const GROUP_SET_CONTAINER: Request = request("VFIO_GROUP_SET_CONTAINER", 4);
 pub(super) const GROUP_UNSET_CONTAINER: Request = request("VFIO_GROUP_UNSET_CONTAINER", 5);
 pub(super) const GROUP_GET_DEVICE_FD: Request = request("VFIO_GROUP_GET_DEVICE_FD", 6);
-pub(super) const DEVICE_GET_INFO: Request = request("VFIO_DEVICE_GET_INFO", 7);
-pub(super) const DEVICE_GET_REGION_INFO: Request = request("VFIO_DEVICE_GET_REGION_INFO", 8);
-pub(super) const DEVICE_GET_IRQ_INFO: Request = request("VFIO_DEVICE_GET_IRQ_INFO", 9);
-pub(super) const DEVICE_SET_IRQS: Request = request("VFIO_DEVICE_SET_IRQS", 10);
-pub(super) const DEVICE_RESET: Request = request("VFIO_DEVICE_RESET", 11);
+/// To a device: what it is.
+pub const DEVICE_GET_INFO: Request = request("VFIO_DEVICE_GET_INFO", 7);
+/// To a device: how large a region is, and where it lies.
+pub const DEVICE_GET_REGION_INFO: Request = request("VFIO_DEVICE_GET_REGION_INFO", 8);
+/// To a device: how many vectors an interrupt has.
+pub const DEVICE_GET_IRQ_INFO: Request = request("VFIO_DEVICE_GET_IRQ_INFO", 9);
+/// To a device: where its interrupts go.
+pub const DEVICE_SET_IRQS: Request = request("VFIO_DEVICE_SET_IRQS", 10);
+/// To a device: its reset.
+pub const DEVICE_RESET: Request = request("VFIO_DEVICE_RESET", 11);
 pub(super) const GET_HOT_RESET_INFO: Request = request("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", 12);
 pub(super) const HOT_RESET: Request = request("VFIO_DEVICE_PCI_HOT_RESET", 13);
 pub(super) const DEVICE_FEATURE: Request = request("VFIO_DEVICE_FEATURE", 17);
-pub(super) const IOMMU_GET_INFO: Request = request("VFIO_IOMMU_GET_INFO", 12);
-pub(super) const IOMMU_MAP_DMA: Request = request("VFIO_IOMMU_MAP_DMA", 13);
-pub(super) const IOMMU_UNMAP_DMA: Request = request("VFIO_IOMMU_UNMAP_DMA", 14);
+/// To a container: what its IOMMU can translate.
+pub const IOMMU_GET_INFO: Request = request("VFIO_IOMMU_GET_INFO", 12);
+/// To a container: memory that its devices reach.
+pub const IOMMU_MAP_DMA: Request = request("VFIO_IOMMU_MAP_DMA", 13);
+/// To a container: memory that they no longer reach.
+pub const IOMMU_UNMAP_DMA: Request = request("VFIO_IOMMU_UNMAP_DMA", 14);
 
 /// How a request's argument is passed.
 struct Call {
