@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-worker",
         &[
             "uvfio-core",
+            "uvfio-linux",
             "uvfio-nvme",
             "uvfio-pci",
             "uvfio-proto",

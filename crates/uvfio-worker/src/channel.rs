@@ -16,6 +16,7 @@ use rustix::net::{
 };
 
 use crate::image::Image;
+use crate::owned::Descriptors;
 
 /// The longest message, bytes; a path and then some.
 const LONGEST: usize = 16 * 1024;
@@ -25,7 +26,9 @@ const LONGEST: usize = 16 * 1024;
 pub(crate) enum Order {
     /// Here is one more image.
     Image(Image),
-    /// Make this device over the images sent.
+    /// Here is the PCI function that the device is.
+    Function(Descriptors),
+    /// Make this device over what was sent.
     Make(Setup),
     /// Serve this user.
     Serve {
@@ -49,6 +52,8 @@ pub(crate) struct Setup {
     /// Whether the log may be coloured.
     pub(crate) ansi: bool,
     pub(crate) view: View,
+    /// What the last worker said of the device's shape, where it is gone and exists no more for us.
+    pub(crate) shape: String,
     pub(crate) log: String,
     pub(crate) spec: String,
 }
@@ -60,8 +65,8 @@ pub(crate) use uvfio_pci::View;
 pub(crate) enum Report {
     /// It has started; which build it is.
     Hello(String),
-    /// Confined, and ready for a user.
-    Ready,
+    /// Confined, and ready for a user; of what shape the device is, where that is asked for when it is gone.
+    Ready { shape: String },
     /// The user has left, and the device is ready for the next.
     Free,
     /// It has ended: told to, or since the device was taken away and its user has left.
@@ -85,21 +90,23 @@ impl Setup {
             .map_or("virtual", |(_, name)| name);
         // The specification comes last: it may have any character but a zero.
         format!(
-            "{}\0{}\0{view}\0{}\0{}",
+            "{}\0{}\0{view}\0{}\0{}\0{}",
             flag(self.gone),
             flag(self.ansi),
+            self.shape,
             self.log,
             self.spec
         )
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(5, '\0');
+        let mut parts = text.splitn(6, '\0');
         let (gone, ansi, view) = (parts.next()? == "1", parts.next()? == "1", parts.next()?);
         Some(Self {
             gone,
             ansi,
             view: VIEWS.iter().find(|(_, name)| *name == view)?.0,
+            shape: parts.next()?.into(),
             log: parts.next()?.into(),
             spec: parts.next()?.into(),
         })
@@ -141,6 +148,16 @@ impl Channel {
     pub(crate) fn order(&self, order: &Order) -> io::Result<()> {
         match order {
             Order::Image(image) => self.send(b'I', &image.bytes.to_ne_bytes(), &[image.file.as_fd()]),
+            Order::Function(descriptors) => {
+                let Descriptors {
+                    container,
+                    group,
+                    device,
+                    group_number,
+                } = descriptors;
+                let descriptors = [container.as_fd(), group.as_fd(), device.as_fd()];
+                self.send(b'F', &group_number.to_ne_bytes(), &descriptors)
+            }
             Order::Make(setup) => self.send(b'M', setup.to_text().as_bytes(), &[]),
             Order::Serve {
                 stream,
@@ -155,7 +172,7 @@ impl Channel {
     /// Waits for an order; `None` where the supervisor is gone.
     pub(crate) fn next_order(&self) -> io::Result<Option<Order>> {
         let mut bytes = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut pieces = [IoSliceMut::new(&mut bytes)];
         let got = recvmsg(&self.0, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
@@ -176,6 +193,12 @@ impl Channel {
                 file: File::from(fds.next().ok_or_else(bad)?),
                 bytes: u64::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
             }),
+            b'F' => Order::Function(Descriptors {
+                container: fds.next().ok_or_else(bad)?,
+                group: fds.next().ok_or_else(bad)?,
+                device: fds.next().ok_or_else(bad)?,
+                group_number: u32::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
+            }),
             b'M' => Order::Make(Setup::from_text(&text()).ok_or_else(bad)?),
             b'U' => Order::Serve {
                 stream: fds.next().ok_or_else(bad)?.into(),
@@ -192,7 +215,7 @@ impl Channel {
     pub(crate) fn report(&self, report: &Report) -> io::Result<()> {
         match report {
             Report::Hello(build) => self.send(b'H', build.as_bytes(), &[]),
-            Report::Ready => self.send(b'R', &[], &[]),
+            Report::Ready { shape } => self.send(b'R', shape.as_bytes(), &[]),
             Report::Free => self.send(b'L', &[], &[]),
             Report::Ended { gone } => self.send(b'E', &[u8::from(*gone)], &[]),
             Report::Failed(why) => {
@@ -223,7 +246,7 @@ impl Channel {
         };
         Ok(Some(Some(match kind {
             b'H' => Report::Hello(text()),
-            b'R' => Report::Ready,
+            b'R' => Report::Ready { shape: text() },
             b'L' => Report::Free,
             b'E' => Report::Ended { gone: rest == [1] },
             b'F' => Report::Failed(text()),
@@ -235,7 +258,7 @@ impl Channel {
         if text.len() >= LONGEST {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -263,6 +286,7 @@ mod tests {
                 gone,
                 ansi: !gone,
                 view: View::Filtered,
+                shape: if gone { "none rom:0".into() } else { String::new() },
                 log: "warn,audit=info".into(),
                 spec: "nvme,file=a\nb,,c.img".into(),
             };

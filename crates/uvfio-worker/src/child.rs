@@ -13,6 +13,7 @@ use crate::channel::{Channel, Order, Report, Setup};
 use crate::image::Image;
 use crate::log_pipe::{Copier, pipe};
 use crate::memory::{STACK, STACK_VARIABLE};
+use crate::opened::Opened;
 use crate::orders::Orders;
 use crate::process::BUILD;
 use crate::supervisor::SupervisorError;
@@ -31,6 +32,8 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 pub(crate) struct Worker {
     process: Child,
     pub(crate) channel: Channel,
+    /// Of what shape its device is, where that is asked for when it is gone.
+    pub(crate) shape: String,
     /// Copies its log to our standard error.
     log: Copier,
 }
@@ -39,7 +42,7 @@ impl Worker {
     /// Starts one and waits until it is confined and its device made. None where an order to stop comes first.
     pub(crate) fn start(
         setup: &Setup,
-        images: &[Image],
+        opened: &Opened,
         orders: &Orders,
     ) -> Result<Option<Self>, SupervisorError> {
         let own = std::env::current_exe().map_err(SupervisorError::Start)?;
@@ -47,10 +50,10 @@ impl Worker {
         if beside.is_file()
             && let Some(worker) = Self::spawn(beside, None)?.of_this_build(orders)?
         {
-            return worker.make(setup, images, orders);
+            return worker.make(setup, opened, orders);
         }
         match Self::spawn(own, Some(VERB))?.of_this_build(orders)? {
-            Some(worker) => worker.make(setup, images, orders),
+            Some(worker) => worker.make(setup, opened, orders),
             None if orders.stopping() => Ok(None),
             None => Err(SupervisorError::Start(io::Error::other("it is of another build"))),
         }
@@ -76,6 +79,7 @@ impl Worker {
             Ok(log) => Ok(Self {
                 process,
                 channel,
+                shape: String::new(),
                 log,
             }),
             Err(error) => {
@@ -97,17 +101,24 @@ impl Worker {
     fn make(
         mut self,
         setup: &Setup,
-        images: &[Image],
+        opened: &Opened,
         orders: &Orders,
     ) -> Result<Option<Self>, SupervisorError> {
-        for image in images {
+        for image in &opened.images {
             let file = image.file.try_clone().map_err(SupervisorError::Start)?;
             let bytes = image.bytes;
             self.order(&Order::Image(Image { file, bytes }))?;
         }
+        if let Some(function) = &opened.function {
+            let descriptors = function.descriptors().map_err(SupervisorError::Start)?;
+            self.order(&Order::Function(descriptors))?;
+        }
         self.order(&Order::Make(setup.clone()))?;
         match self.wait_report(orders)? {
-            Some(Report::Ready) => Ok(Some(self)),
+            Some(Report::Ready { shape }) => {
+                self.shape = shape;
+                Ok(Some(self))
+            }
             Some(Report::Failed(why)) => Err(SupervisorError::Refused(why)),
             _ if orders.stopping() => Ok(None),
             _ => Err(SupervisorError::Died(self.end())),

@@ -19,7 +19,7 @@ use landlock::{
 };
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
-pub use calls::{CALLS, Call, Only};
+pub use calls::{CALLS, Call, HARDWARE_CALLS, Only};
 pub use system::landlock_version;
 
 /// The most descriptors: every interrupt of MSI-X and as many again.
@@ -112,12 +112,13 @@ impl Begun {
         self.files
     }
 
-    /// Finishes: from now on every thread may make the calls of [`CALLS`] only, no file may be made longer than
-    /// `longest_file` bytes, and the process may have `more_memory` bytes beyond what it has now.
+    /// Finishes: from now on every thread may make the calls of `tables` only ([`CALLS`], and [`HARDWARE_CALLS`] where
+    /// the process owns a PCI function), no file may be made longer than `longest_file` bytes, and the process may have
+    /// `more_memory` bytes beyond what it has now.
     ///
     /// # Errors
     /// Where the kernel refuses; the process must end then.
-    pub fn finish(self, longest_file: u64, more_memory: u64) -> Result<(), ConfineError> {
+    pub fn finish(self, longest_file: u64, more_memory: u64, tables: &[&[Call]]) -> Result<(), ConfineError> {
         limit(Resource::Fsize, longest_file)?;
         limit(Resource::Nofile, DESCRIPTORS)?;
         limit(Resource::Data, self.memory_in_use()?.saturating_add(more_memory))?;
@@ -125,7 +126,7 @@ impl Begun {
         // First the weaker filter: the stronger one does not let another be made.
         seccompiler::apply_filter_all_threads(&calls::no_clone3()?)?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
-        seccompiler::apply_filter_all_threads(&calls::filter(u64::from(own.cast_unsigned()))?)?;
+        seccompiler::apply_filter_all_threads(&calls::filter(tables, u64::from(own.cast_unsigned()))?)?;
         Ok(())
     }
 

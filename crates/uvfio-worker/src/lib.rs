@@ -22,26 +22,33 @@ mod confine;
 mod control;
 mod devices;
 mod image;
+mod leases;
 mod log;
 mod log_pipe;
 mod memory;
 mod nvme;
+mod opened;
 mod orders;
+mod owned;
 mod process;
 mod run;
+mod shape;
 mod socket;
 mod spec;
 mod supervisor;
 
 pub use confine::{
-    Begun, CALLS, Call, ConfineError, Files, LANDLOCK_KNOWN, Only, begin as begin_confinement,
-    landlock_version,
+    Begun, CALLS, Call, ConfineError, Files, HARDWARE_CALLS, LANDLOCK_KNOWN, Only,
+    begin as begin_confinement, landlock_version,
 };
 pub use control::Control;
 pub use devices::{KINDS, Kind};
 pub use image::{Image, ImageError};
+pub use leases::Leases;
 pub use log::{LogError, finish_log, log_to_stderr, say};
+pub use opened::Opened;
 pub use orders::Orders;
+pub use owned::{OwnError, Owned};
 pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};
 pub use socket::{SocketError, SocketFile};

@@ -9,10 +9,13 @@ use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
 use uvfio_proto::{Limits, Server};
 
 use crate::channel::{Channel, Order, Report, Setup};
-use crate::confine::{self, Begun, Files};
+use crate::confine::{self, Begun, CALLS, Call, Files, HARDWARE_CALLS};
 use crate::image::Image;
 use crate::log::{finish_log, log_to_supervisor};
+use crate::opened::Opened;
+use crate::owned::{Descriptors, Owned};
 use crate::run::{how_ended, serve_one};
+use crate::shape::{Remains, Shape};
 use crate::{Control, DeviceSpec, Ended, memory};
 
 /// Which build this is. Supervisor and worker must be of the same.
@@ -65,14 +68,25 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
             .map_err(|error| format!("the supervisor does not listen: {error}"))
     };
     tell(&Report::Hello(BUILD.into()))?;
-    let Some((setup, images)) = setup(channel)? else {
+    let Some((setup, given)) = setup(channel)? else {
         return Ok(Ended::Stopped);
     };
     log_to_supervisor(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
     let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
-    let mut longest_file = images.iter().map(|image| image.bytes).max().unwrap_or_default();
-    longest_file = longest_file.max(spec.own_file_bytes());
-    let device: Arc<dyn Device> = spec.build_over(images).map_err(|error| error.to_string())?;
+    let opened = given.open(&spec)?;
+    let bytes = opened.images.iter().map(|image| image.bytes);
+    let mut longest_file = bytes.max().unwrap_or_default().max(spec.own_file_bytes());
+    let owns_hardware = opened.function.is_some();
+    let device: Arc<dyn Device> = if setup.gone && spec.address().is_some() {
+        let shape = Shape::from_text(&setup.shape).ok_or("the device's shape is not known")?;
+        Remains::of(shape)
+    } else {
+        spec.build_over(opened).map_err(|error| error.to_string())?
+    };
+    let shape = match owns_hardware {
+        true => Shape::of(&device.blueprint()).to_text(),
+        false => String::new(),
+    };
     let policy = Policy {
         view: setup.view,
         ..Policy::default()
@@ -92,11 +106,15 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     let limits = Limits::default();
     let files = begun.files();
     let room = memory::for_users(&policy, &limits, spec.memory_bytes());
+    let tables: &[&[Call]] = match owns_hardware {
+        true => &[CALLS, HARDWARE_CALLS],
+        false => &[CALLS],
+    };
     begun
-        .finish(longest_file, room)
+        .finish(longest_file, room, tables)
         .map_err(|error| error.to_string())?;
-    tell_how_confined(files);
-    tell(&Report::Ready)?;
+    tell_how_confined(files, tables);
+    tell(&Report::Ready { shape })?;
     for user in users {
         let name = device.name();
         let stream = user.stream;
@@ -130,24 +148,48 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     Ok(Ended::Stopped)
 }
 
+/// What the supervisor has opened.
+#[derive(Default)]
+struct Given {
+    images: Vec<Image>,
+    function: Option<Descriptors>,
+}
+
+impl Given {
+    fn open(self, spec: &DeviceSpec) -> Result<Opened, String> {
+        let function = match (self.function, spec.address()) {
+            (Some(descriptors), Some(address)) => {
+                let owned = Owned::from_descriptors(address, descriptors);
+                Some(owned.map_err(|error| error.to_string())?)
+            }
+            _ => None,
+        };
+        Ok(Opened {
+            images: self.images,
+            function,
+        })
+    }
+}
+
 /// Waits for all that is needed to make the device; none where the worker is to end instead.
-fn setup(channel: &Channel) -> Result<Option<(Setup, Vec<Image>)>, String> {
-    let mut images = Vec::new();
+fn setup(channel: &Channel) -> Result<Option<(Setup, Given)>, String> {
+    let mut given = Given::default();
     loop {
         match channel
             .next_order()
             .map_err(|error| format!("no orders: {error}"))?
         {
-            Some(Order::Image(image)) => images.push(image),
-            Some(Order::Make(setup)) => return Ok(Some((setup, images))),
+            Some(Order::Image(image)) => given.images.push(image),
+            Some(Order::Function(descriptors)) => given.function = Some(descriptors),
+            Some(Order::Make(setup)) => return Ok(Some((setup, given))),
             Some(Order::Serve { .. } | Order::TakeAway) => return Err("a user came before the device".into()),
             Some(Order::Stop) | None => return Ok(None),
         }
     }
 }
 
-fn tell_how_confined(files: Files) {
-    let calls = confine::CALLS.len();
+fn tell_how_confined(files: Files, tables: &[&[Call]]) {
+    let calls: usize = tables.iter().map(|table| table.len()).sum();
     match files {
         Files::None => tracing::info!(
             "confined: no files, no network, {calls} system calls (Landlock fully enforced, seccomp)"
@@ -187,7 +229,7 @@ fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>
                         control.stop();
                         break;
                     }
-                    Ok(Some(Order::Image(_) | Order::Make(_))) => {}
+                    Ok(Some(Order::Image(_) | Order::Function(_) | Order::Make(_))) => {}
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Ok(None) | Err(_) => {
                         control.stop();

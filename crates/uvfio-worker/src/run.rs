@@ -27,6 +27,8 @@ pub enum Ended {
     Stopped,
     /// The only user has left.
     UserLeft,
+    /// Its user has left, and there is no way to reset the function for another.
+    NoReset,
     /// The device was taken away, and its user has left.
     Gone,
 }

@@ -5,9 +5,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use uvfio_core::{Device, DeviceError};
+use uvfio_linux::device::{Hardware, HardwareError};
+use uvfio_linux::sysfs::{Address, AddressError, Host};
 
 use crate::devices::{KINDS, Plan};
-use crate::image::{Image, ImageError};
+use crate::image::ImageError;
+use crate::opened::Opened;
+use crate::owned::{OwnError, Owned};
 
 /// What is wrong with a device specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +46,17 @@ pub enum SpecError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// What looks like the address of a PCI function is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Options after an address.
+    #[error("a PCI function that exists has no options, and {option:?} follows {address}")]
+    NoOptions {
+        /// The function.
+        address: Address,
+        /// As given.
+        option: String,
+    },
     /// Options that don't go together, or one that is missing.
     #[error("{device}: {rule}")]
     Rule {
@@ -61,6 +76,12 @@ pub enum BuildError {
     /// The device refused.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A function that exists can't be owned.
+    #[error(transparent)]
+    Own(#[from] OwnError),
+    /// A function that exists can't be presented.
+    #[error(transparent)]
+    Hardware(#[from] HardwareError),
     /// The device's configuration is not possible.
     #[error("{device}: {why}")]
     Config {
@@ -121,10 +142,19 @@ impl Opt {
 
 /// A device as it was asked for, checked as far as that goes without making it.
 ///
-/// The syntax is `NAME[,OPTION[=VALUE]]...`; a comma in a value is written twice.
+/// The syntax is `NAME[,OPTION[=VALUE]]...`, where a comma in a value is written twice, or the address of a PCI function
+/// of this machine.
 pub struct DeviceSpec {
     text: String,
-    plan: Box<dyn Plan>,
+    kind: Wanted,
+}
+
+/// What is asked for.
+enum Wanted {
+    /// A device in software.
+    Software(Box<dyn Plan>),
+    /// A function that exists.
+    Function(Address),
 }
 
 impl DeviceSpec {
@@ -136,30 +166,63 @@ impl DeviceSpec {
         self.build_over(self.open()?)
     }
 
-    /// Opens the files that the device needs, in an order of its own.
+    /// Opens what the device needs of the system.
     ///
     /// # Errors
-    /// Where one can't be used.
-    pub fn open(&self) -> Result<Vec<Image>, BuildError> {
-        self.plan.open()
+    /// Where something of it can't be used.
+    pub fn open(&self) -> Result<Opened, BuildError> {
+        Ok(match &self.kind {
+            Wanted::Software(plan) => Opened {
+                images: plan.open()?,
+                function: None,
+            },
+            Wanted::Function(address) => Opened {
+                images: Vec::new(),
+                function: Some(Owned::open(&Host::default(), *address)?),
+            },
+        })
     }
 
-    /// Makes the device over files that [`open`](Self::open) gave; opens none itself.
+    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself.
     ///
     /// # Errors
     /// Where what it needs (memory, threads) is not to be had.
-    pub fn build_over(&self, images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
-        self.plan.build(images)
+    pub fn build_over(&self, opened: Opened) -> Result<Arc<dyn Device>, BuildError> {
+        match (&self.kind, opened.function) {
+            (Wanted::Software(plan), _) => plan.build(opened.images),
+            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts())?),
+            (Wanted::Function(_), None) => Err(BuildError::Config {
+                device: "a PCI function",
+                why: "its descriptors were not handed over".into(),
+            }),
+        }
+    }
+
+    /// The address of the function that exists, where the device is one.
+    #[must_use]
+    pub fn address(&self) -> Option<Address> {
+        match self.kind {
+            Wanted::Software(_) => None,
+            Wanted::Function(address) => Some(address),
+        }
     }
 
     /// The longest file that the device makes for itself, bytes.
     pub(crate) fn own_file_bytes(&self) -> u64 {
-        self.plan.own_file_bytes()
+        match &self.kind {
+            Wanted::Software(plan) => plan.own_file_bytes(),
+            Wanted::Function(_) => 0,
+        }
     }
 
     /// The most memory that a user can make the device take beyond what it has when it is made, bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.plan.memory_bytes()
+        // Of a function: what its ioctls carry for a moment, and sentences about refusals.
+        const FUNCTION: u64 = 1 << 20;
+        match &self.kind {
+            Wanted::Software(plan) => plan.memory_bytes(),
+            Wanted::Function(_) => FUNCTION,
+        }
     }
 }
 
@@ -169,6 +232,17 @@ impl FromStr for DeviceSpec {
     fn from_str(text: &str) -> Result<Self, SpecError> {
         let mut parts = split(text).into_iter();
         let name = parts.next().unwrap_or_default();
+        // No device's name has a colon in it, and every address has.
+        if name.contains(':') {
+            let address: Address = name.parse()?;
+            if let Some(option) = parts.next() {
+                return Err(SpecError::NoOptions { address, option });
+            }
+            return Ok(Self {
+                text: address.to_string(),
+                kind: Wanted::Function(address),
+            });
+        }
         let kind = KINDS
             .iter()
             .find(|kind| kind.name == name)
@@ -179,7 +253,7 @@ impl FromStr for DeviceSpec {
         let options: Vec<Opt> = parts.map(|part| Opt::parse(&part)).collect();
         Ok(Self {
             text: text.into(),
-            plan: (kind.parse)(&options)?,
+            kind: Wanted::Software((kind.parse)(&options)?),
         })
     }
 }
@@ -317,6 +391,26 @@ mod tests {
         ] {
             let error = text.parse::<DeviceSpec>().expect_err(text).to_string();
             assert_eq!(error, sentence, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_function_that_exists_and_takes_no_options() {
+        for text in ["0000:01:00.0", "01:00.0"] {
+            let spec: DeviceSpec = text.parse().expect(text);
+            let address = spec.address().map(|address| address.to_string());
+            assert_eq!(address.as_deref(), Some("0000:01:00.0"), "of {text:?}");
+            assert_eq!(spec.to_string(), "0000:01:00.0", "{text:?} in full");
+        }
+        let edu: DeviceSpec = "edu".parse().expect("edu");
+        assert_eq!(edu.address(), None);
+        for (text, part) in [
+            ("01:00.0,ro", r#"has no options, and "ro" follows 0000:01:00.0"#),
+            ("01:00", "01:00"),
+            ("0000:01:20.0", "0000:01:20.0"),
+        ] {
+            let error = text.parse::<DeviceSpec>().expect_err(text).to_string();
+            assert!(error.contains(part), "of {text:?}: {error}");
         }
     }
 

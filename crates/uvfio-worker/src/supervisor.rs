@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 use uvfio_proto::{Journal, Limits};
 
 use crate::channel::{Order, Report, Setup};
 use crate::child::Worker;
-use crate::image::Image;
+use crate::opened::Opened;
 use crate::orders::Orders;
+use crate::owned::{OwnError, Owned, raise_locked_memory};
 use crate::run::{accept, peer};
 use crate::{BuildError, DeviceSpec, Ended, Source};
 
@@ -38,6 +40,12 @@ pub enum SupervisorError {
     /// The socket between supervisor and worker failed, or the worker broke the rules of it.
     #[error("the worker can't be talked to: {0}")]
     Channel(io::Error),
+    /// The function can't be owned once more, for the next user.
+    #[error(transparent)]
+    Own(#[from] OwnError),
+    /// The function did not stop, or did not come back from its reset.
+    #[error("{0}; it gets no other user: start it again when it works")]
+    NotBack(VfioError),
     /// The worker died.
     #[error("the worker died ({0}); start the device again")]
     Died(String),
@@ -64,7 +72,7 @@ pub struct Job<'a> {
 pub struct Supervisor<'a> {
     orders: &'a Orders,
     setup: Setup,
-    images: Vec<Image>,
+    opened: Opened,
     worker: Worker,
     user: Option<User>,
     /// What the worker said before it ended.
@@ -77,6 +85,8 @@ pub struct Supervisor<'a> {
     user_left: bool,
     /// How the first worker died, where the second one serves.
     died: Option<String>,
+    /// The function did not come back after that.
+    not_back: Option<SupervisorError>,
 }
 
 /// The user who is being served.
@@ -93,19 +103,31 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     /// Where the device can't be made, or its worker not be started or confined.
     pub fn start(job: &Job<'_>, orders: &'a Orders) -> Result<Option<Self>, SupervisorError> {
-        let images = job.spec.open()?;
+        if job.spec.address().is_some() {
+            raise_locked_memory();
+        }
+        Self::start_over(job, orders, job.spec.open()?)
+    }
+
+    /// As [`start`](Self::start), over what is open already.
+    pub(crate) fn start_over(
+        job: &Job<'_>,
+        orders: &'a Orders,
+        opened: Opened,
+    ) -> Result<Option<Self>, SupervisorError> {
         let setup = Setup {
             gone: false,
             ansi: job.ansi,
             view: job.view,
+            shape: String::new(),
             log: job.log.into(),
             spec: job.spec.to_string(),
         };
-        let worker = Worker::start(&setup, &images, orders)?;
+        let worker = Worker::start(&setup, &opened, orders)?;
         Ok(worker.map(|worker| Self {
             orders,
             setup,
-            images,
+            opened,
             worker,
             user: None,
             last_words: None,
@@ -113,6 +135,7 @@ impl<'a> Supervisor<'a> {
             taken_away: false,
             user_left: false,
             died: None,
+            not_back: None,
         }))
     }
 
@@ -122,7 +145,12 @@ impl<'a> Supervisor<'a> {
     /// Where the device or its worker fails. A user whose worker dies is served to its end first: the device is gone
     /// for it.
     pub fn run(mut self, source: Source<'_>) -> Result<Ended, SupervisorError> {
-        let only_user = matches!(source, Source::Connected(_));
+        self.serve_until_end(source)
+    }
+
+    /// As [`run`](Self::run). A function that exists is served to one user: each lease has a worker of its own.
+    pub(crate) fn serve_until_end(&mut self, source: Source<'_>) -> Result<Ended, SupervisorError> {
+        let only_user = matches!(source, Source::Connected(_)) || self.opened.function.is_some();
         let listener = match source {
             Source::Listener(listener) => {
                 listener.set_nonblocking(true).map_err(SupervisorError::Accept)?;
@@ -159,7 +187,7 @@ impl<'a> Supervisor<'a> {
                         return Ok(ended);
                     }
                 }
-                Some(Some(Report::Hello(_) | Report::Ready)) | None => {}
+                Some(Some(Report::Hello(_) | Report::Ready { .. })) | None => {}
             }
             if let Some(stream) = listener
                 .map(accept)
@@ -227,6 +255,9 @@ impl<'a> Supervisor<'a> {
     fn worker_has_ended(&mut self) -> Result<Option<Ended>, SupervisorError> {
         let process = self.worker.id();
         let how = self.worker.end();
+        if let Some(error) = self.not_back.take() {
+            return Err(error);
+        }
         if let Some(first) = &self.died {
             return Err(SupervisorError::Died(first.clone()));
         }
@@ -238,15 +269,16 @@ impl<'a> Supervisor<'a> {
             None => {}
         }
         tracing::error!(target: "audit", "{}: worker {process} died: {how}", self.setup.spec);
+        let stopped = self.opened.function.as_ref().map_or(Ok(()), Owned::quieten);
         let Some(user) = self.user.as_ref().filter(|_| self.stop_by.is_none()) else {
+            self.take_back(stopped)?;
             return Err(SupervisorError::Died(how));
         };
-        // Nothing of the disk for whoever broke the first one.
-        let stand_ins = self.images.drain(..).map(|image| image.stand_in());
-        let stand_ins: Vec<Image> = stand_ins
-            .collect::<io::Result<_>>()
-            .map_err(SupervisorError::Start)?;
+        // Nothing of the disk or the function for whoever broke the first one.
+        let stand_ins = self.opened.stand_ins().map_err(SupervisorError::Start)?;
+        self.opened.images.clear();
         self.setup.gone = true;
+        self.setup.shape = std::mem::take(&mut self.worker.shape);
         let Some(next) = Worker::start(&self.setup, &stand_ins, self.orders)? else {
             return Err(SupervisorError::Died(how));
         };
@@ -260,7 +292,39 @@ impl<'a> Supervisor<'a> {
         );
         self.worker = next;
         self.died = Some(how);
+        // It takes its time, and the user has its answers by now.
+        self.not_back = self.take_back(stopped).err();
         Ok(None)
+    }
+
+    /// Resets a function whose worker has died, and lets go of it.
+    fn take_back(&mut self, stopped: Result<(), VfioError>) -> Result<(), SupervisorError> {
+        let Some(function) = self.opened.function.take() else {
+            return Ok(());
+        };
+        let back = stopped.and_then(|()| function.reset());
+        match &back {
+            Ok(()) => tracing::info!(target: "audit", "{}: stopped and reset", self.setup.spec),
+            Err(error) => tracing::error!(target: "audit", "{}: {error}", self.setup.spec),
+        }
+        back.map_err(SupervisorError::NotBack)
+    }
+
+    /// Whether the user has been served to its end, by whichever worker, and another one may come.
+    pub(crate) fn lease_is_over(&self, ended: &Result<Ended, SupervisorError>) -> bool {
+        match ended {
+            Ok(ended) => *ended == Ended::UserLeft,
+            // Killed while it served, or on its way out: stopped and reset by us.
+            Err(SupervisorError::Died(_)) => {
+                self.opened.function.is_none() && (self.died.is_some() || self.user_left)
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The function that exists, as long as it is open.
+    pub(crate) fn function(&self) -> Option<&Owned> {
+        self.opened.function.as_ref()
     }
 }
 

@@ -9,10 +9,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use rustix::process::Signal;
-use uvfio_worker::{CALLS, Only, begin_confinement};
+use uvfio_worker::{CALLS, Call, HARDWARE_CALLS, Only, begin_confinement};
 
 /// Where in the environment the call to be made stands: `NUMBER ARGUMENT...`.
 const CALL: &str = "UVFIO_TEST_CALL";
+
+/// Where in the environment the place of the [`TABLES`] in force stands; without it the first ones are.
+const IN_FORCE: &str = "UVFIO_TEST_TABLES";
+
+/// What a worker is confined to: one that serves a software device, and one that owns a PCI function.
+const TABLES: [&[&[Call]]; 2] = [&[CALLS], &[CALLS, HARDWARE_CALLS]];
 
 /// Beyond the last number that any kernel has had.
 const LAST: i64 = 600;
@@ -45,6 +51,10 @@ fn main() -> ExitCode {
         (
             "a_call_with_a_condition_is_allowed_under_it_alone",
             a_call_with_a_condition_is_allowed_under_it_alone,
+        ),
+        (
+            "requests_of_vfio_are_for_the_owner_of_a_function_alone_and_only_those_listed",
+            requests_of_vfio_are_for_the_owner_of_a_function_alone_and_only_those_listed,
         ),
         (
             "clone3_is_answered_as_if_it_did_not_exist",
@@ -80,6 +90,8 @@ fn main() -> ExitCode {
 
 /// In the child: confines itself, makes the call, and ends with a status that tells what came of it.
 fn make(call: &str) -> ! {
+    let place = std::env::var(IN_FORCE).map_or(0, |place| place.parse().expect("a number"));
+    let tables: &[&[Call]] = TABLES[place];
     let begun = begin_confinement().expect("confinement begins");
     match call {
         "open" => {
@@ -89,7 +101,7 @@ fn make(call: &str) -> ! {
         "thread" => {
             // As in every worker: with the first one libc does what it does once.
             std::thread::spawn(|| ()).join().expect("a first thread");
-            begun.finish(0, MEMORY).expect("confined");
+            begun.finish(0, MEMORY, tables).expect("confined");
             let answer = std::thread::Builder::new()
                 .name("late".into())
                 .spawn(|| 7)
@@ -99,7 +111,7 @@ fn make(call: &str) -> ! {
         "memory" => {
             let shared =
                 rustix::fs::memfd_create("shared", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
-            begun.finish(0, MEMORY).expect("confined");
+            begun.finish(0, MEMORY, tables).expect("confined");
             let within = Vec::<u8>::new().try_reserve_exact(MEMORY as usize / 2).is_ok();
             let beyond = Vec::<u8>::new().try_reserve_exact(MEMORY as usize * 2).is_ok();
             // Four times as much, shared, of a file that need not be so long.
@@ -116,7 +128,7 @@ fn make(call: &str) -> ! {
                 receive.recv().expect("told to go on");
                 raw(libc::SYS_getppid, &[])
             });
-            begun.finish(0, MEMORY).expect("confined");
+            begun.finish(0, MEMORY, tables).expect("confined");
             send.send(()).expect("it waits");
             let _ = thread.join();
             std::process::exit(0);
@@ -129,7 +141,7 @@ fn make(call: &str) -> ! {
         .and_then(|word| word.parse::<i64>().ok())
         .expect("a number");
     let arguments: Vec<u64> = words.map(|word| word.parse().expect("a number")).collect();
-    begun.finish(0, MEMORY).expect("confined");
+    begun.finish(0, MEMORY, tables).expect("confined");
     let result = raw(number, &arguments);
     std::process::exit(if result == i64::from(-libc::ENOSYS) { 38 } else { 0 });
 }
@@ -156,9 +168,10 @@ fn raw(number: i64, arguments: &[u64]) -> i64 {
     }
 }
 
-fn start(call: &str) -> Child {
+fn start(call: &str, place: usize) -> Child {
     Command::new(std::env::current_exe().expect("this program"))
         .env(CALL, call)
+        .env(IN_FORCE, place.to_string())
         .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -167,11 +180,11 @@ fn start(call: &str) -> Child {
 }
 
 fn run(call: &str) -> ExitStatus {
-    start(call).wait().expect("its end")
+    start(call, 0).wait().expect("its end")
 }
 
 /// What becomes of a confined process for each of the calls.
-fn run_all(attempts: &[Attempt]) -> Vec<(Attempt, ExitStatus)> {
+fn run_all(attempts: &[Attempt], place: usize) -> Vec<(Attempt, ExitStatus)> {
     let mut results = Vec::new();
     for some in attempts.chunks(AT_ONCE) {
         let running: Vec<(Attempt, Child)> = some
@@ -180,7 +193,7 @@ fn run_all(attempts: &[Attempt]) -> Vec<(Attempt, ExitStatus)> {
                 let words: Vec<String> = std::iter::once(number.to_string())
                     .chain(arguments.iter().map(u64::to_string))
                     .collect();
-                ((*number, arguments.clone()), start(&words.join(" ")))
+                ((*number, arguments.clone()), start(&words.join(" "), place))
             })
             .collect();
         for (attempt, mut child) in running {
@@ -194,9 +207,10 @@ fn killed_for_it(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::SYS.as_raw())
 }
 
-/// Whether the list lets a call with these arguments through.
-fn allowed((number, arguments): &Attempt) -> bool {
-    CALLS.iter().any(|call| {
+/// Whether the tables let a call with these arguments through.
+fn allowed((number, arguments): &Attempt, tables: &[&[Call]]) -> bool {
+    let argument = |index: u8| arguments.get(usize::from(index)).copied().unwrap_or(0);
+    tables.iter().copied().flatten().any(|call| {
         call.number == *number
             && match call.only {
                 Only::Any => true,
@@ -207,26 +221,30 @@ fn allowed((number, arguments): &Attempt) -> bool {
                     beside,
                     values,
                     ..
-                } => {
-                    let value = arguments.get(usize::from(index)).copied().unwrap_or(0);
-                    values.contains(&(value & !beside & 0xffff_ffff))
-                }
+                } => values.contains(&(argument(index) & !beside & 0xffff_ffff)),
+                Only::NoAddress { index, .. } => argument(index) == 0,
             }
     })
 }
 
 fn check(attempts: &[Attempt]) {
-    let wrong: Vec<String> = run_all(attempts)
+    (0..TABLES.len()).for_each(|place| check_in(attempts, place));
+}
+
+/// The same for one of [`TABLES`].
+fn check_in(attempts: &[Attempt], place: usize) {
+    let tables = TABLES[place];
+    let wrong: Vec<String> = run_all(attempts, place)
         .into_iter()
-        .filter(|(attempt, status)| killed_for_it(*status) == allowed(attempt))
+        .filter(|(attempt, status)| killed_for_it(*status) == allowed(attempt, tables))
         .map(|(attempt, status)| {
-            let expected = if allowed(&attempt) {
+            let expected = if allowed(&attempt, tables) {
                 "let through"
             } else {
                 "killed by SIGSYS"
             };
             format!(
-                "system call {} with {:?}: expected to be {expected}, ended with {status}",
+                "tables {place}: system call {} with {:?}: expected to be {expected}, ended with {status}",
                 attempt.0, attempt.1
             )
         })
@@ -301,6 +319,32 @@ fn a_call_with_a_condition_is_allowed_under_it_alone() {
     ] {
         attempts.push((libc::SYS_prctl, vec![option as u64]));
     }
+    check(&attempts);
+}
+
+fn requests_of_vfio_are_for_the_owner_of_a_function_alone_and_only_those_listed() {
+    let nothing = u64::from(u32::MAX);
+    // All of VFIO's numbers and one beyond each end; `;` is its type.
+    let requests = (99..=121).map(|number| u64::from(b';') << 8 | number);
+    let mut attempts: Vec<Attempt> = requests
+        .map(|request| (libc::SYS_ioctl, vec![nothing, request]))
+        .collect();
+    let counted = |place: usize| {
+        let tables = TABLES[place];
+        attempts.iter().filter(|attempt| allowed(attempt, tables)).count()
+    };
+    assert_eq!(
+        (counted(0), counted(1)),
+        (0, 9),
+        "requests of VFIO that are allowed"
+    );
+    // The same with a direction, as other drivers' requests have one.
+    attempts.push((libc::SYS_ioctl, vec![nothing, 0x4000_3b6e]));
+    // Setting a limit; the second address is nothing in its lower half only.
+    attempts.push((libc::SYS_prlimit64, vec![0, 0, 0x1000]));
+    attempts.push((libc::SYS_prlimit64, vec![0, 0, 1 << 32]));
+    attempts.push((libc::SYS_prlimit64, vec![0, 0, 0]));
+    attempts.push((libc::SYS_capset, Vec::new()));
     check(&attempts);
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use uvfio_worker::{
-    DeviceSpec, Ended, Job, KINDS, LogError, Orders, SocketFile, Source, Supervisor, SupervisorError, say,
+    DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source, SupervisorError, say,
 };
 
 use crate::exit::Failure;
@@ -20,7 +20,8 @@ use crate::{ViewArg, inherited};
 #[derive(Debug, clap::Args)]
 #[command(after_help = devices_help())]
 pub(crate) struct Args {
-    /// The device: NAME[,OPTION[=VALUE]]...
+    /// The device: NAME[,OPTION[=VALUE]]..., or the address of a PCI function of this machine that vfio-pci has, such
+    /// as 0000:01:00.0.
     device: String,
     /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not).
     #[arg(
@@ -68,16 +69,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         log: &args.log,
         ansi,
     };
-    let Some(supervisor) = Supervisor::start(&job, &orders).map_err(not_started)? else {
+    let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
     };
     // Last, so that who finds the socket finds the device.
     let place = Place::open(args)?;
 
     place.announce(&spec);
-    match supervisor.run(place.source()?).map_err(Failure::running)? {
+    match leases.run(place.source()?).map_err(Failure::running)? {
         Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
         Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
+        Ended::NoReset => say(format_args!(
+            "uvfio: {spec} has ended: its user has left, and it can't be reset for another one; start it again if \
+             the next user may have what the last one left in it"
+        )),
         Ended::Gone => say(format_args!(
             "uvfio: {spec} has ended: it was taken away, and its user has left"
         )),

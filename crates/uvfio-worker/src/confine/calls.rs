@@ -9,6 +9,7 @@ use seccompiler::{
     SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
+use uvfio_linux::vfio::request;
 
 /// One call that is allowed.
 #[derive(Debug)]
@@ -39,6 +40,13 @@ pub enum Only {
         /// The same in words.
         said: &'static str,
     },
+    /// Where an argument (counted from 0), an address, is none.
+    NoAddress {
+        /// Which.
+        index: u8,
+        /// The same in words.
+        said: &'static str,
+    },
     /// Where the first argument is this process.
     OwnProcess,
 }
@@ -49,7 +57,7 @@ impl Only {
     pub fn said(self) -> &'static str {
         match self {
             Self::Any => "",
-            Self::Argument { said, .. } => said,
+            Self::Argument { said, .. } | Self::NoAddress { said, .. } => said,
             Self::OwnProcess => "on the process itself",
         }
     }
@@ -222,14 +230,50 @@ pub const CALLS: &[Call] = &[
     call!(SYS_exit_group, "the end"),
 ];
 
+/// What a worker that owns a PCI function may do beyond [`CALLS`]. A request of VFIO's goes to container, group or device:
+/// these three are all that the process has of VFIO.
+pub const HARDWARE_CALLS: &[Call] = &[
+    call!(
+        SYS_ioctl,
+        argument!(
+            1,
+            [
+                request::DEVICE_GET_INFO.opcode(),
+                request::DEVICE_GET_REGION_INFO.opcode(),
+                request::DEVICE_GET_IRQ_INFO.opcode(),
+                request::DEVICE_SET_IRQS.opcode(),
+                request::DEVICE_RESET.opcode(),
+                request::CHECK_EXTENSION.opcode(),
+                request::IOMMU_GET_INFO.opcode(),
+                request::IOMMU_MAP_DMA.opcode(),
+                request::IOMMU_UNMAP_DMA.opcode()
+            ],
+            "VFIO_DEVICE_GET_INFO, VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO, VFIO_DEVICE_SET_IRQS, \
+             VFIO_DEVICE_RESET, VFIO_CHECK_EXTENSION, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA"
+        ),
+        "the function's registers, interrupts and reset; its IOMMU"
+    ),
+    call!(
+        SYS_prlimit64,
+        Only::NoAddress {
+            index: 2,
+            said: "without new limits"
+        },
+        "what a refusal for locked memory says"
+    ),
+    call!(SYS_capget, "what a refusal for locked memory says"),
+];
+
 /// A filter, as the kernel takes it.
 pub(super) type Program = seccompiler::BpfProgram;
 
-/// The filter that kills the process at every call that is not in [`CALLS`].
-pub(super) fn filter(own_process: u64) -> Result<Program, seccompiler::BackendError> {
+/// The filter that kills the process at every call that is in none of the tables.
+pub(super) fn filter(tables: &[&[Call]], own_process: u64) -> Result<Program, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in CALLS {
-        rules.insert(call.number, alternatives(call.only, own_process)?);
+    for call in tables.iter().copied().flatten() {
+        let more = alternatives(call.only, own_process)?;
+        // A call that has rows in two tables has conditions in both: without any, a call is allowed in every way.
+        rules.entry(call.number).or_default().extend(more);
     }
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, target()?)?.try_into()
 }
@@ -254,6 +298,10 @@ fn alternatives(only: Only, own_process: u64) -> Result<Vec<SeccompRule>, seccom
     match only {
         Only::Any => Ok(Vec::new()),
         Only::OwnProcess => Ok(vec![rule(0, Op::Eq, own_process)?]),
+        Only::NoAddress { index, .. } => {
+            let condition = SeccompCondition::new(index, Length::Qword, Op::Eq, 0)?;
+            Ok(vec![SeccompRule::new(vec![condition])?])
+        }
         Only::Argument {
             index,
             beside,
@@ -276,6 +324,7 @@ mod tests {
         let has: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
         let wanted: Vec<String> = CALLS
             .iter()
+            .chain(HARDWARE_CALLS)
             .map(|call| format!("| `{}` | {} | {} |", call.name, call.only.said(), call.why))
             .collect();
         let wanted_page = wanted.join("\n");
@@ -283,6 +332,16 @@ mod tests {
             has, wanted,
             "docs/src/confinement.md must have these rows:\n{wanted_page}"
         );
+    }
+
+    #[test]
+    fn a_call_in_two_tables_has_a_condition_in_both() {
+        for call in HARDWARE_CALLS {
+            for other in CALLS.iter().filter(|other| other.number == call.number) {
+                let conditions = [call.only, other.only].map(Only::said);
+                assert!(!conditions.contains(&""), "{}: {conditions:?}", call.name);
+            }
+        }
     }
 
     #[test]
@@ -302,7 +361,10 @@ mod tests {
             libc::SYS_kill,
             libc::SYS_tgkill,
         ] {
-            let found = CALLS.iter().find(|call| call.number == forbidden);
+            let found = CALLS
+                .iter()
+                .chain(HARDWARE_CALLS)
+                .find(|call| call.number == forbidden);
             assert!(found.is_none(), "{forbidden}: {found:?}");
         }
     }

@@ -1,0 +1,169 @@
+//! One user after another for a function that exists, each with a worker of its own.
+//!
+//! ```text
+//! open the group -> a worker -> a user -> the user leaves, or the worker dies
+//!      ^                                     | stopped, reset, every descriptor closed
+//!      +--- the group opens again: free -----+ EBUSY: something of the former lease is left: held, not leased
+//! ```
+//!
+//! The kernel opens a group again only when the last descriptor of the former lease is closed and its last mapping
+//! undone, whoever has them: it is asked, and nothing else is believed. It resets the function when it is closed, and once
+//! more when it is opened.
+
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use uvfio_linux::sysfs::{Address, Host};
+
+use crate::opened::Opened;
+use crate::orders::Orders;
+use crate::owned::{OwnError, Owned};
+use crate::supervisor::{Job, Supervisor, SupervisorError};
+use crate::{Ended, Source};
+
+/// How long after the first try to open a group that is held the next one is made; each is twice as long as the last.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+
+/// The longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// A device that is served to one user after another: a software device by one worker, a function that exists by one a
+/// lease.
+#[derive(Debug)]
+pub struct Leases<'a> {
+    job: Job<'a>,
+    orders: &'a Orders,
+    first: Supervisor<'a>,
+}
+
+/// How a lease of a function ended.
+enum Over {
+    /// With the server, in this way.
+    Server(Ended),
+    /// Another user may come.
+    Lease,
+}
+
+impl<'a> Leases<'a> {
+    /// Opens what the device needs and starts its first worker. None where an order to stop comes first.
+    ///
+    /// # Errors
+    /// As [`Supervisor::start`].
+    pub fn start(job: Job<'a>, orders: &'a Orders) -> Result<Option<Self>, SupervisorError> {
+        let first = Supervisor::start(&job, orders)?;
+        Ok(first.map(|first| Self { job, orders, first }))
+    }
+
+    /// Serves the users that come from `source`, until an order, the only user's leaving or a failure ends it.
+    ///
+    /// # Errors
+    /// As [`Supervisor::run`]; for a function also where it can't be owned again for the next user.
+    pub fn run(self, source: Source<'_>) -> Result<Ended, SupervisorError> {
+        match (source, self.job.spec.address()) {
+            (Source::Listener(listener), Some(address)) => self.run_leases(listener, address),
+            (source, _) => self.first.run(source),
+        }
+    }
+
+    fn run_leases(self, listener: &UnixListener, address: Address) -> Result<Ended, SupervisorError> {
+        let Self { job, orders, first } = self;
+        let known = first.function().map(Owned::identity).transpose();
+        let known = known.map_err(OwnError::Vfio)?;
+        let mut now = first;
+        loop {
+            match one_lease(now, listener, orders)? {
+                Over::Server(ended) => return Ok(ended),
+                Over::Lease => {}
+            }
+            let Some(function) = own_again(address, orders)? else {
+                return Ok(Ended::Stopped);
+            };
+            let is = function.identity().map_err(OwnError::Vfio)?;
+            if let Some(was) = known.filter(|was| *was != is) {
+                return Err(OwnError::Exchanged { address, was, is }.into());
+            }
+            let opened = Opened {
+                images: Vec::new(),
+                function: Some(function),
+            };
+            now = match Supervisor::start_over(&job, orders, opened)? {
+                Some(next) => next,
+                None => return Ok(Ended::Stopped),
+            };
+        }
+    }
+}
+
+/// Serves one user. On return nothing of the function is open here.
+fn one_lease(
+    mut lease: Supervisor<'_>,
+    listener: &UnixListener,
+    orders: &Orders,
+) -> Result<Over, SupervisorError> {
+    let ended = lease.serve_until_end(Source::Listener(listener));
+    let over = lease.lease_is_over(&ended);
+    if let Some(function) = lease.function() {
+        // Its worker has done that. But it has had a user, and what it says is not believed.
+        function.quieten().map_err(SupervisorError::NotBack)?;
+        if over && !orders.stopping() && !function.resets().map_err(SupervisorError::NotBack)? {
+            return Ok(Over::Server(Ended::NoReset));
+        }
+    }
+    match ended {
+        _ if over && orders.stopping() => Ok(Over::Server(Ended::Stopped)),
+        _ if over => Ok(Over::Lease),
+        other => other.map(Over::Server),
+    }
+}
+
+/// Opens the function for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
+/// first.
+fn own_again(address: Address, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
+    let host = Host::default();
+    let mut wait = FIRST_WAIT;
+    let mut said = String::new();
+    loop {
+        if orders.stopping() {
+            return Ok(None);
+        }
+        match Owned::open(&host, address) {
+            Ok(function) => {
+                if !said.is_empty() {
+                    tracing::warn!(target: "audit", "{address}: free again");
+                }
+                return Ok(Some(function));
+            }
+            Err(OwnError::InUse { holders, .. }) => {
+                let who = match holders.as_str() {
+                    "" => "a process that can't be seen".to_owned(),
+                    _ => holders,
+                };
+                if said != who {
+                    tracing::warn!(
+                        target: "audit",
+                        "{address}: held, not leased: {who} has something of it open; no user is served until it lets go"
+                    );
+                    said = who;
+                }
+            }
+            Err(other) => return Err(other.into()),
+        }
+        pause(wait, orders)?;
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// Waits, or until the next order.
+fn pause(time: Duration, orders: &Orders) -> Result<(), SupervisorError> {
+    let wake = orders.wake();
+    let mut ready = [PollFd::new(&wake, PollFlags::IN)];
+    match poll(&mut ready, Timespec::try_from(time).ok().as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {
+            orders.heard();
+            Ok(())
+        }
+        Err(errno) => Err(SupervisorError::Channel(errno.into())),
+    }
+}

@@ -1,0 +1,279 @@
+//! A PCI function that exists: opened through the kernel's VFIO for the worker that will own it, and taken back from
+//! one that can no longer be asked to let go.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use uvfio_linux::device::Parts;
+use uvfio_linux::sysfs::{self, Address, Host};
+use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
+use uvfio_pci::tables::header;
+
+/// Why a function can't be owned.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnError {
+    /// `/sys` knows no such function, or does not say what it must.
+    #[error(transparent)]
+    Sysfs(#[from] sysfs::Error),
+    /// Another driver has it, or none.
+    #[error("{address} {}; give it to vfio-pci first, as root: uvfio bind {address}", with(driver.as_deref()))]
+    NotBound {
+        /// The function.
+        address: Address,
+        /// Its driver.
+        driver: Option<String>,
+    },
+    /// Others of its group are in the way.
+    #[error(
+        "{address} can't be owned, since its IOMMU group {group} is given away as a whole or not at all: {blockers}"
+    )]
+    NotViable {
+        /// The function.
+        address: Address,
+        /// The group's number.
+        group: u32,
+        /// Each that is in the way, and what takes it from there.
+        blockers: String,
+    },
+    /// There is no IOMMU behind its group.
+    #[error(
+        "{address} can't be owned: there is no IOMMU behind its group {group}, so nothing confines its DMA"
+    )]
+    NotIsolated {
+        /// The function.
+        address: Address,
+        /// The group's number.
+        group: u32,
+    },
+    /// Somebody has its group open, or something of it.
+    #[error("{address} is in use: {}", held_by(*group, holders))]
+    InUse {
+        /// The function.
+        address: Address,
+        /// The group's number.
+        group: u32,
+        /// Who holds it, as far as this user may see.
+        holders: String,
+    },
+    /// The permissions of the group's file.
+    #[error(
+        "this user (uid {uid}) may not open /dev/vfio/{group}, the IOMMU group of {address}; as root: \
+         chown {uid} /dev/vfio/{group}, or for good by a udev rule: SUBSYSTEM==\"vfio\", KERNEL==\"{group}\", \
+         OWNER=\"{uid}\""
+    )]
+    NotAllowed {
+        /// The function.
+        address: Address,
+        /// The group's number.
+        group: u32,
+        /// Who asked.
+        uid: u32,
+    },
+    /// Another function is there now.
+    #[error("{address} is no longer the function that it was ({was:#010x}, now {is:#010x}); start it again")]
+    Exchanged {
+        /// The address.
+        address: Address,
+        /// Device and vendor ID before.
+        was: u32,
+        /// Device and vendor ID now.
+        is: u32,
+    },
+    /// The kernel refused something else.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+}
+
+fn with(driver: Option<&str>) -> String {
+    driver.map_or_else(
+        || "has no driver".into(),
+        |driver| format!("is with the driver {driver}"),
+    )
+}
+
+fn held_by(group: u32, holders: &str) -> String {
+    let free = "it is free when that has let go or ended";
+    if holders.is_empty() {
+        format!(
+            "a process that this user can't see has its IOMMU group {group} open, or something of it; {free}"
+        )
+    } else {
+        format!("{holders} has its IOMMU group {group} open, or something of it; {free}")
+    }
+}
+
+/// A function, with the group that it is in and the address space of that group, all open.
+#[derive(Debug)]
+pub struct Owned {
+    address: Address,
+    container: Container,
+    group: Group,
+    group_number: u32,
+    device: DeviceFile,
+}
+
+/// What is handed to the worker.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    pub(crate) container: OwnedFd,
+    pub(crate) group: OwnedFd,
+    pub(crate) group_number: u32,
+    pub(crate) device: OwnedFd,
+}
+
+impl Owned {
+    /// Opens a function and its group.
+    ///
+    /// # Errors
+    /// Where it is not there, not free, or not this user's.
+    pub fn open(host: &Host, address: Address) -> Result<Self, OwnError> {
+        let function = host.sysfs().function(address)?;
+        if !function.has_vfio_driver() {
+            let driver = function.driver;
+            return Err(OwnError::NotBound { address, driver });
+        }
+        let number = function.group.ok_or(sysfs::Error::NoGroup { address })?;
+        let known = host.sysfs().group(number)?;
+        if !known.isolated {
+            return Err(OwnError::NotIsolated {
+                address,
+                group: number,
+            });
+        }
+        let blockers: Vec<String> = known.blockers().map(ToString::to_string).collect();
+        if !blockers.is_empty() {
+            return Err(OwnError::NotViable {
+                address,
+                group: number,
+                blockers: blockers.join("; "),
+            });
+        }
+        let group = Group::open(number).map_err(|error| match error.rule() {
+            Some(Rule::Held) => OwnError::InUse {
+                address,
+                group: number,
+                holders: holders(host, &function),
+            },
+            Some(Rule::NoPermission) => OwnError::NotAllowed {
+                address,
+                group: number,
+                uid: rustix::process::geteuid().as_raw(),
+            },
+            _ => error.into(),
+        })?;
+        let container = Container::open()?;
+        group.set_container(&container)?;
+        container.set_iommu()?;
+        let device = group.device(&address.to_string())?;
+        Ok(Self {
+            address,
+            container,
+            group,
+            group_number: number,
+            device,
+        })
+    }
+
+    /// Takes what [`descriptors`](Self::descriptors) gave.
+    pub(crate) fn from_descriptors(address: Address, given: Descriptors) -> Result<Self, VfioError> {
+        Ok(Self {
+            address,
+            container: Container::from_descriptor(given.container)?,
+            group: Group::from_descriptor(given.group, given.group_number)?,
+            group_number: given.group_number,
+            device: DeviceFile::from_descriptor(given.device, &address.to_string())?,
+        })
+    }
+
+    /// Duplicates of all three descriptors.
+    pub(crate) fn descriptors(&self) -> io::Result<Descriptors> {
+        Ok(Descriptors {
+            container: self.container.as_fd().try_clone_to_owned()?,
+            group: self.group.as_fd().try_clone_to_owned()?,
+            group_number: self.group_number,
+            device: self.device.as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    /// What the device is made of.
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts {
+            name: self.address.to_string(),
+            container: self.container,
+            group: self.group,
+            device: self.device,
+        }
+    }
+
+    /// Device and vendor ID.
+    pub(crate) fn identity(&self) -> Result<u32, VfioError> {
+        let at = header::VENDOR_AND_DEVICE.register.into();
+        self.device.config()?.read_word(at)
+    }
+
+    /// Whether the kernel can reset it: it has when it was opened.
+    pub(crate) fn resets(&self) -> Result<bool, VfioError> {
+        Ok(self.device.info()?.reset)
+    }
+
+    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, and has no memory
+    /// of the user's any more. Takes no longer than undoing the mappings does.
+    ///
+    /// # Errors
+    /// Where it does not stop; the rest is done all the same.
+    pub(crate) fn quieten(&self) -> Result<(), VfioError> {
+        let stopped = self.stop_master();
+        for irq in [Irq::Msix, Irq::Msi, Irq::Intx] {
+            // Refused where it is not the kind that is enabled.
+            if let Err(error) = self.device.disable(irq) {
+                tracing::debug!("{}: {error}", self.address);
+            }
+        }
+        let unmapped = self.container.unmap_all();
+        stopped.and(unmapped.map(|_| ()))
+    }
+
+    /// Takes bus mastering from the function.
+    fn stop_master(&self) -> Result<(), VfioError> {
+        let at = header::BUS_MASTER.register.into();
+        let config: Region = self.device.config()?;
+        let command: u16 = config.read_word(at)?;
+        config.write_word(at, command & !(header::BUS_MASTER.mask() as u16))
+    }
+
+    /// Resets it, as [`quieten`](Self::quieten) leaves it.
+    ///
+    /// # Errors
+    /// Where it can't be reset.
+    pub(crate) fn reset(&self) -> Result<(), VfioError> {
+        self.device.reset()
+    }
+}
+
+/// Who holds a function, as far as this user may see.
+fn holders(host: &Host, function: &sysfs::Function) -> String {
+    let open = host.open_vfio().unwrap_or_default();
+    let holders = open.holders(function);
+    let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+/// Lets this process, and the workers that it starts, lock as much memory as it may: what a function can reach is
+/// locked, and counts against the worker that maps it.
+pub(crate) fn raise_locked_memory() {
+    let limit = getrlimit(Resource::Memlock);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(errno @ (Errno::PERM | Errno::INVAL)) = setrlimit(Resource::Memlock, raised)
+    {
+        tracing::warn!(
+            "the limit of locked memory stays at {:?} bytes: {errno}",
+            limit.current
+        );
+    }
+}
