@@ -71,6 +71,16 @@ impl<'a> Leases<'a> {
         let Self { job, orders, first } = self;
         let known = first.function().map(Owned::identity).transpose();
         let known = known.map_err(OwnError::Vfio)?;
+        if !first
+            .function()
+            .map_or(Ok(true), Owned::resets)
+            .map_err(OwnError::Vfio)?
+        {
+            tracing::warn!(
+                target: "audit",
+                "{address} can't be reset, so it will have one user only"
+            );
+        }
         let mut now = first;
         loop {
             match one_lease(now, listener, orders)? {

@@ -9,6 +9,7 @@ mod abuse;
 mod edu;
 mod nvme;
 mod report;
+mod served;
 mod vfio;
 
 use report::Report;
@@ -57,6 +58,21 @@ enum Task {
         #[arg(long)]
         records: u64,
     },
+    /// Keeps an edu that a vfio-user server serves busy with DMA, until it is killed
+    KeepBusy {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Uses an edu that a vfio-user server serves, and looks for what its former user had
+    NextUser {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Keeps hold of the VFIO device that a process has, until it is killed
+    Hold {
+        /// The process
+        pid: u32,
+    },
     /// Finds numbered blocks in an image
     NvmeFind {
         image: PathBuf,
@@ -83,6 +99,9 @@ fn main() -> ExitCode {
             }
         }),
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
+        Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
+        Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Hold { pid } => served::hold(pid, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {

@@ -35,6 +35,7 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
     ("lib/uvfio/list.sh", include_str!("../../guest/list.sh")),
     ("lib/uvfio/driver.sh", include_str!("../../guest/driver.sh")),
+    ("lib/uvfio/serve.sh", include_str!("../../guest/serve.sh")),
 ];
 
 /// What a guest has besides the usual programs and our own files.

@@ -28,6 +28,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
+mod serve_hardware;
 mod worker_killed;
 
 /// Something that must hold in a virtual machine.
@@ -61,6 +62,7 @@ pub(super) const ALL: &[Scenario] = &[
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
     list_bind::SCENARIO,
+    serve_hardware::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.

@@ -1,0 +1,146 @@
+//! Users of a function that our server owns and serves, by the client that Cloud Hypervisor uses; the function is QEMU's
+//! edu. And somebody who keeps hold of such a function when its lease is over.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use vfio_user::Client;
+
+use crate::report::Report;
+
+const CONFIG: u32 = 7;
+const COMMAND: u64 = 0x04;
+const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
+
+// edu's registers, as offsets in BAR 0.
+const SOURCE: u64 = 0x80;
+const DESTINATION: u64 = 0x88;
+const COUNT: u64 = 0x90;
+const START: u64 = 0x98;
+/// A transfer is under way; set to begin one.
+const RUNNING: u64 = 1 << 0;
+const TO_MEMORY: u64 = 1 << 1;
+/// Where the device's own buffer lies for it.
+const BUFFER: u64 = 0x4_0000;
+
+const PAGE: u64 = 4096;
+/// Where the first user's memory lies for the device, and where the second one's does.
+const FIRST: u64 = 0x10_0000;
+const SECOND: u64 = 0x20_0000;
+/// What the first user's memory is full of, and what the second one's.
+const SECRET: u8 = 0xa5;
+const OWN: u8 = 0x3c;
+
+/// How long a transfer may take; QEMU's takes 0.1 s.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Edu {
+    client: Client,
+    memory: File,
+}
+
+impl Edu {
+    /// Attaches, with one page of memory at `iova` that is full of `byte`.
+    fn open(socket: &Path, iova: u64, byte: u8) -> Result<Self> {
+        let mut client = Client::new(socket)?;
+        let memory = File::from(memfd_create("edu", MemfdFlags::CLOEXEC)?);
+        memory.set_len(PAGE)?;
+        memory.write_all_at(&[byte; PAGE as usize], 0)?;
+        client.dma_map(0, iova, PAGE, memory.as_raw_fd())?;
+        client.region_write(CONFIG, COMMAND, &COMMAND_MEMORY_AND_MASTER.to_le_bytes())?;
+        Ok(Self { client, memory })
+    }
+
+    /// Has the device copy a page, and waits until it has.
+    fn copy(&mut self, from: u64, to: u64, direction: u64) -> Result<()> {
+        for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, PAGE)] {
+            self.client.region_write(0, register, &value.to_le_bytes())?;
+        }
+        self.client
+            .region_write(0, START, &(RUNNING | direction).to_le_bytes())?;
+        let start = Instant::now();
+        while self.is_running()? {
+            if start.elapsed() > PATIENCE {
+                bail!("the device did not end its transfer");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn is_running(&mut self) -> Result<bool> {
+        let mut bytes = [0; 8];
+        self.client.region_read(0, START, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes) & RUNNING != 0)
+    }
+
+    fn memory(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; PAGE as usize];
+        self.memory.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+}
+
+/// Has the device read memory and write it back, without end; says when it does.
+pub(crate) fn keep_busy(socket: &Path, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, SECRET)?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    report.ok("the first user's device reads its memory")?;
+    report.note("busy")?;
+    loop {
+        edu.copy(BUFFER, FIRST, TO_MEMORY)?;
+        edu.copy(FIRST, BUFFER, 0)?;
+    }
+}
+
+/// The next user: the device works, and reaches nothing of the former one's.
+pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, SECOND, OWN)?;
+    edu.copy(SECOND, BUFFER, 0)?;
+    edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+    edu.copy(BUFFER, SECOND, TO_MEMORY)?;
+    let own = vec![OWN; PAGE as usize];
+    report.same(
+        "the next user's device copies its memory both ways",
+        &true,
+        &(edu.memory()? == own),
+    )?;
+    // Where the former user's memory was.
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.copy(BUFFER, SECOND, TO_MEMORY)?;
+    let found = edu.memory()?.iter().filter(|byte| **byte == SECRET).count();
+    report.same(
+        "bytes of the former user's memory that the device reads",
+        &0,
+        &found,
+    )
+}
+
+/// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.
+pub(crate) fn hold(pid: u32, report: &mut Report) -> Result<()> {
+    let _held = duplicate(pid).with_context(|| format!("looking for a device of process {pid}"))?;
+    report.note("held")?;
+    loop {
+        thread::sleep(PATIENCE);
+    }
+}
+
+fn duplicate(pid: u32) -> Result<OwnedFd> {
+    let process = Pid::from_raw(pid.try_into()?).context("no process")?;
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let is_device = fs::read_link(entry.path())?.as_os_str() == "anon_inode:[vfio-device]";
+        if let (true, Some(number)) = (is_device, entry.file_name().to_str()) {
+            return Ok(pidfd_getfd(&process, number.parse()?, PidfdGetfdFlags::empty())?);
+        }
+    }
+    bail!("it has none");
+}

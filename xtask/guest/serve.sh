@@ -1,0 +1,237 @@
+# Our server as the owner of functions that exist: who may, for whom, and what is left of a user.
+
+# Two ordinary users: one serves, the other is served.
+serve_users() {
+    mkdir -p /etc
+    grep -q ^root: /etc/passwd 2>/dev/null || echo 'root:x:0:0::/:/bin/sh' >>/etc/passwd
+    for name in owner guest; do
+        id=$((1000 + ${#name}))
+        [ $name = guest ] && id=$((id + 100))
+        echo "$name:x:$id:$id::/tmp:/bin/sh" >>/etc/passwd
+        echo "$name:x:$id:" >>/etc/group
+        same "there is the user $name" $id "$(su $name -c 'id -u')"
+    done
+    chmod 1777 /tmp
+    modprobe vfio_iommu_type1
+    modprobe vfio-pci
+}
+
+# serve_as USER NAME ADDRESS [LIMIT]: a server of the function, run by the user, open to everybody.
+serve_as() {
+    rm -f "/tmp/$2.sock"
+    limit=${4:+"ulimit -l $4;"}
+    su "$1" -c "$limit exec uvfio serve $3 --socket /tmp/$2.sock --log info" >"/tmp/$2.log" 2>&1 &
+    echo $! >"/tmp/$2.pid"
+    if eventually 30 test -S "/tmp/$2.sock"; then
+        ok "$1 serves $3"
+        chmod 666 "/tmp/$2.sock"
+    else
+        fail "$1 serves $3: expected a socket got $(tail -n 1 "/tmp/$2.log")"
+        return 1
+    fi
+}
+
+# serve_end NAME: ends a server, which must end in order.
+serve_end() {
+    kill -TERM "$(cat "/tmp/$1.pid")"
+    logged "$1" "the server of $1 ends when told to" "has ended"
+    eventually 30 server_is_gone "$1"
+}
+
+server_is_gone() {
+    ! kill -0 "$(cat "/tmp/$1.pid")"
+}
+
+# logged NAME WHAT PART: a server says this, now or soon.
+logged() {
+    if eventually 30 grep -qF "$3" "/tmp/$1.log"; then
+        ok "$2"
+    else
+        fail "$2: expected $3 got $(tail -n 3 "/tmp/$1.log" | tr '\n' ';')"
+    fi
+}
+
+# The process that serves: the server's only child.
+worker_of() {
+    server=$(cat "/tmp/$1.pid")
+    for stat in /proc/[0-9]*/stat; do
+        # After the name in parentheses: state, parent.
+        parent=$(sed 's/.*) [A-Z] \([0-9]*\) .*/\1/' "$stat" 2>/dev/null)
+        [ "$parent" != "$server" ] || basename "${stat%/stat}"
+    done | head -n 1
+}
+
+# drives WHAT PATTERN COMMAND...: a driver, run by the user `guest`, succeeds and prints such a line.
+drives() {
+    what=$1
+    pattern=$2
+    shift 2
+    if su guest -c "$*" >/tmp/driven 2>&1 && grep -qE "$pattern" /tmp/driven; then
+        ok "$what"
+    else
+        fail "$what: expected $pattern got $(tail -n 2 /tmp/driven | tr '\n' ';')"
+    fi
+}
+
+group_of() {
+    basename "$(readlink -f "/sys/bus/pci/devices/$1/iommu_group")"
+}
+
+serve_refusals() {
+    edu=$(pci_find 1234:11e8)
+    nvme=$(pci_find 1b36:0010)
+    refuses "a function without a driver is refused" "$edu has no driver; give it to vfio-pci first, as root: uvfio bind $edu" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    modprobe nvme
+    eventually 30 test -b /dev/nvme0n1
+    refuses "a function with another driver is refused" "is with the driver nvme; give it to vfio-pci first" \
+        uvfio serve "$nvme" --socket /tmp/no.sock
+    refuses "a function that is not there is refused" "there is no PCI function 0000:fe:1f.7" \
+        uvfio serve fe:1f.7 --socket /tmp/no.sock
+    refuses "what is no address is refused" "is no PCI address" uvfio serve 01:00 --socket /tmp/no.sock
+    check "nobody made a socket" test ! -e /tmp/no.sock
+    says "bind gives nvme to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
+    says "bind gives edu to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+}
+
+# The group of a function is not viable while another one of it has a driver.
+serve_not_viable() {
+    test_device=$(pci_find 1b36:0005)
+    uvfio bind "$test_device"
+    refuses "a function whose group is not viable is refused" "is driven by virtio-pci (\`uvfio bind" \
+        uvfio serve "$test_device" --socket /tmp/no.sock
+}
+
+# identity_of SOCKET: class, vendor:device and revision, as our command shows them.
+identity_of() {
+    uvfio show "$1" | sed -n '1s/.*: \([0-9a-f]\{4\}:[0-9a-f]\{4\}\) .*\[\(....\)..\], revision \(..\),.*/\2: \1 (rev \3)/p'
+}
+
+serve_edu() {
+    edu=$(pci_find 1234:11e8)
+    serve_as root edu "$edu" || return 1
+    same "the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
+    drives "edu computes for another user" "^10! = 3628800" edu /tmp/edu.sock
+    drives "edu copies by DMA, with interrupts" "^the same: true" edu /tmp/edu.sock
+    refuses "a function that is served is refused" "is in use: uvfio (process" uvfio serve "$edu" --socket /tmp/no.sock
+    serve_end edu
+}
+
+serve_edu_as_owner() {
+    edu=$(pci_find 1234:11e8)
+    group=$(group_of "$edu")
+    chown root "/dev/vfio/$group"
+    refuses "the owner of nothing is told what to do" "chown 1005 /dev/vfio/$group" \
+        su owner -c "uvfio serve $edu --socket /tmp/no.sock"
+    chown owner "/dev/vfio/$group"
+    serve_as owner edu "$edu" || return 1
+    drives "edu copies by DMA for another user of an ordinary one" "^the same: true" edu /tmp/edu.sock
+}
+
+# in_background NAME NOTE COMMAND...: starts what runs until it is killed, and waits until it has said its note.
+in_background() {
+    name=$1
+    said=$2
+    shift 2
+    "$@" >"/tmp/$name.out" 2>&1 &
+    echo $! >"/tmp/$name.pid"
+    check "$name runs" eventually 60 grep -q "UVFIO note $said" "/tmp/$name.out" || cat "/tmp/$name.out"
+}
+
+serve_keep_busy() {
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy /tmp/edu.sock"
+}
+
+serve_next_user() {
+    su guest -c "exec uvfio-guest-tools next-user /tmp/edu.sock" >&3
+}
+
+serve_user_killed() {
+    serve_keep_busy
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+}
+
+# Somebody keeps a descriptor of the function beyond the lease.
+serve_held() {
+    serve_keep_busy
+    in_background hold held uvfio-guest-tools hold "$(worker_of edu)"
+    kill -9 "$(cat /tmp/busy.pid)"
+    logged edu "a function that somebody keeps is held, and it is said by whom" "held, not leased: uvfio-guest-too"
+    if timeout 3 su guest -c "uvfio-guest-tools next-user /tmp/edu.sock" >/dev/null 2>&1; then
+        fail "nobody gets it: expected no service got a lease"
+    else
+        ok "nobody gets it"
+    fi
+    kill -9 "$(cat /tmp/hold.pid)"
+    logged edu "it is free when that has ended" "free again"
+    serve_next_user
+}
+
+serve_worker_killed() {
+    serve_keep_busy
+    kill -9 "$(worker_of edu)"
+    logged edu "the user whose worker is killed has a device that is gone" "the device is gone for"
+    logged edu "the function is stopped and reset" "stopped and reset"
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+    serve_end edu
+    check "nothing of VFIO is open any more" eventually 10 nobody_holds "$(pci_find 1234:11e8)"
+}
+
+nobody_holds() {
+    ! uvfio list "$1" | grep -q "held by"
+}
+
+# The limit of locked memory is the worker's: the user's device stays without bus mastering.
+serve_locked_memory() {
+    edu=$(pci_find 1234:11e8)
+    serve_as owner edu "$edu" 0 || return 1
+    if su guest -c "timeout 30 edu /tmp/edu.sock" >/tmp/driven 2>&1; then
+        fail "no memory is locked beyond the limit: expected a failure got $(tail -n 1 /tmp/driven)"
+    else
+        ok "no memory is locked beyond the limit"
+    fi
+    logged edu "the refusal says what to do" "ulimit -l"
+    if grep -q "died" /tmp/edu.log; then
+        fail "the worker lives: expected no death got $(grep died /tmp/edu.log | head -n 1)"
+    else
+        ok "the worker lives"
+    fi
+    serve_end edu
+}
+
+serve_nvme_as_owner() {
+    nvme=$(pci_find 1b36:0010)
+    chown owner "/dev/vfio/$(group_of "$nvme")"
+    serve_as owner nvme "$nvme" || return 1
+    same "the user sees what lspci sees" "$(lspci -n -s "$nvme" | cut -d ' ' -f 2-)" "$(identity_of /tmp/nvme.sock)"
+}
+
+serve_nvme_writes() {
+    in_background writer "flushed 5" su guest -c "exec uvfio-guest-tools nvme-write /tmp/nvme.sock --records 8192"
+}
+
+# Ends in the midst of a write; what it had flushed by then is told to the host.
+serve_nvme_killed() {
+    kill -9 "$(cat /tmp/writer.pid)"
+    # The last line may have been cut short.
+    text sh -c "grep -o 'flushed [0-9]*$' /tmp/writer.out | tail -n 2 | head -n 1"
+}
+
+serve_nvme_driver() {
+    drives "the driver for NVMe reads what it wrote" "the same: true|blocks are as they were written" \
+        nvme /tmp/nvme.sock --overwrite --reads=200
+    serve_end nvme
+}
+
+# A function that nobody can reset has one user.
+serve_no_reset() {
+    xhci=$(pci_find 1033:0194)
+    uvfio bind "$xhci"
+    serve_as root xhci "$xhci" || return 1
+    logged xhci "it is said at the start that there will be one user" "can't be reset"
+    check "its first user is served" uvfio show /tmp/xhci.sock
+    logged xhci "there is no second one" "it can't be reset for another one"
+    check "the server has ended" eventually 10 server_is_gone xhci
+}

@@ -1,0 +1,100 @@
+//! Our server owns QEMU's own devices through the kernel's VFIO, inside a guest, and gives them to programs of other
+//! users there.
+//!
+//! Drivers are the examples of `uvfio-driver`, and small ones over the client that Cloud Hypervisor uses. What an NVMe
+//! controller's user wrote is looked for in QEMU's own image file, too.
+
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{Context, STEP, Scenario, flushed_so_far};
+use crate::vm::checks::Checks;
+use crate::vm::device::Device;
+use crate::vm::guest::{Builder, Guest};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "serve-hardware",
+    about: "serve gives functions that exist to programs of other users, one after another, and takes them back",
+    run,
+};
+
+fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let Some(uvfio) = &context.programs.uvfio else {
+        return Ok(());
+    };
+    let image = context.image()?;
+    let mut guest = machine(context, &Device::qemu_nvme("nvme", &image))
+        .dynamic_tool(uvfio)
+        .start()?;
+    guest.run("iommu_groups_exist", STEP, checks)?;
+    guest.run("serve_users", STEP, checks)?;
+    guest.run("serve_refusals", STEP, checks)?;
+    guest.run("unbind_all shpchp", STEP, checks)?;
+    guest.run("serve_not_viable", STEP, checks)?;
+    guest.run("serve_edu", STEP, checks)?;
+    guest.run("serve_edu_as_owner", STEP, checks)?;
+    for step in ["serve_user_killed", "serve_held", "serve_worker_killed"] {
+        guest.run(step, STEP, checks)?;
+    }
+    guest.run("serve_locked_memory", STEP, checks)?;
+    guest.run("serve_no_reset", STEP, checks)?;
+    nvme(context, &mut guest, checks)?;
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
+/// An NVMe controller: a user who is killed while it writes, and then our own driver.
+fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+    checks.part("nvme");
+    guest.run("serve_nvme_as_owner", STEP, checks)?;
+    guest.run("serve_nvme_writes", STEP, checks)?;
+    let said = guest.text("serve_nvme_killed", STEP)?.join("");
+    let flushed = flushed_so_far(&said)?;
+    checks.same("the user had written before it was killed", &true, &(flushed > 1));
+    // QEMU writes to its file as it goes; what is flushed is there.
+    let found = Command::new(&context.programs.guest_tools)
+        .arg("nvme-find")
+        .arg(context.scratch.join("disk.img"))
+        .args(["--records", &flushed.to_string()])
+        .output()?;
+    let said = String::from_utf8_lossy(&found.stdout).into_owned();
+    checks.same(
+        "QEMU's image has every record that the killed user flushed",
+        &true,
+        &said.contains("UVFIO ok flushed records"),
+    );
+    guest.run("serve_nvme_driver", STEP * 3, checks)
+}
+
+/// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,
+/// two of one group behind a bridge.
+fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
+    let mut nvme_below = nvme.description.clone();
+    nvme_below["bus"] = "rp2".into();
+    context
+        .guest()
+        .iommu()
+        .root_port()
+        .drive_of(nvme)
+        .tool(&context.programs.guest_tools)
+        .tool(&context.programs.driver_edu)
+        .tool(&context.programs.driver_nvme)
+        .device(json!({ "driver": "pcie-root-port", "id": "rp2", "chassis": 2, "slot": 2 }))
+        .device(below("rp1", json!({ "driver": "edu" })))
+        .device(nvme_below)
+        .device(json!({ "driver": "nec-usb-xhci" }))
+        .device(json!({ "driver": "pcie-pci-bridge", "id": "bridge" }))
+        .device(below("bridge", json!({ "driver": "pci-testdev", "addr": "1" })))
+        .device(below(
+            "bridge",
+            json!({ "driver": "virtio-rng-pci", "addr": "2" }),
+        ))
+}
+
+/// A device below a root port or bridge.
+fn below(bus: &str, mut device: Value) -> Value {
+    device["bus"] = bus.into();
+    device
+}
