@@ -157,7 +157,7 @@ serve_held() {
     serve_keep_busy
     in_background hold held uvfio-guest-tools hold "$(worker_of edu)"
     kill -9 "$(cat /tmp/busy.pid)"
-    logged edu "a function that somebody keeps is held, and it is said by whom" "held, not leased: uvfio-guest-too"
+    logged edu "a function that somebody keeps is held, and not leased" "held, not leased"
     if timeout 3 su guest -c "uvfio-guest-tools next-user /tmp/edu.sock" >/dev/null 2>&1; then
         fail "nobody gets it: expected no service got a lease"
     else

@@ -90,6 +90,7 @@ pub fn begin() -> Result<Begun, ConfineError> {
     limit(Resource::Core, 0)?;
     rustix::thread::set_no_new_privs(true).map_err(system("no new privileges"))?;
     let usage = File::open("/proc/self/statm").map_err(ConfineError::Memory)?;
+    uvfio_linux::vfio::watch_locked_memory();
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?

@@ -112,14 +112,18 @@ fn one_lease(
     listener: &UnixListener,
     orders: &Orders,
 ) -> Result<Over, SupervisorError> {
+    let resets = lease.function().map_or(Ok(true), Owned::resets);
+    let resets = resets.map_err(SupervisorError::NotBack)?;
     let ended = lease.serve_until_end(Source::Listener(listener));
     let over = lease.lease_is_over(&ended);
     if let Some(function) = lease.function() {
         // Its worker has done that. But it has had a user, and what it says is not believed.
         function.quieten().map_err(SupervisorError::NotBack)?;
-        if over && !orders.stopping() && !function.resets().map_err(SupervisorError::NotBack)? {
-            return Ok(Over::Server(Ended::NoReset));
-        }
+    }
+    // Its worker says no more than that the reset failed.
+    let served = over || matches!(ended, Err(SupervisorError::Refused(_)));
+    if served && !resets && !orders.stopping() {
+        return Ok(Over::Server(Ended::NoReset));
     }
     match ended {
         _ if over && orders.stopping() => Ok(Over::Server(Ended::Stopped)),

@@ -222,7 +222,6 @@ fn allowed((number, arguments): &Attempt, tables: &[&[Call]]) -> bool {
                     values,
                     ..
                 } => values.contains(&(argument(index) & !beside & 0xffff_ffff)),
-                Only::NoAddress { index, .. } => argument(index) == 0,
             }
     })
 }
@@ -340,11 +339,6 @@ fn requests_of_vfio_are_for_the_owner_of_a_function_alone_and_only_those_listed(
     );
     // The same with a direction, as other drivers' requests have one.
     attempts.push((libc::SYS_ioctl, vec![nothing, 0x4000_3b6e]));
-    // Setting a limit; the second address is nothing in its lower half only.
-    attempts.push((libc::SYS_prlimit64, vec![0, 0, 0x1000]));
-    attempts.push((libc::SYS_prlimit64, vec![0, 0, 1 << 32]));
-    attempts.push((libc::SYS_prlimit64, vec![0, 0, 0]));
-    attempts.push((libc::SYS_capset, Vec::new()));
     check(&attempts);
 }
 

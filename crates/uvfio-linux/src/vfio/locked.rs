@@ -2,10 +2,20 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
 
 use rustix::thread::CapabilitySet;
 
 use super::rule::Rule;
+
+/// Files of a process that may open none by the time when it takes a container.
+static EARLY: OnceLock<LockedMemory> = OnceLock::new();
+
+/// Opens what tells of this process's limit of locked memory, for containers that it takes when it can open no files any
+/// more.
+pub fn watch_locked_memory() {
+    EARLY.get_or_init(LockedMemory::open);
+}
 
 /// Where this process can see its limit and what counts against it, opened early: a process that is confined later can
 /// neither open files nor ask for its limits, but still read these.
@@ -18,6 +28,17 @@ pub(super) struct LockedMemory {
 impl LockedMemory {
     /// Of this process.
     pub(super) fn new() -> Self {
+        let copy = |file: &Option<File>| file.as_ref()?.try_clone().ok();
+        match EARLY.get() {
+            Some(Self { status, limits }) => Self {
+                status: copy(status),
+                limits: copy(limits),
+            },
+            None => Self::open(),
+        }
+    }
+
+    fn open() -> Self {
         Self {
             status: File::open("/proc/self/status").ok(),
             limits: File::open("/proc/self/limits").ok(),

@@ -63,6 +63,7 @@ pub use feature::{Feature, Use};
 pub use group::{Group, GroupStatus};
 pub use info::{Dependent, DeviceInfo, HotResetInfo, IommuInfo, IrqInfo, RegionInfo, RegionKind};
 pub use irqs::Irq;
+pub use locked::watch_locked_memory;
 pub use mapping::Word;
 pub use memory::SharedMemory;
 pub use region::{Region, Window};

@@ -40,13 +40,6 @@ pub enum Only {
         /// The same in words.
         said: &'static str,
     },
-    /// Where an argument (counted from 0), an address, is none.
-    NoAddress {
-        /// Which.
-        index: u8,
-        /// The same in words.
-        said: &'static str,
-    },
     /// Where the first argument is this process.
     OwnProcess,
 }
@@ -57,7 +50,7 @@ impl Only {
     pub fn said(self) -> &'static str {
         match self {
             Self::Any => "",
-            Self::Argument { said, .. } | Self::NoAddress { said, .. } => said,
+            Self::Argument { said, .. } => said,
             Self::OwnProcess => "on the process itself",
         }
     }
@@ -232,37 +225,26 @@ pub const CALLS: &[Call] = &[
 
 /// What a worker that owns a PCI function may do beyond [`CALLS`]. A request of VFIO's goes to container, group or device:
 /// these three are all that the process has of VFIO.
-pub const HARDWARE_CALLS: &[Call] = &[
-    call!(
-        SYS_ioctl,
-        argument!(
-            1,
-            [
-                request::DEVICE_GET_INFO.opcode(),
-                request::DEVICE_GET_REGION_INFO.opcode(),
-                request::DEVICE_GET_IRQ_INFO.opcode(),
-                request::DEVICE_SET_IRQS.opcode(),
-                request::DEVICE_RESET.opcode(),
-                request::CHECK_EXTENSION.opcode(),
-                request::IOMMU_GET_INFO.opcode(),
-                request::IOMMU_MAP_DMA.opcode(),
-                request::IOMMU_UNMAP_DMA.opcode()
-            ],
-            "VFIO_DEVICE_GET_INFO, VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO, VFIO_DEVICE_SET_IRQS, \
+pub const HARDWARE_CALLS: &[Call] = &[call!(
+    SYS_ioctl,
+    argument!(
+        1,
+        [
+            request::DEVICE_GET_INFO.opcode(),
+            request::DEVICE_GET_REGION_INFO.opcode(),
+            request::DEVICE_GET_IRQ_INFO.opcode(),
+            request::DEVICE_SET_IRQS.opcode(),
+            request::DEVICE_RESET.opcode(),
+            request::CHECK_EXTENSION.opcode(),
+            request::IOMMU_GET_INFO.opcode(),
+            request::IOMMU_MAP_DMA.opcode(),
+            request::IOMMU_UNMAP_DMA.opcode()
+        ],
+        "VFIO_DEVICE_GET_INFO, VFIO_DEVICE_GET_REGION_INFO, VFIO_DEVICE_GET_IRQ_INFO, VFIO_DEVICE_SET_IRQS, \
              VFIO_DEVICE_RESET, VFIO_CHECK_EXTENSION, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA"
-        ),
-        "the function's registers, interrupts and reset; its IOMMU"
     ),
-    call!(
-        SYS_prlimit64,
-        Only::NoAddress {
-            index: 2,
-            said: "without new limits"
-        },
-        "what a refusal for locked memory says"
-    ),
-    call!(SYS_capget, "what a refusal for locked memory says"),
-];
+    "the function's registers, interrupts and reset; its IOMMU"
+)];
 
 /// A filter, as the kernel takes it.
 pub(super) type Program = seccompiler::BpfProgram;
@@ -298,10 +280,6 @@ fn alternatives(only: Only, own_process: u64) -> Result<Vec<SeccompRule>, seccom
     match only {
         Only::Any => Ok(Vec::new()),
         Only::OwnProcess => Ok(vec![rule(0, Op::Eq, own_process)?]),
-        Only::NoAddress { index, .. } => {
-            let condition = SeccompCondition::new(index, Length::Qword, Op::Eq, 0)?;
-            Ok(vec![SeccompRule::new(vec![condition])?])
-        }
         Only::Argument {
             index,
             beside,
