@@ -168,14 +168,27 @@ serve_held() {
     serve_next_user
 }
 
+# is_gone_for_its_user WHY: the device of the busy user reads all ones, and takes requests.
+is_gone_for_its_user() {
+    check "the user whose device $1 reads all ones" \
+        eventually 30 grep -q "stopped: the device reads all ones" /tmp/busy.out || cat /tmp/busy.out
+    check "the user whose device $1 may unmap" eventually 30 grep -q "note unmapped" /tmp/busy.out
+}
+
 serve_worker_killed() {
     serve_keep_busy
     kill -9 "$(worker_of edu)"
-    logged edu "the user whose worker is killed has a device that is gone" "the device is gone for"
+    is_gone_for_its_user "has lost its worker"
+    logged edu "it is said whose device is gone" "the device is gone for"
     logged edu "the function is stopped and reset" "stopped and reset"
     kill -9 "$(cat /tmp/busy.pid)"
     serve_next_user
-    serve_end edu
+    serve_keep_busy
+    kill -USR1 "$(cat /tmp/edu.pid)"
+    is_gone_for_its_user "is taken away"
+    kill -9 "$(cat /tmp/busy.pid)"
+    logged edu "the server ends after that" "it was taken away, and its user has left"
+    eventually 30 server_is_gone edu
     check "nothing of VFIO is open any more" eventually 10 nobody_holds "$(pci_find 1234:11e8)"
 }
 

@@ -78,6 +78,9 @@ impl Edu {
     fn is_running(&mut self) -> Result<bool> {
         let mut bytes = [0; 8];
         self.client.region_read(0, START, &mut bytes)?;
+        if bytes == [0xff; 8] {
+            bail!("the device reads all ones");
+        }
         Ok(u64::from_le_bytes(bytes) & RUNNING != 0)
     }
 
@@ -88,15 +91,26 @@ impl Edu {
     }
 }
 
-/// Has the device read memory and write it back, without end; says when it does.
+/// Has the device read memory and write it back, without end; says when it does, and when the device is gone.
 pub(crate) fn keep_busy(socket: &Path, report: &mut Report) -> Result<()> {
     let mut edu = Edu::open(socket, FIRST, SECRET)?;
     edu.copy(FIRST, BUFFER, 0)?;
     report.ok("the first user's device reads its memory")?;
     report.note("busy")?;
+    let mut copies = || -> Result<()> {
+        loop {
+            edu.copy(BUFFER, FIRST, TO_MEMORY)?;
+            edu.copy(FIRST, BUFFER, 0)?;
+        }
+    };
+    if let Err(error) = copies() {
+        report.note(&format!("stopped: {error:#}"))?;
+    }
+    // Requests are still taken, and the user stays until it is killed.
+    edu.client.dma_unmap(FIRST, PAGE)?;
+    report.note("unmapped")?;
     loop {
-        edu.copy(BUFFER, FIRST, TO_MEMORY)?;
-        edu.copy(FIRST, BUFFER, 0)?;
+        thread::sleep(PATIENCE);
     }
 }
 
