@@ -168,6 +168,10 @@ serve_held() {
     serve_next_user
 }
 
+masters_the_bus() {
+    lspci -vv -s "$1" | grep -q "BusMaster+"
+}
+
 # is_gone_for_its_user WHY: the device of the busy user reads all ones, and takes requests.
 is_gone_for_its_user() {
     check "the user whose device $1 reads all ones" \
@@ -175,13 +179,18 @@ is_gone_for_its_user() {
     check "the user whose device $1 may unmap" eventually 30 grep -q "note unmapped" /tmp/busy.out
 }
 
+# The function is stopped though it stays open: somebody has a descriptor of it.
 serve_worker_killed() {
+    edu=$(pci_find 1234:11e8)
     serve_keep_busy
+    in_background hold held uvfio-guest-tools hold "$(worker_of edu)"
+    check "the function masters the bus" masters_the_bus "$edu"
     kill -9 "$(worker_of edu)"
     is_gone_for_its_user "has lost its worker"
     logged edu "it is said whose device is gone" "the device is gone for"
     logged edu "the function is stopped and reset" "stopped and reset"
-    kill -9 "$(cat /tmp/busy.pid)"
+    refuses "it does not master the bus any more" "" masters_the_bus "$edu"
+    kill -9 "$(cat /tmp/hold.pid)" "$(cat /tmp/busy.pid)"
     serve_next_user
     serve_keep_busy
     kill -USR1 "$(cat /tmp/edu.pid)"

@@ -277,3 +277,99 @@ pub(crate) fn raise_locked_memory() {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    const ADDRESS: &str = "0000:00:03.0";
+
+    /// A machine with two functions in IOMMU group 5; each has the driver of its name, or none.
+    fn machine(root: &Path, drivers: [Option<&str>; 2]) {
+        let write = |path: &str, text: &str| fs::write(root.join(path), text).expect(path);
+        let folder = |path: &str| fs::create_dir_all(root.join(path)).expect(path);
+        let link = |path: &str, to: &str| symlink(to, root.join(path)).expect(path);
+        for path in [
+            "sys/bus/pci/devices",
+            "sys/kernel/iommu_groups/5/devices",
+            "proc",
+            "dev",
+        ] {
+            folder(path);
+        }
+        for (name, driver) in [ADDRESS, "0000:00:04.0"].into_iter().zip(drivers) {
+            let device = format!("sys/devices/pci0000:00/{name}");
+            folder(&device);
+            for (attribute, text) in [("vendor", "0x1234"), ("device", "0x11e8"), ("class", "0x00ff00")] {
+                write(&format!("{device}/{attribute}"), text);
+            }
+            link(
+                &format!("sys/bus/pci/devices/{name}"),
+                &format!("../../../devices/pci0000:00/{name}"),
+            );
+            link(
+                &format!("sys/kernel/iommu_groups/5/devices/{name}"),
+                &format!("../../../../devices/pci0000:00/{name}"),
+            );
+            link(&format!("{device}/iommu_group"), "../../../kernel/iommu_groups/5");
+            if let Some(driver) = driver {
+                folder(&format!("sys/bus/pci/drivers/{driver}"));
+                link(
+                    &format!("{device}/driver"),
+                    &format!("../../../bus/pci/drivers/{driver}"),
+                );
+            }
+        }
+    }
+
+    fn refusal(drivers: [Option<&str>; 2]) -> String {
+        let root = tempfile::tempdir().expect("a folder");
+        machine(root.path(), drivers);
+        let address = ADDRESS.parse().expect("an address");
+        let refused = Owned::open(&Host::at(root.path()), address);
+        refused.expect_err("no such machine").to_string()
+    }
+
+    #[test]
+    fn what_is_not_with_vfio_pci_is_refused_with_the_command_that_brings_it_there() {
+        assert_eq!(
+            refusal([Some("nvme"), None]),
+            "0000:00:03.0 is with the driver nvme; give it to vfio-pci first, as root: uvfio bind 0000:00:03.0"
+        );
+        assert_eq!(
+            refusal([None, None]),
+            "0000:00:03.0 has no driver; give it to vfio-pci first, as root: uvfio bind 0000:00:03.0"
+        );
+    }
+
+    #[test]
+    fn a_group_in_which_another_driver_is_is_refused_and_the_function_named_that_has_it() {
+        assert_eq!(
+            refusal([Some("vfio-pci"), Some("igb")]),
+            "0000:00:03.0 can't be owned, since its IOMMU group 5 is given away as a whole or not at all: 0000:00:04.0 \
+             is driven by igb (`uvfio bind 0000:00:04.0` takes it from there)"
+        );
+    }
+
+    #[test]
+    fn who_holds_a_function_is_named_where_that_can_be_seen() {
+        let in_use = |holders: &str| {
+            let address = ADDRESS.parse().expect("an address");
+            OwnError::InUse {
+                address,
+                group: 5,
+                holders: holders.into(),
+            }
+            .to_string()
+        };
+        assert!(
+            in_use("dpdk (process 7)")
+                .starts_with("0000:00:03.0 is in use: dpdk (process 7) has its IOMMU group 5")
+        );
+        assert!(in_use("").contains("a process that this user can't see"));
+    }
+}
