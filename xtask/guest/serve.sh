@@ -156,7 +156,7 @@ serve_user_killed() {
 # Somebody keeps a descriptor of the function beyond the lease.
 serve_held() {
     serve_keep_busy
-    in_background hold held uvfio-guest-tools hold "$(worker_of edu)"
+    in_background hold held uvfio-guest-tools hold-of "$(worker_of edu)"
     kill -9 "$(cat /tmp/busy.pid)"
     logged edu "a function that somebody keeps is held, and not leased" "held, not leased"
     if timeout 3 su guest -c "uvfio-guest-tools next-user /tmp/edu.sock" >/dev/null 2>&1; then
@@ -184,7 +184,7 @@ is_gone_for_its_user() {
 serve_worker_killed() {
     edu=$(pci_find 1234:11e8)
     serve_keep_busy
-    in_background hold held uvfio-guest-tools hold "$(worker_of edu)"
+    in_background hold held uvfio-guest-tools hold-of "$(worker_of edu)"
     check "the function masters the bus" masters_the_bus "$edu"
     kill -9 "$(worker_of edu)"
     is_gone_for_its_user "has lost its worker"

@@ -69,7 +69,7 @@ enum Task {
         socket: PathBuf,
     },
     /// Keeps hold of the VFIO device that a process has, until it is killed
-    Hold {
+    HoldOf {
         /// The process
         pid: u32,
     },
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
-        Task::Hold { pid } => served::hold(pid, &mut report),
+        Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {
