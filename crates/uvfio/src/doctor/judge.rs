@@ -358,7 +358,7 @@ fn nodes(vfio: &Vfio) -> Line {
             "no group",
             "no device is bound to vfio-pci, so there is none to be given to a user",
         )
-        .fix("as root, bind one to vfio-pci"),
+        .fix("as root, bind one to vfio-pci: `uvfio list`, then `uvfio bind ADDRESS`"),
         Some(node) if !node.accessible => line(
             Status::No,
             SUBJECT,
