@@ -1,10 +1,10 @@
 //! The requests to the kernel, and the only calls of `ioctl`.
 //!
 //! Most of VFIO's requests take a structure whose first word, `argsz`, says how long it is; the kernel reads and
-//! writes within that length only. [`by_argument`] sets that word itself, so it is safe with any bytes. What does not
+//! writes within that length only. `by_argument` sets that word itself, so it is safe with any bytes. What does not
 //! fit that form has a function of its own here: requests by value, requests that give a descriptor, and the one that
-//! takes an address of this process ([`map`]). Requests of the same form whose *data* hold addresses (reports of DMA
-//! logging, bitmaps of dirty pages) are not made by this crate; see [`super::feature`].
+//! takes an address of this process (`map`). Requests of the same form whose *data* hold addresses (reports of DMA
+//! logging, bitmaps of dirty pages) are not made by this crate; see `feature`.
 //!
 //! Numbers of requests mean different things for containers, groups and devices. So a descriptor that comes from
 //! elsewhere is asked first for something that only its kind can answer.
