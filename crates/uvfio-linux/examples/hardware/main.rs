@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod adversary;
 mod edu;
 mod events;
 mod igb;
@@ -70,6 +71,8 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["virtual-confined", address] => virtual_confined::run(address, report),
         ["virtual-messages", address, count] => virtual_view::messages(address, count.parse()?, report),
         ["virtual-nvme", address, serial] => virtual_nvme::run(address, serial, report),
+        ["adversary-virtual", address] => adversary::by_virtual_view(address, report),
+        ["adversary-kernel", address] => adversary::by_kernel(address, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
         _ => bail!("usage: hardware CHECK ADDRESS, where CHECK is one of those in this file"),

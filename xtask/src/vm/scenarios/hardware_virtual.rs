@@ -37,6 +37,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         ("virtual-igb", IGB, ""),
         ("virtual-messages", XHCI, "16"),
         ("virtual-unresettable", TEST_DEVICE, ""),
+        ("adversary-virtual", EDU, ""),
+        ("adversary-kernel", EDU, ""),
+        ("adversary-virtual", NVME, ""),
+        ("adversary-kernel", NVME, ""),
+        ("adversary-virtual", IGB, ""),
+        ("adversary-kernel", IGB, ""),
     ] {
         checked(&mut guest, what, id, more, checks)?;
     }

@@ -1,0 +1,265 @@
+//! A user who writes every byte of configuration space: what that changes in the hardware, by the virtual view and by the
+//! kernel's own VFIO.
+//!
+//! The hardware is looked at from outside, through sysfs, after every dword; a bit counts as changed if it was ever seen
+//! to differ from what it was before.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use uvfio_linux::vfio::Region;
+
+use crate::owned::{COMMAND, Function, Owned, PATIENCE};
+use crate::report::Report;
+use crate::virtual_view::{MSI, MSIX, POWER, User};
+
+/// Written in turn; the last is followed by as many random ones.
+const PATTERNS: [u32; 4] = [0xffff_ffff, 0, 0x5555_5555, 0xaaaa_aaaa];
+/// How long the hardware may take to be as before.
+const SETTLES: Duration = Duration::from_millis(50);
+/// How often it is asked whether it answers again.
+const ANSWERS: usize = 20;
+
+/// Where in a dword an access begins, and how wide it is; some run into the next one.
+const PIECES: [(u64, usize); 10] = [
+    (0, 1),
+    (1, 1),
+    (2, 1),
+    (3, 1),
+    (0, 2),
+    (1, 2),
+    (2, 2),
+    (3, 2),
+    (0, 4),
+    (1, 4),
+];
+
+/// MSI's message control and what follows, with a 64-bit address and mask bits; MSI-X's message control (PCI Local Bus
+/// 3.0, 6.8.1 and 6.8.2).
+const MSI_CONTROL: u64 = 2;
+const MSI_BYTES: usize = 22;
+const MSIX_CONTROL: u64 = 2;
+/// The first capability's pointer.
+const CAPABILITIES: usize = 0x34;
+
+/// Offset of the power state's register in its capability (PCI Power Management 1.2, 3.2.4).
+const POWER_CONTROL: u64 = 4;
+
+/// By the virtual view. What its user may have done to the hardware is switched on and off there: decoding and bus
+/// mastering, the power state, and MSI or MSI-X, whose address and data the kernel chooses.
+pub(crate) fn by_virtual_view(address: &str, report: &mut Report) -> Result<()> {
+    let function = Function::new(address);
+    let outside = Outside::open(&function)?;
+    let user = User::attach(address)?;
+    let power = user.capability(POWER).ok().map(|at| at + POWER_CONTROL);
+    let mut declared = vec![(COMMAND, 2)];
+    let mut messages = Vec::new();
+    // The virtual capabilities need not be where the hardware's are.
+    if let Some(at) = outside.capability(POWER)? {
+        declared.push((at + POWER_CONTROL, 2));
+    }
+    for (id, first, bytes) in [(MSI, MSI_CONTROL, MSI_BYTES), (MSIX, MSIX_CONTROL, 2)] {
+        if let Some(at) = outside.capability(id)? {
+            messages.push((at + first, bytes));
+        }
+    }
+    declared.extend(&messages);
+    let before = outside.read()?;
+    let mut changed = Changed::new(&before);
+    for (at, values) in writes(before.len()) {
+        for value in values {
+            let value = value.to_le_bytes();
+            for (first, width) in PIECES {
+                let offset = at as u64 + first;
+                let written = user
+                    .virt
+                    .write(uvfio_core::region_index::CONFIG, offset, &value[..width]);
+                if written.is_err() && offset as usize + width <= before.len() {
+                    bail!("{width} bytes at {offset:#x} were refused: {written:?}");
+                }
+            }
+        }
+        if !changed.note(&outside.read_when_it_answers()?) {
+            bail!("it does not answer any more after writes to {at:#x}");
+        }
+    }
+    let switched: u32 = declared
+        .iter()
+        .map(|&(at, bytes)| changed.within(at, bytes))
+        .sum();
+    report.same(
+        "bits of the hardware that the virtual view lets such a user change beside what it may switch",
+        &0,
+        &(changed.bits() - switched),
+    )?;
+    if let Some(power) = power {
+        user.set_config(power, 0_u16)?;
+    }
+    user.set_config(COMMAND, 0_u16)?;
+    user.virt.detach()?;
+    let same = |page: &[u8]| {
+        let kept = messages
+            .iter()
+            .flat_map(|&(at, bytes)| at as usize..at as usize + bytes);
+        let mut page = page.to_vec();
+        // The kernel leaves its last message there, switched off.
+        kept.for_each(|byte| page[byte] = 0);
+        page
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let mut after = outside.read()?;
+    while same(&after) != same(&before) && Instant::now() < deadline {
+        sleep(SETTLES);
+        after = outside.read()?;
+    }
+    report.same(
+        "when the user has gone the hardware is as it was",
+        &same(&before),
+        &same(&after),
+    )?;
+    report.ok(&format!(
+        "ADVERSARY {}: {switched} bits changed by the virtual view, all of them switches that it declares",
+        function.text("device")?
+    ))
+}
+
+/// The same writes through the kernel's own VFIO.
+pub(crate) fn by_kernel(address: &str, report: &mut Report) -> Result<()> {
+    let owned = Owned::open(address)?;
+    let outside = Outside::open(&owned.function)?;
+    let config = owned.device.config()?;
+    let before = outside.read()?;
+    let mut changed = Changed::new(&before);
+    let mut silent = None;
+    for (at, values) in writes(before.len()) {
+        for value in values {
+            write_all_widths(&config, at as u64, value);
+        }
+        if !changed.note(&outside.read_when_it_answers()?) {
+            silent.get_or_insert(at);
+        }
+    }
+    // Whatever that has done to it.
+    owned.device.reset().context("the reset afterwards")?;
+    report.ok(&format!(
+        "ADVERSARY {}: {} bits changed by the kernel's VFIO{}",
+        owned.function.text("device")?,
+        changed.bits(),
+        silent.map_or(String::new(), |at| format!(
+            ", and some while from {at:#x} on it did not answer"
+        ))
+    ))
+}
+
+/// The kernel may refuse what it likes.
+fn write_all_widths(config: &Region, offset: u64, value: u32) {
+    let value = value.to_le_bytes();
+    for (first, width) in [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2), (2, 2), (0, 4)] {
+        let _ = config.write(offset + first, &value[..width]);
+    }
+}
+
+/// Every dword of configuration space, with what is written to it.
+fn writes(bytes: usize) -> impl Iterator<Item = (usize, [u32; 6])> {
+    let mut random: u32 = 0x2010_0420;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        random
+    };
+    (0..bytes).step_by(4).map(move |at| {
+        let [a, b, c, d] = PATTERNS;
+        (at, [a, b, c, d, next(), next()])
+    })
+}
+
+/// Configuration space as the kernel reads it for anybody, past VFIO.
+struct Outside(File);
+
+impl Outside {
+    fn open(function: &Function) -> Result<Self> {
+        let path = function.path("config");
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self(file))
+    }
+
+    fn read(&self) -> Result<Vec<u8>> {
+        let mut page = vec![0; usize::try_from(self.0.metadata()?.len())?];
+        self.0
+            .read_exact_at(&mut page, 0)
+            .context("reading configuration space")?;
+        Ok(page)
+    }
+
+    /// The same, once the function answers: during a reset it does not.
+    fn read_when_it_answers(&self) -> Result<Vec<u8>> {
+        let mut page = self.read()?;
+        for _ in 0..ANSWERS {
+            if answers(&page) {
+                break;
+            }
+            sleep(SETTLES);
+            page = self.read()?;
+        }
+        Ok(page)
+    }
+
+    /// Where the hardware has a capability.
+    fn capability(&self, id: u8) -> Result<Option<u64>> {
+        let page = self.read()?;
+        let byte = |at: usize| page.get(at).copied().unwrap_or_default();
+        let mut at = usize::from(byte(CAPABILITIES));
+        for _ in 0..48 {
+            if at == 0 {
+                break;
+            }
+            if byte(at) == id {
+                return Ok(Some(at as u64));
+            }
+            at = usize::from(byte(at + 1));
+        }
+        Ok(None)
+    }
+}
+
+/// A function that does not answer reads all ones.
+fn answers(page: &[u8]) -> bool {
+    page.first_chunk() != Some(&[0xff; 4])
+}
+
+/// Bits that were seen to differ from what they were.
+struct Changed<'a> {
+    before: &'a [u8],
+    bits: Vec<u8>,
+}
+
+impl<'a> Changed<'a> {
+    fn new(before: &'a [u8]) -> Self {
+        let bits = vec![0; before.len()];
+        Self { before, bits }
+    }
+
+    /// Says whether this is anything that the function said.
+    fn note(&mut self, now: &[u8]) -> bool {
+        if !answers(now) {
+            return false;
+        }
+        for (changed, (before, now)) in self.bits.iter_mut().zip(self.before.iter().zip(now)) {
+            *changed |= before ^ now;
+        }
+        true
+    }
+
+    fn bits(&self) -> u32 {
+        self.bits.iter().map(|byte| byte.count_ones()).sum()
+    }
+
+    fn within(&self, offset: u64, bytes: usize) -> u32 {
+        let bytes = self.bits.iter().skip(offset as usize).take(bytes);
+        bytes.map(|byte| byte.count_ones()).sum()
+    }
+}
