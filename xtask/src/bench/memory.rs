@@ -1,4 +1,4 @@
-//! Memory that an idle served device takes: of both processes, the pages that nobody else has.
+//! Memory that an idle served device takes: of both processes, the pages that nobody else has, not even another server.
 //!
 //! Idle, but in use: a user is attached, and its driver has set the device up.
 
@@ -23,8 +23,8 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (mut edu, mut nvme) = (Vec::new(), Vec::new());
     for _ in 0..effort.runs {
-        edu.push(idle(folder.path(), "edu", Server::line)?);
-        nvme.push(idle(folder.path(), &sparse_disk(folder.path()), |server| {
+        edu.push(idle(folder.path(), |_| "edu".into(), Server::line)?);
+        nvme.push(idle(folder.path(), sparse_disk, |server| {
             Ok(Disk::open(
                 Function::connect(server.socket())?,
                 Options::default(),
@@ -50,12 +50,20 @@ pub(super) fn sparse_disk(folder: &Path) -> String {
     format!("nvme,file={},size=1G", file.replace(',', ",,"))
 }
 
-/// MiB of a server whose user `attach` makes and keeps.
-fn idle<User>(folder: &Path, device: &str, attach: impl Fn(&Server) -> Result<User>) -> Result<f64> {
-    let server = Server::start(folder, device)?;
+/// MiB of a server whose user `attach` makes and keeps. Another one of the same kind runs beside it, with a user of its own:
+/// so the programs' code, which all servers share, is not counted as one's own.
+fn idle<User>(
+    folder: &Path,
+    device: impl Fn(&Path) -> String,
+    attach: impl Fn(&Server) -> Result<User>,
+) -> Result<f64> {
+    let elsewhere = tempfile::tempdir_in(folder)?;
+    let neighbour = Server::start(elsewhere.path(), &device(elsewhere.path()))?;
+    let neighbours_user = attach(&neighbour)?;
+    let server = Server::start(folder, &device(folder))?;
     let user = attach(&server)?;
     std::thread::sleep(REST);
     let kib = private_kib(&server.processes()?)?;
-    drop(user);
+    drop((user, neighbours_user));
     Ok(kib as f64 / 1024.0)
 }
