@@ -25,6 +25,7 @@ mod iommu;
 mod irq;
 mod policy;
 mod region;
+mod shared;
 mod virtual_device;
 
 pub use bar_memory::*;
@@ -36,4 +37,5 @@ pub use iommu::*;
 pub use irq::*;
 pub use policy::*;
 pub use region::*;
+pub use shared::*;
 pub use virtual_device::*;

@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::SealFlags;
+use uvfio_core::{Allowed, SharedMapping};
 
+use crate::bounds::check;
 use crate::function::{MapBars, Shared};
-use crate::mapped::Mapped;
 use crate::transport::{Owner, Region};
-use crate::word::check;
 use crate::{Config, DriverError, Place, Result, Word};
 
 /// A BAR. Accesses go straight to memory where the region offers some and [`MapBars`] allows it, and by message
@@ -34,7 +34,7 @@ pub struct Bar {
 struct Area {
     offset: u64,
     bytes: u64,
-    memory: Arc<Mapped>,
+    memory: Arc<SharedMapping>,
 }
 
 impl Area {
@@ -213,8 +213,8 @@ fn map_areas(index: u8, region: &Region, map: MapBars) -> Vec<Area> {
             continue;
         };
         let mapped = match region.owner {
-            Owner::Server => Mapped::new(memory.as_fd(), in_file, bytes),
-            Owner::Kernel => Mapped::of_device(memory.as_fd(), in_file, bytes),
+            Owner::Server => SharedMapping::of_file(memory.as_fd(), in_file, bytes, Allowed::ALL),
+            Owner::Kernel => SharedMapping::new(memory.as_fd(), in_file, bytes, Allowed::ALL),
         };
         match mapped {
             Ok(memory) => areas.push(Area {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use uvfio_pci::tables::{header, power};
 use uvfio_pci::{Access, Field, Placed, PowerState, Table};
 
+use crate::bounds::check;
 use crate::function::Shared;
 use crate::transport::CONFIG_REGION;
-use crate::word::check;
 use crate::{DriverError, Place, Result, Word};
 
 /// A function's configuration space.

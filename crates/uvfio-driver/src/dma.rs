@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use uvfio_core::{Allowed, SharedMapping};
 
+use crate::bounds::check;
 use crate::function::Shared;
 use crate::iova::PAGE;
-use crate::mapped::Mapped;
-use crate::word::check;
 use crate::{DriverError, Place, Result, Word};
 
 /// Memory of this program's that the device may read and write, at an IOVA of its own.
@@ -21,7 +21,7 @@ use crate::{DriverError, Place, Result, Word};
 /// reset the device first.
 pub struct DmaBuffer {
     shared: Arc<Shared>,
-    memory: Mapped,
+    memory: SharedMapping,
     file: OwnedFd,
     iova: u64,
     /// As asked for.
@@ -37,7 +37,7 @@ impl DmaBuffer {
             .filter(|mapped| *mapped > 0 && i64::try_from(*mapped).is_ok())
             .ok_or(DriverError::BufferBytes(bytes))?;
         let file = sealed_memory(mapped).map_err(|errno| DriverError::system("memory for DMA", errno))?;
-        let memory = Mapped::new(file.as_fd(), 0, mapped)
+        let memory = SharedMapping::of_file(file.as_fd(), 0, mapped, Allowed::ALL)
             .map_err(|errno| DriverError::system("mapping memory for DMA", errno))?;
         let iova = {
             let mut iovas = shared.iovas();

@@ -31,6 +31,7 @@
 
 mod answering;
 mod bar;
+mod bounds;
 mod config;
 mod dma;
 pub mod drivers;
@@ -38,10 +39,8 @@ mod error;
 mod function;
 mod interrupts;
 mod iova;
-mod mapped;
 pub mod testing;
 pub mod transport;
-mod word;
 
 pub use bar::Bar;
 pub use config::{CapabilityAt, Config, Structure};
@@ -50,5 +49,5 @@ pub use error::{DriverError, Place, Result};
 pub use function::{Function, Identity, MapBars, Options};
 pub use interrupts::{Event, Events, Interrupts};
 pub use transport::{InProcess, IrqKind, Socket, Transport, Vfio};
+pub use uvfio_core::Word;
 pub use uvfio_pci::{PowerState, tables};
-pub use word::Word;

@@ -6,8 +6,8 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create};
 use rustix::io::Errno;
 
 use super::error::{Asked, Result};
-use super::mapping::{Allowed, Mapping, Word};
 use super::rule::Rule;
+use uvfio_core::{Allowed, SharedMapping, Word};
 
 /// Memory of a file, mapped into this process, that devices may be given by
 /// [`AddressSpace::map`](super::AddressSpace::map).
@@ -16,7 +16,7 @@ use super::rule::Rule;
 /// what a device was given until that mapping of the device's is undone, even when this value is dropped.
 #[derive(Debug)]
 pub struct SharedMemory {
-    mapping: Mapping,
+    mapping: SharedMapping,
 }
 
 impl SharedMemory {
@@ -64,7 +64,7 @@ impl SharedMemory {
         if bytes == 0 || offset.checked_add(bytes).is_none_or(|end| end > size) {
             return Err(asked().invalid(format!("the file has {size:#x} bytes")));
         }
-        match Mapping::new(file, offset, bytes, allowed) {
+        match SharedMapping::new(file, offset, bytes, allowed) {
             Ok(mapping) => Ok(Self { mapping }),
             Err(errno) => {
                 let rule = if errno == Errno::ACCESS {
@@ -92,7 +92,7 @@ impl SharedMemory {
         self.mapping.write(offset, value)
     }
 
-    pub(super) fn mapping(&self) -> &Mapping {
+    pub(super) fn mapping(&self) -> &SharedMapping {
         &self.mapping
     }
 }

@@ -8,8 +8,8 @@ use vfio_bindings::bindings::vfio as sys;
 
 use super::error::{Asked, Result, VfioError};
 use super::info::RegionInfo;
-use super::mapping::{Allowed, Mapping, Word};
 use super::rule::Rule;
+use uvfio_core::{Allowed, SharedMapping, Word};
 
 /// A region of an open device.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Region {
             read: self.info.readable,
             write: self.info.writable,
         };
-        match Mapping::new(self.file.as_fd(), at, bytes, allowed) {
+        match SharedMapping::new(self.file.as_fd(), at, bytes, allowed) {
             Ok(mapping) => Ok(Window { mapping }),
             Err(errno) => {
                 let page = rustix::param::page_size() as u64;
@@ -189,7 +189,7 @@ fn whole(
 /// A mapped part of a region; offsets are from its start. See [`Region::window`] for when accesses end the process.
 #[derive(Debug)]
 pub struct Window {
-    mapping: Mapping,
+    mapping: SharedMapping,
 }
 
 impl Window {

@@ -19,7 +19,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::argument::Argument;
-use super::mapping::Mapping;
+use uvfio_core::SharedMapping;
 
 /// A request to the kernel's VFIO: for who must know them all, such as the filter of a confined process.
 #[derive(Clone, Copy, Debug)]
@@ -160,11 +160,11 @@ pub(super) fn device(group: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedF
 /// `VFIO_DMA_MAP_FLAG_VADDR`.
 ///
 /// The kernel pins the memory, so it stays the device's even when this process unmaps it: the device writes into pages
-/// of a file that Rust never owns ([`Mapping`]), not into memory that is used again for something else.
+/// of a file that Rust never owns ([`SharedMapping`]), not into memory that is used again for something else.
 pub(super) fn map(
     container: impl AsFd,
     iova: u64,
-    memory: &Mapping,
+    memory: &SharedMapping,
     offset: u64,
     size: u64,
     flags: u32,

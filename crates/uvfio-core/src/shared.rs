@@ -1,9 +1,11 @@
 //! A mapping of a file into this process, and the only accesses to it: registers of a device, or memory that one
-//! reaches.
+//! reaches, for those who drive or own devices. (What a device of ours does to its user's memory goes through
+//! [`DmaSpace`](crate::DmaSpace), which trusts no file.)
 //!
 //! The other side may read and change any byte at any time. So no reference to what is mapped is ever made (`&[u8]`,
 //! `&mut [u8]`): there is only the address, private to this module, and volatile accesses, each one instruction of
-//! the width asked for. A read comes before what its thread reads after it, a write after what it wrote before it.
+//! the width asked for where it is aligned. A read comes before what its thread reads after it, a write after what it
+//! wrote before it: what a descriptor ring needs, and what PCI's posted writes promise.
 #![allow(unsafe_code)] // mmap, and access to memory that is not Rust's
 
 use std::os::fd::BorrowedFd;
@@ -17,7 +19,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A number that one access carries: `u8`, `u16`, `u32` or `u64`. Devices are little-endian; values here are the
+/// A number that one access carries: `u8`, `u16`, `u32` or `u64`. PCI is little-endian; values here are the
 /// processor's.
 pub trait Word: Copy + sealed::Sealed {
     /// How many bytes: 1, 2, 4 or 8.
@@ -51,13 +53,16 @@ word!(u8, u16, u32, u64);
 
 /// Which accesses a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Allowed {
-    pub(super) read: bool,
-    pub(super) write: bool,
+pub struct Allowed {
+    /// Reads.
+    pub read: bool,
+    /// Writes.
+    pub write: bool,
 }
 
 impl Allowed {
-    pub(super) const ALL: Self = Self {
+    /// Both.
+    pub const ALL: Self = Self {
         read: true,
         write: true,
     };
@@ -65,29 +70,30 @@ impl Allowed {
 
 /// A shared mapping of part of a file.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub struct SharedMapping {
     base: NonNull<u8>,
     bytes: usize,
     allowed: Allowed,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread; every access is volatile, by value.
-unsafe impl Send for Mapping {}
+unsafe impl Send for SharedMapping {}
 // SAFETY: as above; no method needs exclusive access, and no reference to the memory exists.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for SharedMapping {}
 
-impl Mapping {
+impl SharedMapping {
     /// Maps `bytes` bytes of `file` from byte `offset` on, which must be a multiple of the page.
     ///
     /// An access to what is not there (a file that was cut short, a device whose memory is off) ends the process by
     /// SIGBUS.
-    pub(super) fn new(
-        file: BorrowedFd<'_>,
-        offset: u64,
-        bytes: u64,
-        allowed: Allowed,
-    ) -> rustix::io::Result<Self> {
+    ///
+    /// # Errors
+    /// The kernel's; EINVAL for no bytes.
+    pub fn new(file: BorrowedFd<'_>, offset: u64, bytes: u64, allowed: Allowed) -> rustix::io::Result<Self> {
         let bytes = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
+        if bytes == 0 {
+            return Err(Errno::INVAL);
+        }
         let mut prot = ProtFlags::empty();
         prot.set(ProtFlags::READ, allowed.read);
         prot.set(ProtFlags::WRITE, allowed.write);
@@ -98,18 +104,40 @@ impl Mapping {
         Ok(Self { base, bytes, allowed })
     }
 
+    /// As [`new`](Self::new), of a file whose size says what there is (a device's says nothing).
+    ///
+    /// The file must not be cut short later: it should be sealed against that, or its owner trusted.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); EINVAL beyond the file's end.
+    pub fn of_file(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        bytes: u64,
+        allowed: Allowed,
+    ) -> rustix::io::Result<Self> {
+        let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or_default();
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            return Err(Errno::INVAL);
+        }
+        Self::new(file, offset, bytes, allowed)
+    }
+
     /// How many bytes are mapped.
-    pub(super) fn bytes(&self) -> u64 {
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.bytes as u64
     }
 
     /// Which accesses it was made for.
-    pub(super) fn allowed(&self) -> Allowed {
+    #[must_use]
+    pub fn allowed(&self) -> Allowed {
         self.allowed
     }
 
     /// The address, as a number, of `size` bytes at `offset`, if they lie within the mapping.
-    pub(super) fn address(&self, offset: u64, size: u64) -> Option<u64> {
+    #[must_use]
+    pub fn address(&self, offset: u64, size: u64) -> Option<u64> {
         let at = self.at(offset, usize::try_from(size).ok()?)?;
         Some(at.expose_provenance() as u64)
     }
@@ -126,11 +154,12 @@ impl Mapping {
     /// Where a word can be accessed.
     fn word_at<W: Word>(&self, offset: u64, allowed: bool) -> Option<*mut u8> {
         self.at(offset, W::BYTES)
-            .filter(|at| allowed && at.addr().is_multiple_of(W::BYTES))
+            .filter(|at| allowed && is_aligned(*at, W::BYTES))
     }
 
     /// Reads a word; none outside the mapping, misaligned, or where reads are not allowed.
-    pub(super) fn read<W: Word>(&self, offset: u64) -> Option<W> {
+    #[must_use]
+    pub fn read<W: Word>(&self, offset: u64) -> Option<W> {
         let at = self.word_at::<W>(offset, self.allowed.read)?;
         // SAFETY: within the mapping, aligned and readable, as just checked.
         let value = unsafe { load(at, W::BYTES) };
@@ -139,16 +168,57 @@ impl Mapping {
     }
 
     /// Writes a word; as [`read`](Self::read).
-    pub(super) fn write<W: Word>(&self, offset: u64, value: W) -> Option<()> {
+    pub fn write<W: Word>(&self, offset: u64, value: W) -> Option<()> {
         let at = self.word_at::<W>(offset, self.allowed.write)?;
         fence(Ordering::SeqCst);
         // SAFETY: within the mapping, aligned and writable, as just checked.
         unsafe { store(at, W::BYTES, value.to_u64()) };
         Some(())
     }
+
+    /// Copies out, in ascending order, by aligned words of 8, 4, 2 or 1 bytes; none outside the mapping, or where reads are not
+    /// allowed.
+    pub fn copy_out(&self, offset: u64, data: &mut [u8]) -> Option<()> {
+        let from = self.at(offset, data.len()).filter(|_| self.allowed.read)?;
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = from.wrapping_add(done);
+            let width = widest(at, rest.len());
+            // SAFETY: `at` and what follows lie within the mapping, readable, and `widest` gives an alignment that it has.
+            let value = unsafe { load(at, width) }.to_le_bytes();
+            rest.iter_mut()
+                .zip(value)
+                .take(width)
+                .for_each(|(to, from)| *to = from);
+            done += width;
+        }
+        fence(Ordering::Acquire);
+        Some(())
+    }
+
+    /// Copies in; as [`copy_out`](Self::copy_out).
+    pub fn copy_in(&self, offset: u64, data: &[u8]) -> Option<()> {
+        let to = self.at(offset, data.len()).filter(|_| self.allowed.write)?;
+        fence(Ordering::SeqCst);
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let at = to.wrapping_add(done);
+            let width = widest(at, rest.len());
+            let mut value = [0; 8];
+            value
+                .iter_mut()
+                .zip(rest)
+                .take(width)
+                .for_each(|(to, from)| *to = *from);
+            // SAFETY: as in `copy_out`, writable.
+            unsafe { store(at, width, u64::from_le_bytes(value)) };
+            done += width;
+        }
+        Some(())
+    }
 }
 
-impl Drop for Mapping {
+impl Drop for SharedMapping {
     fn drop(&mut self) {
         // SAFETY: our own mapping; no pointer to it is left outside this value, and what a device reaches is pinned
         // by the kernel on its own account.
@@ -156,6 +226,18 @@ impl Drop for Mapping {
             tracing::error!(%errno, bytes = self.bytes, "a mapping could not be undone");
         }
     }
+}
+
+fn is_aligned(at: *mut u8, bytes: usize) -> bool {
+    at.addr().is_multiple_of(bytes)
+}
+
+/// The widest aligned access at `at` that `left` bytes have room for; `left` is not 0.
+fn widest(at: *mut u8, left: usize) -> usize {
+    [8, 4, 2]
+        .into_iter()
+        .find(|&width| width <= left && is_aligned(at, width))
+        .unwrap_or(1)
 }
 
 /// One volatile read of 1, 2, 4 or 8 bytes, little-endian.
@@ -200,10 +282,10 @@ mod tests {
 
     use super::*;
 
-    fn mapping(allowed: Allowed) -> Mapping {
+    fn mapping(allowed: Allowed) -> SharedMapping {
         let file = std::fs::File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(8192).unwrap();
-        Mapping::new(file.as_fd(), 4096, 4096, allowed).unwrap()
+        SharedMapping::new(file.as_fd(), 4096, 4096, allowed).unwrap()
     }
 
     #[test]
