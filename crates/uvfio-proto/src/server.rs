@@ -13,8 +13,10 @@ mod dma;
 mod feature;
 mod info;
 mod irqs;
+mod outcome;
 mod regions;
 mod reply;
+mod request;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,15 +26,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use uvfio_core::{DmaMessages, VirtualDevice};
-use zerocopy::FromBytes;
 
 use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
-use crate::journal::{self, Agreed, Journal, Notes, OutOfStep};
+use crate::journal::{self, Agreed, Journal, Notes};
 use crate::message::{Command, DEFAULT_DATA_BYTES, Header, Kind};
-use crate::transport::{Descriptors, Incoming, Message, Outgoing, ReceiveError, SendError};
-use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
+use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::version::{self, Capabilities, MAX_MSG_FDS};
+pub use outcome::{End, ResumeError, ServeError};
 use reply::Reply;
+use request::Request;
 
 /// What one client may use, and how long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,67 +75,6 @@ impl Default for Limits {
             version_patience: Duration::from_secs(10),
         }
     }
-}
-
-/// How serving ended without fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The client closed the connection.
-    Disconnected,
-    /// [`ServerHandle::shutdown`] did.
-    Shutdown,
-}
-
-/// Why serving ended with a fault; the connection is closed.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The stream can't be read on.
-    #[error(transparent)]
-    Receive(#[from] ReceiveError),
-    /// The socket can't be written.
-    #[error("the socket can't be written: {0}")]
-    Send(std::io::Error),
-    /// A type that the specification does not know.
-    #[error("message {id}, command {command}: type {kind} is neither a command (0) nor a reply (1)")]
-    Kind {
-        /// Message's id.
-        id: u16,
-        /// Its command.
-        command: u16,
-        /// Its type.
-        kind: u8,
-    },
-    /// A reply to nothing.
-    #[error("message {id}, command {command}: a reply, and no command of ours waits for it")]
-    Unasked {
-        /// Message's id.
-        id: u16,
-        /// Its command.
-        command: u16,
-    },
-    /// The first message was not VERSION.
-    #[error("command {0} came before VERSION, which must be the first")]
-    BeforeVersion(u16),
-    /// No VERSION in time.
-    #[error("the client has sent no VERSION within {0:?}")]
-    NoVersion(Duration),
-    /// No common version.
-    #[error("VERSION: {0}")]
-    Version(#[from] VersionError),
-    /// VERSION was refused for its descriptors.
-    #[error("VERSION was refused: {0}")]
-    VersionRefused(String),
-}
-
-/// Why a server could not go on in the place of another.
-#[derive(Debug, thiserror::Error)]
-pub enum ResumeError {
-    /// The stream can't be put in step.
-    #[error("the stream can't be put in step: {0}")]
-    OutOfStep(#[from] OutOfStep),
-    /// The system's.
-    #[error("the journal or the socket can't be used: {0}")]
-    Io(std::io::Error),
 }
 
 /// Ends a server from another thread.
@@ -178,50 +120,6 @@ struct Session {
     inherited: bool,
 }
 
-/// What serves a command: its payload, its descriptors, and the reply to fill.
-struct Request<'a> {
-    device: &'a VirtualDevice,
-    limits: &'a Limits,
-    session: &'a Session,
-    command: Command,
-    payload: &'a [u8],
-    fds: Descriptors,
-    reply: &'a mut Reply,
-}
-
-impl Request<'_> {
-    /// The payload's fixed part and the rest.
-    fn read<T: FromBytes>(&self, rule: &'static str) -> Result<(T, &[u8]), Refusal> {
-        T::read_from_prefix(self.payload).map_err(|_| self.wrong_length(rule))
-    }
-
-    fn wrong_length(&self, rule: &'static str) -> Refusal {
-        Refusal::Payload {
-            command: self.command,
-            have: self.payload.len(),
-            rule,
-        }
-    }
-
-    fn field(&self, field: &'static str, value: impl Into<u64>, rule: &'static str) -> Refusal {
-        Refusal::Field {
-            command: self.command,
-            field,
-            value: value.into(),
-            rule,
-        }
-    }
-
-    /// Checks the field that says how long a reply may be, or how long the request is.
-    fn check_argsz(&self, argsz: u32, least: usize, rule: &'static str) -> Result<(), Refusal> {
-        if (argsz as usize) < least {
-            Err(self.field("argsz", argsz, rule))
-        } else {
-            Ok(())
-        }
-    }
-}
-
 impl Server {
     /// A server of `device` for the client at the other end of `stream`.
     #[must_use]
@@ -254,7 +152,7 @@ impl Server {
     /// what the client had mapped and attached, nothing is left.
     ///
     /// # Errors
-    /// Where the journal is none, or the stream can't be put in step ([`OutOfStep`]): the connection is closed then.
+    /// Where the journal is none, or the stream can't be put in step ([`ResumeError::OutOfStep`]): the connection is closed then.
     pub fn resume(
         stream: UnixStream,
         device: Arc<VirtualDevice>,
@@ -356,7 +254,6 @@ impl Server {
         while let Some(message) = self.next_message(version_due)? {
             let Header { id, command, .. } = message.header;
             match message.header.kind() {
-                Kind::Command if self.is_access(&message) => self.access(&message)?,
                 Kind::Command => self.command(message)?,
                 Kind::Reply => self.answered(&message)?,
                 Kind::Unknown(kind) => return Err(ServeError::Kind { id, command, kind }),
@@ -393,47 +290,7 @@ impl Server {
         Ok(())
     }
 
-    /// Whether this is a read or write of a region as it should be: nearly every message of a client's life is.
-    fn is_access(&self, message: &Message) -> bool {
-        const READ: u16 = Command::RegionRead as u16;
-        const WRITE: u16 = Command::RegionWrite as u16;
-        matches!(message.header.command, READ | WRITE)
-            && self.session.is_some()
-            && message.fds.is_empty()
-            && !message.fds_lost
-    }
-
-    /// What [`command`](Self::command) does, for accesses alone. What matters here is how many lines of the
-    /// processor's cache the way through it takes: on one core, what this evicts of the kernel's and the client's
-    /// has to be fetched again for every message.
-    fn access(&mut self, message: &Message) -> Result<(), ServeError> {
-        let Some(session) = &self.session else {
-            return Ok(());
-        };
-        self.reply.begin();
-        let mut request = Request {
-            device: &self.device,
-            limits: &self.limits,
-            session,
-            command: Command::RegionRead,
-            payload: self.incoming.payload(message),
-            fds: Descriptors::default(),
-            reply: &mut self.reply,
-        };
-        let result = if message.header.command == Command::RegionRead as u16 {
-            request.region_read()
-        } else {
-            request.command = Command::RegionWrite;
-            request.region_write()
-        };
-        if let Err(refusal) = result {
-            self.refused(&message.header, &refusal);
-        }
-        self.answer(&message.header)
-    }
-
     /// Carries out one command and answers it.
-    #[inline(never)]
     fn command(&mut self, message: Message) -> Result<(), ServeError> {
         let header = message.header;
         let Some(session) = &self.session else {
@@ -569,40 +426,6 @@ impl Server {
                     ServeError::Send(std::io::ErrorKind::TimedOut.into())
                 }
             })
-    }
-}
-
-impl Request<'_> {
-    fn carry_out(mut self) -> Result<(), Refusal> {
-        match self.command {
-            Command::Version => Err(Refusal::VersionAgain),
-            Command::DmaMap => self.dma_map(),
-            Command::DmaUnmap => self.dma_unmap(),
-            Command::GetInfo => self.get_info(),
-            Command::GetRegionInfo => self.get_region_info(),
-            Command::GetRegionIoFds => self.get_region_io_fds(),
-            Command::GetIrqInfo => self.get_irq_info(),
-            Command::SetIrqs => self.set_irqs(),
-            Command::RegionRead => self.region_read(),
-            Command::RegionWrite => self.region_write(),
-            Command::RegionWriteMulti => self.region_write_multi(),
-            Command::Reset => self.reset(),
-            Command::Feature => self.feature(),
-            Command::DmaRead | Command::DmaWrite => Err(Refusal::WrongWay(self.command)),
-            Command::MigrationRead | Command::MigrationWrite => Err(Refusal::NoMigration(self.command)),
-        }
-    }
-
-    fn reset(&mut self) -> Result<(), Refusal> {
-        if !self.payload.is_empty() {
-            return Err(self.wrong_length("a reset has none"));
-        }
-        if !self.device.resettable() {
-            return Err(Refusal::NotResettable);
-        }
-        // Under way counts as done for the client: the model answers it until the device is back.
-        self.device.reset(self.limits.reset_patience)?;
-        Ok(())
     }
 }
 

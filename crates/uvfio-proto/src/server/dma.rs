@@ -7,6 +7,7 @@ use crate::error::Refusal;
 use crate::message::{self, DmaMapFlags, DmaUnmap, DmaUnmapFlags};
 
 impl Request<'_> {
+    #[inline(never)]
     pub(super) fn dma_map(&mut self) -> Result<(), Refusal> {
         let (asked, rest) =
             self.read::<message::DmaMap>("it must have 32: argsz, flags, offset, address, size")?;
@@ -61,6 +62,7 @@ impl Request<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn dma_unmap(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<DmaUnmap>("it must have 24: argsz, flags, address, size")?;
         self.check_argsz(asked.argsz, size_of::<DmaUnmap>(), "the reply has 24 bytes")?;

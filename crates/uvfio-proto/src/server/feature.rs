@@ -68,6 +68,7 @@ fn set_bus_master(device: &VirtualDevice, data: &[u8]) -> Result<(), Wrong> {
 }
 
 impl Request<'_> {
+    #[inline(never)]
     pub(super) fn feature(&mut self) -> Result<(), Refusal> {
         let (asked, data) = self.read::<Feature>("it must have at least 8: argsz, flags")?;
         self.check_argsz(

@@ -10,6 +10,7 @@ use crate::message::{DeviceFlags, DeviceInfo, IrqFlags, IrqInfo};
 const IRQ_INDICES: u32 = IrqIndex::Req as u32 + 1;
 
 impl Request<'_> {
+    #[inline(never)]
     pub(super) fn get_info(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<DeviceInfo>("it must have 16: argsz, flags, num_regions, num_irqs")?;
         self.check_argsz(asked.argsz, size_of::<DeviceInfo>(), "the reply has 16 bytes")?;
@@ -24,6 +25,7 @@ impl Request<'_> {
         Ok(())
     }
 
+    #[inline(never)]
     pub(super) fn get_irq_info(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<IrqInfo>("it must have 16: argsz, flags, index, count")?;
         self.check_argsz(asked.argsz, size_of::<IrqInfo>(), "the reply has 16 bytes")?;

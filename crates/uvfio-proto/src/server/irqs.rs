@@ -12,6 +12,7 @@ const DATA: SetIrqsFlags = SetIrqsFlags::NONE
 
 impl Request<'_> {
     /// Checks what the message says of itself; indices and vectors are the device's to judge.
+    #[inline(never)]
     pub(super) fn set_irqs(&mut self) -> Result<(), Refusal> {
         let (asked, bytes) = self.read::<message::SetIrqs>("it must have at least 20: a vfio_irq_set")?;
         // Clients differ in whether it counts the data; these are found by the message's own length.

@@ -10,6 +10,7 @@ use crate::message::{
 };
 
 impl Request<'_> {
+    #[inline(never)]
     pub(super) fn get_region_info(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<RegionInfo>("it must have at least 32: a vfio_region_info")?;
         self.check_argsz(
@@ -68,6 +69,7 @@ impl Request<'_> {
     }
 
     /// No region has descriptors for accesses, and none is an answer.
+    #[inline(never)]
     pub(super) fn get_region_io_fds(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<RegionIoFds>("it must have 16: argsz, flags, index, count")?;
         self.check_argsz(
@@ -120,6 +122,7 @@ impl Request<'_> {
 
     /// The writes are done in their order, up to the first that is refused; the reply says how many were done.
     /// Only where that is none is the reply an error.
+    #[inline(never)]
     pub(super) fn region_write_multi(&mut self) -> Result<(), Refusal> {
         let (count, writes) = self.read::<u64>("it must have 8 and 24 for each write")?;
         let needed = usize::try_from(count)
