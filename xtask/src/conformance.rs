@@ -2,10 +2,11 @@
 //!
 //! The report is made by the test that holds the page to it, so that there is one way to make it.
 
-use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+
+use crate::paths;
 
 /// The test, and what makes it write.
 const TEST: [&str; 5] = ["test", "-p", "uvfio", "--test", "conformance"];
@@ -31,11 +32,8 @@ pub(super) fn main(args: &Args) -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask lies in the workspace's root")?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(TEST).current_dir(root);
+    let mut cargo = paths::cargo();
+    cargo.args(TEST);
     if args.check {
         cargo.env_remove("BLESS");
     } else {

@@ -1,8 +1,9 @@
-//! Where the workspace lies, and where cargo puts what it builds.
+//! Where the workspace lies, and where cargo puts what it builds; cargo itself, and paths as options of programs.
 
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The workspace's root.
 pub(crate) fn workspace() -> PathBuf {
@@ -12,6 +13,18 @@ pub(crate) fn workspace() -> PathBuf {
 /// Cargo's target directory.
 pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// Cargo, to be run in the workspace: the one that runs this program, where one does.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// A path as the value of an option, of uvfio's and of QEMU's alike: a comma in it is written twice.
+pub(crate) fn as_option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 /// The folder above `xtask`'s own: as `cargo run` says where that is *now*. A program that was built elsewhere, and

@@ -41,8 +41,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
 
 fn run(args: &Args) -> Result<Vec<Part>> {
     packages::ensure()?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut tests = Command::new(&cargo);
+    let mut tests = paths::cargo();
     tests.args(["test", "--workspace", "--no-fail-fast"]);
     let mut parts = vec![part("cargo test", tests)?];
     if args.no_vm {
@@ -56,7 +55,7 @@ fn run(args: &Args) -> Result<Vec<Part>> {
         });
     } else {
         // By cargo and not by this program's own path: the tests before may have built it anew.
-        let mut machines = Command::new(&cargo);
+        let mut machines = paths::cargo();
         machines.args(["run", "--quiet", "--package", "xtask", "--", "vm"]);
         parts.push(part("virtual machines", machines)?);
     }
@@ -68,7 +67,6 @@ fn part(name: &'static str, mut command: Command) -> Result<Part> {
     println!("=== {name}");
     let start = Instant::now();
     let mut child = command
-        .current_dir(paths::workspace())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {name}"))?;

@@ -340,12 +340,7 @@ impl Function {
         let Some(power) = self.config().find(&power::POWER) else {
             return Ok(PowerState::D0);
         };
-        Ok(match power.get(&power::STATE)? {
-            0 => PowerState::D0,
-            1 => PowerState::D1,
-            2 => PowerState::D2,
-            _ => PowerState::D3hot,
-        })
+        Ok(PowerState::from_number(power.get(&power::STATE)?))
     }
 
     /// Goes to a power state. A function that comes back to D0 may have forgotten everything: its configuration is
@@ -359,7 +354,7 @@ impl Function {
         if state != PowerState::D0 && asleep.is_empty() {
             *asleep = self.remember()?;
         }
-        let number = state as u32;
+        let number = state.number();
         power.set(&power::STATE, number)?;
         let now = power.get(&power::STATE)?;
         if now != number {

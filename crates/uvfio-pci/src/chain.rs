@@ -319,7 +319,8 @@ fn known_length(page: &[u8], at: u16, extended: bool, id: u16) -> Length {
 }
 
 /// A field of the structure at `at`; none where the page ends before its register does.
-pub(crate) fn value(page: &[u8], at: u16, field: &Field) -> Option<u32> {
+#[must_use]
+pub fn value(page: &[u8], at: u16, field: &Field) -> Option<u32> {
     let start = usize::from(at) + usize::from(field.register);
     let register = page.get(start..start + usize::from(field.bytes))?;
     let mut bytes = [0; 4];

@@ -51,6 +51,25 @@ pub enum PowerState {
     D3hot,
 }
 
+impl PowerState {
+    /// The state that the field PowerState of PMCSR names by this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::D0,
+            1 => Self::D1,
+            2 => Self::D2,
+            _ => Self::D3hot,
+        }
+    }
+
+    /// Its number in that field.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+}
+
 /// One thing that happens to a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {

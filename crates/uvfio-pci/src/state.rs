@@ -192,16 +192,8 @@ impl State {
     /// The power state.
     #[must_use]
     pub fn power(&self, layout: &Layout) -> PowerState {
-        match layout
-            .structures
-            .power
-            .map_or(0, |at| self.field(at, &power::STATE))
-        {
-            0 => PowerState::D0,
-            1 => PowerState::D1,
-            2 => PowerState::D2,
-            _ => PowerState::D3hot,
-        }
+        let at = layout.structures.power;
+        PowerState::from_number(at.map_or(0, |at| self.field(at, &power::STATE)))
     }
 
     /// Which interrupts are enabled. MSI-X wins over MSI where a user has enabled both, which the specification

@@ -228,22 +228,10 @@ fn power_state(layout: &Layout, state: &mut State, written: &Written, effects: &
     if old == new {
         return;
     }
-    let name = |value: u32| match value {
-        0 => PowerState::D0,
-        1 => PowerState::D1,
-        2 => PowerState::D2,
-        _ => PowerState::D3hot,
-    };
+    let [from, to] = [old, new].map(PowerState::from_number);
     let id = state.new_id();
-    effects.push(Effect::Power {
-        from: name(old),
-        to: name(new),
-        id,
-    });
-    if name(old) == PowerState::D3hot
-        && name(new) == PowerState::D0
-        && layout.initial(at, &power::NO_SOFT_RESET) == 0
-    {
+    effects.push(Effect::Power { from, to, id });
+    if from == PowerState::D3hot && to == PowerState::D0 && layout.initial(at, &power::NO_SOFT_RESET) == 0 {
         reset(layout, state, ResetKind::D3hot, effects);
     }
 }

@@ -18,4 +18,14 @@ pub enum View {
 impl View {
     /// All views, in the order of their trust in the user, least first.
     pub const ALL: [View; 3] = [View::Virtual, View::Filtered, View::Raw];
+
+    /// In one word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            View::Virtual => "virtual",
+            View::Filtered => "filtered",
+            View::Raw => "raw",
+        }
+    }
 }

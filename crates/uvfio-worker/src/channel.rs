@@ -14,6 +14,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg,
 };
+use uvfio_pci::View;
 
 use crate::image::Image;
 use crate::owned::Descriptors;
@@ -58,8 +59,6 @@ pub(crate) struct Setup {
     pub(crate) spec: String,
 }
 
-pub(crate) use uvfio_pci::View;
-
 /// What the worker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
@@ -75,24 +74,15 @@ pub(crate) enum Report {
     Failed(String),
 }
 
-const VIEWS: [(View, &str); 3] = [
-    (View::Virtual, "virtual"),
-    (View::Filtered, "filtered"),
-    (View::Raw, "raw"),
-];
-
 impl Setup {
     fn to_text(&self) -> String {
         let flag = |flag| if flag { "1" } else { "0" };
-        let view = VIEWS
-            .iter()
-            .find(|(view, _)| *view == self.view)
-            .map_or("virtual", |(_, name)| name);
         // The specification comes last: it may have any character but a zero.
         format!(
-            "{}\0{}\0{view}\0{}\0{}\0{}",
+            "{}\0{}\0{}\0{}\0{}\0{}",
             flag(self.gone),
             flag(self.ansi),
+            self.view.name(),
             self.shape,
             self.log,
             self.spec
@@ -105,7 +95,7 @@ impl Setup {
         Some(Self {
             gone,
             ansi,
-            view: VIEWS.iter().find(|(_, name)| *name == view)?.0,
+            view: View::ALL.into_iter().find(|known| known.name() == view)?,
             shape: parts.next()?.into(),
             log: parts.next()?.into(),
             spec: parts.next()?.into(),
@@ -281,11 +271,11 @@ mod tests {
 
     #[test]
     fn a_setup_arrives_as_it_was_sent() {
-        for gone in [false, true] {
+        for (gone, view) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)] {
             let setup = Setup {
                 gone,
                 ansi: !gone,
-                view: View::Filtered,
+                view,
                 shape: if gone { "none rom:0".into() } else { String::new() },
                 log: "warn,audit=info".into(),
                 spec: "nvme,file=a\nb,,c.img".into(),

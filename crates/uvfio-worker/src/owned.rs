@@ -94,14 +94,13 @@ fn with(driver: Option<&str>) -> String {
 }
 
 fn held_by(group: u32, holders: &str) -> String {
-    let free = "it is free when that has let go or ended";
-    if holders.is_empty() {
-        format!(
-            "a process that this user can't see has its IOMMU group {group} open, or something of it; {free}"
-        )
-    } else {
-        format!("{holders} has its IOMMU group {group} open, or something of it; {free}")
-    }
+    let who = match holders {
+        "" => "a process that this user can't see",
+        _ => holders,
+    };
+    format!(
+        "{who} has its IOMMU group {group} open, or something of it; it is free when that has let go or ended"
+    )
 }
 
 /// A function, with the group that it is in and the address space of that group, all open.

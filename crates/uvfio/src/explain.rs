@@ -111,7 +111,7 @@ fn undeclared(offset: u16, views: &[(View, Seen)]) -> String {
     let mut text = format!("{offset:#05x}: no field of any structure that the device declares\n");
     for (view, seen) in views {
         let reads = seen.register(offset, 1);
-        text += &format!("  {:<9} reads {reads:#04x}; a write is dropped\n", name(*view));
+        text += &format!("  {:<9} reads {reads:#04x}; a write is dropped\n", view.name());
     }
     text
 }
@@ -171,7 +171,7 @@ fn try_write(view: View, seen: &Seen, placed: &Placed, field: &Field) -> InView 
     let then_reads = seen.layout.value(&state, placed, field);
     let effects: Vec<Effect> = effects.iter().collect();
     InView {
-        view: name(view),
+        view: view.name(),
         reads,
         wrote,
         then_reads,
@@ -286,14 +286,6 @@ fn text(explained: &Explained) -> String {
         }
     }
     text
-}
-
-const fn name(view: View) -> &'static str {
-    match view {
-        View::Virtual => "virtual",
-        View::Filtered => "filtered",
-        View::Raw => "raw",
-    }
 }
 
 const fn access(access: Access) -> &'static str {

@@ -29,14 +29,26 @@ fn look_up(outer: &str, inner: &str) -> (Option<&'static str>, Option<&'static s
     (Some(name), below.find_map(|line| named(line, inner)))
 }
 
+/// Units of bytes, each by its power of two, the largest first.
+const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+
 /// A number of bytes, in the largest unit that leaves no rest.
 pub(crate) fn bytes(bytes: u64) -> String {
-    for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes != 0 && bytes.trailing_zeros() >= shift {
-            return format!("{} {unit}", bytes >> shift);
-        }
+    let whole = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
+    match UNITS.into_iter().find(|(shift, _)| whole(*shift)) {
+        Some((shift, unit)) => format!("{} {unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
     }
-    format!("{bytes} bytes")
+}
+
+/// A number of bytes, rounded where that is shorter: in the largest unit of which it is at least one.
+pub(crate) fn about(number: u64) -> String {
+    match UNITS.into_iter().find(|(shift, _)| number >> shift > 0) {
+        Some((shift, unit)) if number.trailing_zeros() < shift => {
+            format!("{:.1} {unit}", number as f64 / (1_u64 << shift) as f64)
+        }
+        _ => bytes(number),
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +76,15 @@ mod tests {
             (1536, "1536 bytes"),
         ] {
             assert_eq!(super::bytes(bytes), text);
+        }
+        for (bytes, text) in [
+            (3 << 40, "3 TiB"),
+            (1536 << 20, "1.5 GiB"),
+            (1025, "1.0 KiB"),
+            (1023, "1023 bytes"),
+            (0, "0 bytes"),
+        ] {
+            assert_eq!(super::about(bytes), text, "{bytes}");
         }
     }
 }

@@ -21,6 +21,7 @@ use super::figures::{Figure, Report};
 use super::processes::processor_time;
 use super::server::Server;
 use super::uring::Ring;
+use crate::paths::as_option;
 
 const DEPTHS: [u16; 2] = [1, 32];
 /// Bytes of a read.
@@ -56,9 +57,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let image = image(folder.path())?;
     for way in WAYS {
-        // A comma in a value is written twice.
-        let file = image.display().to_string().replace(',', ",,");
-        let device = format!("nvme,file={file}{}", way.option);
+        let device = format!("nvme,file={}{}", as_option(&image), way.option);
         let server = Server::start(folder.path(), &device)?;
         for depth in DEPTHS {
             measure(effort, report, &way, depth, &server, &image)?;

@@ -13,6 +13,7 @@ use super::Effort;
 use super::figures::{Figure, Limit, Report};
 use super::processes::private_kib;
 use super::server::Server;
+use crate::paths::as_option;
 
 /// MiB that a served device may take.
 const LIMIT: f64 = 3.0;
@@ -46,8 +47,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
 
 /// A disk with nothing on it.
 pub(super) fn sparse_disk(folder: &Path) -> String {
-    let file = folder.join("sparse.img").display().to_string();
-    format!("nvme,file={},size=1G", file.replace(',', ",,"))
+    format!("nvme,file={},size=1G", as_option(&folder.join("sparse.img")))
 }
 
 /// MiB of a server whose user `attach` makes and keeps. Another one of the same kind runs beside it, with a user of its own:

@@ -18,11 +18,11 @@
 //! between the two is the server.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::paths;
+use crate::paths::cargo;
 use figures::Report;
 
 mod access;
@@ -148,10 +148,4 @@ fn measure(args: &Args) -> Result<bool> {
         group(effort, &mut report)?;
     }
     Ok(report.finish())
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(paths::workspace());
-    command
 }

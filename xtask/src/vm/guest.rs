@@ -32,6 +32,7 @@ use super::device::Device;
 use super::initramfs;
 use super::qmp::Qmp;
 use super::testbed::Testbed;
+use crate::paths::as_option;
 
 /// How long QEMU may take for a command of QMP or to connect to us. All waits in this file are
 /// several times what an idle machine needs.
@@ -236,7 +237,7 @@ impl<'a> Builder<'a> {
             command.args(["-device", "pcie-root-port,id=rp1,chassis=1,slot=1"]);
         }
         for (index, image) in self.drives.iter().enumerate() {
-            let drive = format!("file={},format=raw,if=none,id=disk{index}", option(image));
+            let drive = format!("file={},format=raw,if=none,id=disk{index}", as_option(image));
             command.arg("-drive").arg(drive);
         }
         for device in &self.devices {
@@ -245,15 +246,15 @@ impl<'a> Builder<'a> {
         let console = self.dir.join("console.log");
         command
             .arg("-chardev")
-            .arg(format!("file,id=console,append=on,path={}", option(&console)));
+            .arg(format!("file,id=console,append=on,path={}", as_option(&console)));
         command.arg("-serial").arg("chardev:console");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=ctl,path={}", option(&sockets.join("ctl"))));
+            .arg(format!("socket,id=ctl,path={}", as_option(&sockets.join("ctl"))));
         command.arg("-serial").arg("chardev:ctl");
         command
             .arg("-chardev")
-            .arg(format!("socket,id=qmp,path={}", option(&sockets.join("qmp"))));
+            .arg(format!("socket,id=qmp,path={}", as_option(&sockets.join("qmp"))));
         command.args(["-object", "monitor-qmp,id=monitor,chardev=qmp"]);
         command
             .arg("-kernel")
@@ -270,11 +271,6 @@ impl<'a> Builder<'a> {
             .arg("-append")
             .arg(format!("console=ttyS0 quiet panic=-1 no_timer_check {iommu}"));
     }
-}
-
-/// A path as the value of an option of QEMU's, where a comma ends the value unless doubled.
-fn option(path: &Path) -> String {
-    path.display().to_string().replace(',', ",,")
 }
 
 /// A running virtual machine. Dropping it ends QEMU at once.

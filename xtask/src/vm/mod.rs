@@ -15,7 +15,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -189,7 +189,7 @@ fn build_all(args: &Args) -> Result<Programs> {
 }
 
 fn build(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = paths::cargo();
     command
         .arg("build")
         .arg("--quiet")

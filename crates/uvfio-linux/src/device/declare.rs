@@ -250,10 +250,7 @@ fn one_bar(page: &[u8], register: u16, bytes: u64) -> Result<Bar, BarRule> {
 
 /// A field of the structure at byte `at` of `bytes`; 0 where it is not there.
 fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
-    let start = usize::from(at) + usize::from(field.register);
-    let register = bytes.get(start..start + usize::from(field.bytes));
-    let little = register.unwrap_or_default().iter().rev();
-    field.extract(little.fold(0, |value, byte| value << 8 | u32::from(*byte)))
+    chain::value(bytes, at, field).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -102,12 +102,7 @@ impl Registers {
     /// Changes the power state, and waits until the device says so.
     pub(super) fn set_power(&self, to: PowerState) -> Result<bool> {
         let Some(at) = self.power else { return Ok(true) };
-        let state = match to {
-            PowerState::D0 => 0,
-            PowerState::D1 => 1,
-            PowerState::D2 => 2,
-            PowerState::D3hot => 3,
-        };
+        let state = to.number();
         // What is written as 1 to PME_Status clears it.
         let beside = !(power::STATE.mask() | power::PME_STATUS.mask());
         let before = self.register(at, &power::STATE)?;

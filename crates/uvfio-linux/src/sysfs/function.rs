@@ -85,7 +85,7 @@ impl Function {
     /// Whether it is a bridge from PCI to PCI, a root port among them.
     #[must_use]
     pub const fn is_bridge(&self) -> bool {
-        self.class >> 8 == PCI_BRIDGE
+        is_bridge(self.class)
     }
 
     /// Whether a driver of VFIO has it.
@@ -258,6 +258,11 @@ impl Function {
             }
         }
     }
+}
+
+/// Whether a class code is that of a bridge from PCI to PCI.
+pub(super) const fn is_bridge(class: u32) -> bool {
+    class >> 8 == PCI_BRIDGE
 }
 
 /// A number without which nothing can be said of the function.

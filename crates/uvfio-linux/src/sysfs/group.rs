@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use super::tree::malformed;
+use super::function::is_bridge;
+use super::tree::{hexadecimal, malformed};
 use super::{Address, Error, Sysfs, is_vfio_driver};
 
 /// Drivers beside VFIO's that leave a group's DMA alone, so that they are in nobody's way.
 const HARMLESS: [&str; 2] = ["pci-stub", "pcieport"];
-/// The first digits of the class attribute of a bridge from PCI to PCI.
-const BRIDGE: &str = "0x0604";
 /// The name of a group behind which there is no IOMMU.
 const WITHOUT_IOMMU: &str = "vfio-noiommu";
 
@@ -130,7 +129,8 @@ impl Sysfs {
         let driver = self.tree.link_name(&folder.join("driver"))?;
         let address = Address::of_name(&name);
         let class = self.tree.attribute(&folder.join("class"))?;
-        let is_bridge = address.is_some() && class.is_some_and(|class| class.starts_with(BRIDGE));
+        let class = class.and_then(|class| u32::try_from(hexadecimal(&class)?).ok());
+        let is_bridge = address.is_some() && class.is_some_and(is_bridge);
         let blocks = driver
             .as_deref()
             .is_some_and(|driver| !is_vfio_driver(driver) && !HARMLESS.contains(&driver));
@@ -145,7 +145,6 @@ impl Sysfs {
 }
 
 fn parse_reserved(text: &str) -> Option<Vec<ReservedRegion>> {
-    let hexadecimal = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
     let line = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (first, last) = (hexadecimal(words.next()?)?, hexadecimal(words.next()?)?);
@@ -176,7 +175,14 @@ mod tests {
                 (0xfee0_0000, 0xfeef_ffff, "msi")
             ]
         );
-        for text in ["0x0 0x1", "0x2 0x1 msi", "0 1 msi", "0x0 0x1 msi more", "\n"] {
+        for text in [
+            "0x0 0x1",
+            "0x2 0x1 msi",
+            "0 1 msi",
+            "0x0 0x1 msi more",
+            "0x0 0x+1 msi",
+            "\n",
+        ] {
             assert_eq!(parse_reserved(text), None, "{text:?}");
         }
     }

@@ -1,5 +1,7 @@
 //! What a function claims of the address space: the lines of its attribute `resource`.
 
+use super::tree::hexadecimal;
+
 /// Flags in the third column, as `include/linux/ioport.h` numbers them.
 mod flag {
     pub(super) const IO: u64 = 0x100;
@@ -77,15 +79,6 @@ fn parse_line(index: usize, line: &str) -> Option<Option<Resource>> {
         assigned: flags & (flag::UNSET | flag::DISABLED) == 0,
         flags,
     }))
-}
-
-fn hexadecimal(text: &str) -> Option<u64> {
-    let digits = text.strip_prefix("0x")?;
-    digits
-        .bytes()
-        .all(|byte| byte.is_ascii_hexdigit())
-        .then(|| u64::from_str_radix(digits, 16).ok())
-        .flatten()
 }
 
 #[cfg(test)]

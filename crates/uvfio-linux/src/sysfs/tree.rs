@@ -160,6 +160,12 @@ pub(super) fn number(text: &str) -> Option<i128> {
     Some(if negative { -number } else { number })
 }
 
+/// A number that must be hexadecimal, after `0x`.
+pub(super) fn hexadecimal(text: &str) -> Option<u64> {
+    text.strip_prefix("0x")?;
+    u64::try_from(number(text)?).ok()
+}
+
 pub(super) fn malformed(path: &Path, text: &str, expected: &'static str) -> Error {
     Error::Malformed {
         path: path.to_owned(),

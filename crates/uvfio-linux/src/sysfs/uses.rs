@@ -11,14 +11,14 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::tree::{malformed, printable};
+use super::tree::{self, malformed, printable};
 use super::{Address, Error, Host};
 
 /// Flags of a route (`include/uapi/linux/route.h`): it is in use; it says that there is no way.
 const ROUTE_UP: u32 = 0x1;
 const ROUTE_REJECT: u32 = 0x200;
 /// Flag of an interface that is switched on (`include/uapi/linux/if.h`).
-const INTERFACE_UP: u32 = 0x1;
+const INTERFACE_UP: u64 = 0x1;
 
 /// Something that ends when a function is taken away.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -326,7 +326,7 @@ impl Host {
             .attribute(&folder.join("flags"))?
             .unwrap_or_default();
         let state = self.sysfs.tree.attribute(&folder.join("operstate"))?;
-        let on = hexadecimal(flags.trim_start_matches("0x")).is_some_and(|flags| flags & INTERFACE_UP != 0);
+        let on = tree::hexadecimal(&flags).is_some_and(|flags| flags & INTERFACE_UP != 0);
         Ok(on && matches!(state.as_deref(), Some("up" | "unknown")))
     }
 
@@ -398,12 +398,8 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn hexadecimal(text: &str) -> Option<u32> {
-    u32::from_str_radix(text, 16).ok()
-}
-
 fn leads_on(flags: &str) -> bool {
-    hexadecimal(flags).is_some_and(|flags| flags & (ROUTE_UP | ROUTE_REJECT) == ROUTE_UP)
+    u32::from_str_radix(flags, 16).is_ok_and(|flags| flags & (ROUTE_UP | ROUTE_REJECT) == ROUTE_UP)
 }
 
 /// The interface, if a line of `/proc/net/route` is a default route. The columns are interface, destination, gateway,

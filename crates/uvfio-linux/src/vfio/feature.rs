@@ -118,14 +118,11 @@ impl DeviceFile {
     /// The kernel takes it back while the function's memory is off, and for good when the device is closed.
     pub fn export_dma_buf(&self, region: u32, offset: u64, bytes: u64) -> Result<OwnedFd> {
         let number = sys::VFIO_DEVICE_FEATURE_DMA_BUF as u16;
-        let range = size_of::<sys::vfio_region_dma_range>();
         let base = size_of::<sys::vfio_device_feature>();
         let ranges = base + size_of::<sys::vfio_device_feature_dma_buf>();
-        let mut argument = Argument::with_bytes(ranges + range)
-            .set_u32(
-                offset_of!(sys::vfio_device_feature, flags),
-                u32::from(number) | sys::VFIO_DEVICE_FEATURE_GET,
-            )
+        let data =
+            [0; size_of::<sys::vfio_device_feature_dma_buf>() + size_of::<sys::vfio_region_dma_range>()];
+        let mut argument = argument(u32::from(number) | sys::VFIO_DEVICE_FEATURE_GET, &data)
             .set_u32(
                 base + offset_of!(sys::vfio_device_feature_dma_buf, region_index),
                 region,

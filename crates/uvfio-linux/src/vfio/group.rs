@@ -150,9 +150,6 @@ impl Group {
             Err(errno) => {
                 let rule = match errno {
                     Errno::NODEV => Rule::NoSuchDevice,
-                    Errno::INVAL if self.status().is_ok_and(|status| !status.in_container) => {
-                        Rule::IommuOrder
-                    }
                     Errno::INVAL => Rule::IommuOrder,
                     Errno::ACCESS => Rule::Token,
                     Errno::AGAIN => Rule::Contended,

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use super::argument::{u32_at, u64_at};
+use super::argument::{u16_at, u32_at, u64_at};
 use super::chain::{Link, Malformed, elements, walk};
 
 /// `struct vfio_device_info`.
@@ -271,7 +271,7 @@ impl HotResetInfo {
                 bytes,
                 offset_of!(sys::vfio_pci_dependent_device, __bindgen_anon_1),
             ),
-            segment: super::argument::u16_at(bytes, offset_of!(sys::vfio_pci_dependent_device, segment)),
+            segment: u16_at(bytes, offset_of!(sys::vfio_pci_dependent_device, segment)),
             bus: bytes[offset_of!(sys::vfio_pci_dependent_device, bus)],
             devfn: bytes[offset_of!(sys::vfio_pci_dependent_device, devfn)],
         };

@@ -40,7 +40,7 @@ pub trait AddressSpace: Debug + Send + Sync {
     /// Has devices reach `size` bytes of `memory` from `offset` on at `iova`. Either all is mapped or nothing. What is
     /// mapped already is never replaced.
     ///
-    /// It may take seconds a GiB; larger ranges are several mappings, cut at multiples of 1 GiB, so that
+    /// It may take a third of a second a GiB; larger ranges are several mappings, cut at multiples of 1 GiB, so that
     /// [`unmap`](Self::unmap) can take such a piece alone.
     fn map(&self, iova: u64, memory: &SharedMemory, offset: u64, size: u64, access: Access) -> Result<()>;
 

@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::thread::CapabilitySet;
 
 use super::findings::{Devmem, HugePages, Iommu, Known, Lockdown, Module, Node, Remapping, Vfio};
-
-/// CAP_IPC_LOCK of capabilities(7).
-const IPC_LOCK: u32 = 14;
 
 /// The folder that all paths are under; `/` but in tests.
 #[derive(Debug)]
@@ -77,7 +75,7 @@ impl Files {
         let text = self.text("proc/self/status").unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"));
         line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-            .is_some_and(|bits| bits >> IPC_LOCK & 1 == 1)
+            .is_some_and(|bits| bits & CapabilitySet::IPC_LOCK.bits() != 0)
     }
 
     pub(super) fn iommu(&self) -> Iommu {

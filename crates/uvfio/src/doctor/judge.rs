@@ -7,6 +7,7 @@ use super::findings::{
     Namespaces, Remapping, Vfio,
 };
 use super::report::{Line, Report, Status, Verdict};
+use crate::names::about;
 
 pub(super) fn judge(findings: &Findings) -> Report {
     Report {
@@ -145,7 +146,7 @@ fn namespaces(namespaces: &Namespaces) -> Line {
 
 fn huge_pages(pages: HugePages) -> Line {
     const SUBJECT: &str = "huge pages";
-    let size = in_words(pages.bytes);
+    let size = about(pages.bytes);
     match pages {
         HugePages { bytes: 0, .. } => line(
             Status::Note,
@@ -181,7 +182,7 @@ fn locked_memory(memory: LockedMemory) -> Line {
         } => line(
             Status::Ok,
             SUBJECT,
-            format!("at most {}, which does not bind this user (CAP_IPC_LOCK)", in_words(bytes)),
+            format!("at most {}, which does not bind this user (CAP_IPC_LOCK)", about(bytes)),
             ENOUGH,
         ),
         LockedMemory {
@@ -190,10 +191,10 @@ fn locked_memory(memory: LockedMemory) -> Line {
         } => line(
             Status::Note,
             SUBJECT,
-            format!("at most {}", in_words(bytes)),
+            format!("at most {}", about(bytes)),
             format!(
                 "a real device can be given {} of DMA memory, and no virtual machine with more; software devices lock none",
-                in_words(bytes)
+                about(bytes)
             ),
         )
         .fix("raise it to the memory of the users of real devices: LimitMEMLOCK= of the service, or memlock in /etc/security/limits.conf"),
@@ -489,18 +490,7 @@ fn real(findings: &Findings) -> Verdict {
             exempt: false,
         } = locked_memory
     {
-        because.push(format!("with at most {} of DMA memory", in_words(*bytes)));
+        because.push(format!("with at most {} of DMA memory", about(*bytes)));
     }
     Verdict { work, because }
-}
-
-/// A number of bytes, in the largest unit of which it is at least one.
-fn in_words(bytes: u64) -> String {
-    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = UNITS.into_iter().find(|(_, shift)| bytes >> shift > 0);
-    match unit {
-        Some((name, shift)) if bytes.trailing_zeros() >= shift => format!("{} {name}", bytes >> shift),
-        Some((name, shift)) => format!("{:.1} {name}", bytes as f64 / (1_u64 << shift) as f64),
-        None => format!("{bytes} bytes"),
-    }
 }
