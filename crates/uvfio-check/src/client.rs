@@ -86,7 +86,7 @@ fn command(
         device.carry_out(number, &got.payload)
     };
     if refused {
-        judge.refused(number);
+        judge.refused();
     }
     if let (true, Ok(_), Some(file)) = (number == Command::DmaMap as u16, &answer, got.fds.first()) {
         device.keep_file(file);

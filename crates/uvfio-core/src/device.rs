@@ -72,8 +72,7 @@ pub trait Device: Send + Sync {
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64);
 
     /// The parts of BAR `bar` that the user may map, the same from [`attach`](Device::attach) to
-    /// [`detach`](Device::detach). Most devices have none: a store into mapped memory wakes
-    /// nobody.
+    /// [`detach`](Device::detach). Most devices have none: a store into mapped memory wakes nobody.
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
         let _ = bar;
         Vec::new()

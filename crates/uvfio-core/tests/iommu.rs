@@ -5,13 +5,17 @@
 mod common;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::{IO, MASTER, MEMORY, Recorder, Told, User};
 use rustix::fs::{MemfdFlags, SealFlags};
 use uvfio_core::{Backing, DmaAccess, DmaMap, Iommu, IommuError, MapError};
+use uvfio_pci::ResetKind;
 
 const PAGE: u64 = 4096;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the IOMMU was asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +34,7 @@ enum Asked {
 struct Noting {
     asked: Mutex<Vec<Asked>>,
     reserved: Option<u64>,
-    stuck: bool,
+    stuck: AtomicBool,
 }
 
 impl Noting {
@@ -68,7 +72,7 @@ impl Iommu for Noting {
 
     fn unmap(&self, iova: u64, last: u64) -> Result<(), IommuError> {
         self.asked.lock().unwrap().push(Asked::Unmap(iova, last));
-        match self.stuck {
+        match self.stuck.load(Ordering::Relaxed) {
             true => Err(IommuError {
                 errno: 5,
                 why: "it is stuck".into(),
@@ -180,7 +184,7 @@ fn a_range_that_the_iommu_refuses_holds_the_device_back_until_it_is_unmapped() {
 #[test]
 fn an_iommu_that_does_not_let_go_costs_the_device_its_access() {
     let (user, iommu) = user(Noting {
-        stuck: true,
+        stuck: true.into(),
         ..Noting::default()
     });
     let (file, _) = memory();
@@ -188,6 +192,31 @@ fn an_iommu_that_does_not_let_go_costs_the_device_its_access() {
     user.virt.dma_unmap(0x1000, PAGE).unwrap();
     assert_eq!(iommu.news().len(), 2);
     assert_eq!(user.device.news(), [Told::BusMaster(false)]);
+    user.virt.reset(PATIENCE).unwrap();
+    user.virt.dma_map(map(0x1000, 1, Some((&file, 0)))).unwrap();
+    assert_eq!(
+        user.device.news(),
+        [Told::Reset(ResetKind::FunctionLevel)],
+        "neither a reset nor a mapping in its place makes up for it"
+    );
+}
+
+#[test]
+fn an_iommu_that_has_not_let_go_costs_the_next_user_the_access_too_until_it_has() {
+    let (user, iommu) = user(Noting {
+        stuck: true.into(),
+        ..Noting::default()
+    });
+    let next = |user: &User| {
+        user.virt.detach().unwrap();
+        user.virt.attach(None);
+        user.command(IO | MEMORY | MASTER);
+        user.virt.reset(PATIENCE).unwrap();
+        user.device.news().contains(&Told::BusMaster(true))
+    };
+    assert!(!next(&user), "the memory of the user before is within reach");
+    iommu.stuck.store(false, Ordering::Relaxed);
+    assert!(next(&user), "everything was unmapped when the user left");
 }
 
 #[test]

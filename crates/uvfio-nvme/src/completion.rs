@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use uvfio_core::Host;
+use uvfio_core::{DmaError, Host};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32};
 
@@ -207,9 +207,9 @@ impl CompletionQueue {
         if let Some(live) = lock(&self.ring).as_mut() {
             live.posted += 1;
         }
-        // Until it has not moved: the line falls when the host rings for the last entry. It can't move more often
-        // than there are entries.
-        while line && self.look(access)? {}
+        if line {
+            self.look_until_still(access)?;
+        }
         Ok(Posted::Yes(queue.vector))
     }
 
@@ -235,6 +235,19 @@ impl CompletionQueue {
             return Ok(true);
         }
         self.look_alone(access, &one)
+    }
+
+    /// Looks at the shadow head until it has not moved, since the line falls when the host rings for the last entry. It
+    /// can't move more often than there are entries.
+    fn look_until_still(&self, access: &Access<'_>) -> Result<(), Fault> {
+        loop {
+            match self.look(access) {
+                Ok(true) => {}
+                // The entry that this is for is with the host, which may switch bus mastering off by now.
+                Ok(false) | Err(Fault::Dma(DmaError::BusMasterOff { .. })) => return Ok(()),
+                Err(fault) => return Err(fault),
+            }
+        }
     }
 
     /// As [`look_alone`](Self::look_alone), when nobody else does.

@@ -125,7 +125,7 @@ impl DoorbellPage {
     pub(crate) fn begin(&self, doorbell: usize) {
         let page = self.exclusive();
         if let (Some(page), Some(seen)) = (page.as_ref(), self.seen.get(doorbell)) {
-            page.write_u32(offset(doorbell), 0);
+            page.write_u32(offset(doorbell as u64), 0);
             seen.store(0, Ordering::Relaxed);
         }
     }
@@ -142,8 +142,8 @@ impl DoorbellPage {
 
     /// Reads a doorbell.
     pub(crate) fn read(&self, doorbell: u64) -> u32 {
-        let at = DOORBELLS + doorbell * DOORBELL_STRIDE;
-        self.shared().as_ref().map_or(0, |page| page.read_u32(at))
+        let page = self.shared();
+        page.as_ref().map_or(0, |page| page.read_u32(offset(doorbell)))
     }
 
     /// A doorbell came by message. False where nobody watches that one: it must be rung.
@@ -154,7 +154,7 @@ impl DoorbellPage {
             let Some(page) = page.as_ref().filter(|_| watched) else {
                 return false;
             };
-            page.write_u32(DOORBELLS + doorbell * DOORBELL_STRIDE, value);
+            page.write_u32(offset(doorbell), value);
         }
         self.call();
         true
@@ -237,16 +237,7 @@ impl DoorbellPage {
         while self.take_watch() {
             let mut used = Instant::now();
             while !lock(&self.rest).stop {
-                let mut mine = 0;
-                for _ in 0..LOOKS {
-                    if let Some(queues) = self.look(shared) {
-                        used = Instant::now();
-                        mine |= queues;
-                    }
-                    if mine != 0 {
-                        break;
-                    }
-                }
+                let mine = self.look_on(shared, &mut used);
                 if mine != 0 {
                     if !self.execute(shared, mine, &mut buffer) {
                         break;
@@ -296,6 +287,19 @@ impl DoorbellPage {
         true
     }
 
+    /// Looks until there is something for the caller to execute, [`LOOKS`] times at most, and gives the queues as
+    /// [`look`](Self::look) does. `used`: when a doorbell had changed last.
+    fn look_on(&self, shared: &Shared, used: &mut Instant) -> u128 {
+        for _ in 0..LOOKS {
+            let Some(mine) = self.look(shared) else { continue };
+            *used = Instant::now();
+            if mine != 0 {
+                return mine;
+            }
+        }
+        0
+    }
+
     /// Looks at each doorbell once, and rings those that have changed. Gives the submission queues, a bit each, whose
     /// commands the caller is to execute; none where no doorbell had changed.
     fn look(&self, shared: &Shared) -> Option<u128> {
@@ -303,11 +307,11 @@ impl DoorbellPage {
         {
             let page = self.shared();
             let page = page.as_ref()?;
-            for (number, seen) in self.seen.iter().enumerate() {
+            for (number, seen) in (0..).zip(&self.seen) {
                 let value = page.read_u32(offset(number));
                 if value != seen.load(Ordering::Relaxed) {
                     seen.store(value, Ordering::Relaxed);
-                    let rung = shared.ring(number as u64, value, true);
+                    let rung = shared.ring(number, value, true);
                     all = Some(rung.and(all.unwrap_or_default()));
                 }
             }
@@ -321,8 +325,8 @@ impl DoorbellPage {
 }
 
 /// Where doorbell `number` is in the BAR.
-fn offset(number: usize) -> u64 {
-    DOORBELLS + number as u64 * DOORBELL_STRIDE
+fn offset(number: u64) -> u64 {
+    DOORBELLS + number * DOORBELL_STRIDE
 }
 
 #[cfg(test)]

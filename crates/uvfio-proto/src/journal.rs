@@ -225,6 +225,10 @@ impl Buffer {
                 .ok_or(OutOfStep::Journal)
         };
         let (mut start, end) = (place(noted.done)?, place(noted.end)?);
+        // No stream is so long; what is still received is added to this.
+        if noted.end > u64::MAX / 2 {
+            return Err(OutOfStep::Journal);
+        }
         let received = self.bytes().get(start..end).ok_or(OutOfStep::Journal)?;
         if noted.command_sent > 0 && noted.command_sent < noted.command_total {
             return Err(OutOfStep::CommandCut {

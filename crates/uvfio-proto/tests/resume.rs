@@ -101,13 +101,17 @@ impl Drop for First {
 
 /// A server that goes on with what was left, on a connection of its own, with a device that is gone.
 fn resume(left: File) -> Result<Raw, ResumeError> {
+    Ok(resume_in_thread(left)?.0)
+}
+
+/// The same, and its thread, which ends with the client.
+fn resume_in_thread(left: File) -> Result<(Raw, JoinHandle<()>), ResumeError> {
     let (_, virtual_device) = device();
     virtual_device.gone(GoneReason::Failed("its worker has died".into()), false);
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let mut server = Server::resume(theirs, virtual_device, limits(), &OwnedFd::from(left))?;
-    // It ends with the client.
-    std::thread::spawn(move || drop(server.serve()));
-    Ok(Raw::new(ours))
+    let thread = std::thread::spawn(move || drop(server.serve()));
+    Ok((Raw::new(ours), thread))
 }
 
 fn decode(raw: &Raw) {
@@ -296,8 +300,25 @@ fn a_journal_full_of_nonsense_ends_the_connection_or_is_served_and_nothing_else(
             left.write_all_at(&value.to_ne_bytes(), at).expect("written");
         }
         // Whatever comes of it: no panic, no access outside the journal, no endless loop.
-        drop(resume(left));
+        if let Ok((raw, thread)) = resume_in_thread(left) {
+            drop(raw);
+            thread.join().expect("no panic");
+        }
     }
+}
+
+#[test]
+fn a_journal_of_a_stream_that_is_too_long_to_be_one_ends_the_connection() {
+    let left = First::negotiated().left();
+    // What is answered, where the buffer begins, and what was received.
+    for at in [16, 24, 40, 48] {
+        left.write_all_at(&u64::MAX.to_ne_bytes(), at).expect("written");
+    }
+    let error = resume(left).err();
+    assert!(
+        matches!(error, Some(ResumeError::OutOfStep(OutOfStep::Journal))),
+        "{error:?}"
+    );
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Judge {
     }
 
     /// A command was refused on purpose.
-    pub(super) fn refused(&mut self, _command: u16) {
+    pub(super) fn refused(&mut self) {
         self.waits_after_error = true;
     }
 

@@ -43,6 +43,8 @@ pub struct DmaUsage {
 /// Every access is refused while bus mastering is off, and also while a range is missing that the user meant to map
 /// and that was refused for want of quota or by the kernel: its driver may not know, and a device that runs on with
 /// half its memory does damage. That ends when the range is unmapped (or mapped after all), or with a reset.
+///
+/// So is every access by a device whose IOMMU did not let go of a range, until it has let go of everything.
 #[derive(Debug)]
 pub struct DmaSpace {
     inner: RwLock<Inner>,
@@ -59,6 +61,8 @@ struct Inner {
     table: Table,
     /// Ranges, by first and last address, that hold DMA back.
     refused: Vec<(u64, u64)>,
+    /// The IOMMU did not let go of a range: DMA is held back until it has let go of everything.
+    stuck: bool,
     /// The device is gone: nothing is held any more.
     closed: bool,
 }
@@ -364,12 +368,12 @@ impl DmaSpace {
     /// Whether the device may access memory now: bus mastering is on, and nothing holds DMA back.
     #[must_use]
     pub fn enabled(&self) -> bool {
-        self.bus_master.load(Ordering::Relaxed) && self.shared().refused.is_empty()
+        self.bus_master.load(Ordering::Relaxed) && !self.held_back()
     }
 
-    /// Whether a range that was refused holds DMA back.
+    /// Whether something holds DMA back: a range that was refused, or one that the IOMMU did not let go of.
     pub(crate) fn held_back(&self) -> bool {
-        !self.shared().refused.is_empty()
+        self.shared().holds_back()
     }
 
     /// A reset: ranges that were refused no longer hold DMA back, and accesses by message are abandoned.
@@ -475,12 +479,14 @@ impl DmaSpace {
         }
     }
 
-    /// Undoes what the device reaches. Where that fails, which no kernel should do, the device is held back for good.
+    /// Undoes what the device reaches. Where that fails, which no kernel should do, the device is held back over resets
+    /// and users, until everything is undone.
     fn unmap_in_iommu(&self, inner: &mut Inner, iova: u64, last: u64) {
         let Some(iommu) = &self.iommu else { return };
         if let Err(IommuError { why, .. }) = iommu.unmap(iova, last) {
             tracing::error!("DMA unmap at {iova:#x}: {why}; the device may not access memory any more");
             inner.refuse(iova, last);
+            inner.stuck = true;
         }
     }
 
@@ -503,7 +509,7 @@ impl DmaSpace {
             let at = iova.checked_add(done as u64).ok_or(unmapped(iova))?;
             let inner = self.shared();
             // Under the lock: whoever switches it off takes the lock once, and then knows that no copy runs.
-            if !self.bus_master.load(Ordering::SeqCst) || !inner.refused.is_empty() {
+            if !self.bus_master.load(Ordering::SeqCst) || inner.holds_back() {
                 return Err(DmaError::BusMasterOff { iova: at });
             }
             let (first, range) = inner.table.find(at).ok_or(unmapped(at))?;
@@ -556,6 +562,10 @@ impl DmaSpace {
 }
 
 impl Inner {
+    fn holds_back(&self) -> bool {
+        self.stuck || !self.refused.is_empty()
+    }
+
     /// Notes a range whose absence holds DMA back.
     fn refuse(&mut self, iova: u64, last: u64) {
         if self.refused.len() < MAX_REFUSED {

@@ -1,10 +1,10 @@
 //! The delivery thread: writes the eventfds of interrupts that came about on a front end's thread, and listens to
 //! the eventfd by which the user unmasks INTx.
 //!
-//! What waits for it is a set, not a list ([`Latch`]): one bit a vector, so its size does not depend on what a user does,
-//! and an interrupt that is already waiting is not sent twice. What the thread has taken out belongs to the user whom it was
-//! taken for: if that one leaves meanwhile, the rest is dropped. A thread that a user has blocked for good (see
-//! [`super::eventfd`]) is left to itself and another one started; the old one ends when it comes back.
+//! What waits for it is a set, not a list ([`Latch`]): one bit a vector, so its size does not depend on what a user
+//! does, and an interrupt that is already waiting is not sent twice. What the thread has taken out belongs to the user
+//! whom it was taken for: if that one leaves meanwhile, the rest is dropped. A thread that a user has blocked for good
+//! (see [`super::eventfd`]) is left to itself and another one started; the old one ends when it comes back.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};

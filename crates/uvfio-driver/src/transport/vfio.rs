@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
-use uvfio_linux::sysfs::{Address, Sysfs};
+use uvfio_linux::sysfs::{self, Address, AddressError, Sysfs};
 use uvfio_linux::vfio::{
     Access, AddressSpace, Container, DeviceFile, Group, Irq, Region as Opened, Rule, SharedMemory, VfioError,
 };
@@ -89,7 +89,7 @@ fn group_of(sysfs: &Sysfs, address: &str) -> Result<(Address, u32)> {
     };
     let address: Address = address
         .parse()
-        .map_err(|error: uvfio_linux::sysfs::AddressError| refused(error.to_string(), Errno::INVAL))?;
+        .map_err(|error: AddressError| refused(error.to_string(), Errno::INVAL))?;
     let function = sysfs
         .function(address)
         .map_err(|error| refused(error.to_string(), Errno::NODEV))?;
@@ -100,13 +100,9 @@ fn group_of(sysfs: &Sysfs, address: &str) -> Result<(Address, u32)> {
         let why = format!("{address} has {driver}, not vfio-pci; `uvfio bind {address}` gives it to that");
         return Err(refused(why, Errno::BUSY));
     }
-    let number = function.group.ok_or_else(|| {
-        let why = format!(
-            "{address} is in no IOMMU group: nothing would confine its DMA; \
-             turn the IOMMU on in the firmware and on the kernel's command line"
-        );
-        refused(why, Errno::NODEV)
-    })?;
+    let number = function
+        .group
+        .ok_or_else(|| refused(sysfs::Error::NoGroup { address }.to_string(), Errno::NODEV))?;
     Ok((address, number))
 }
 

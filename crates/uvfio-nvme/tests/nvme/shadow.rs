@@ -125,6 +125,23 @@ fn bus_mastering_may_be_switched_off_while_a_drained_queue_is_polled() {
 }
 
 #[test]
+fn bus_mastering_may_be_switched_off_as_soon_as_a_completion_is_seen() {
+    // Interrupts go by the line, for which the shadow head is looked at behind each completion.
+    let mut machine = Machine::new(config());
+    let mut queue = machine.create_queue(1, 16);
+    configure(&mut machine, &mut [&mut queue]);
+    let page = machine.allocate(1);
+    let config = uvfio_core::region_index::CONFIG;
+    for round in 0..1000 {
+        let completion = machine.run(&mut queue, read_command(1, round % 20, 1, page, 0));
+        machine.device.write(config, 4, &2u16.to_le_bytes()).unwrap();
+        assert_eq!(completion.status, 0);
+        assert_eq!(machine.register(reg::CSTS), 1, "round {round}: CSTS");
+        machine.device.write(config, 4, &6u16.to_le_bytes()).unwrap();
+    }
+}
+
+#[test]
 fn without_polling_each_command_of_a_host_that_waits_is_rung_for() {
     for poll in [PollConfig::Never, PollConfig::Adaptive { most: Duration::ZERO }] {
         let counted = count(poll, 1, 100, Duration::from_millis(1));

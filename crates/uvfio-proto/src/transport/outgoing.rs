@@ -157,28 +157,14 @@ impl Outgoing {
         let (sent, fds) = match sent {
             // They went with the first byte.
             Ok(sent @ 1..) => (sent, &[][..]),
-            Ok(0) | Err(Errno::INTR) => (0, fds),
-            Err(Errno::AGAIN) => {
-                if blocked() == Blocked::GiveUp {
-                    return Err(SendError::GivenUp);
-                }
-                self.wait_writable()?;
-                (0, fds)
-            }
+            // To be tried again.
+            Ok(0) | Err(Errno::INTR | Errno::AGAIN) => (0, fds),
             Err(error) => return Err(SendError::Io(error.into())),
         };
         let rest = bytes.get(sent..).unwrap_or_default();
-        let pushed = self.push(turn.journal.as_mut(), Sending::Reply, &[rest, &[]], fds, blocked);
-        match pushed.stopped {
-            None => Ok(()),
-            Some(Stopped::Io(error)) => Err(error.into()),
-            Some(Stopped::GivenUp) if sent + pushed.bytes == 0 => Err(SendError::GivenUp),
-            Some(Stopped::GivenUp) => {
-                turn.tail
-                    .extend_from_slice(rest.get(pushed.bytes..).unwrap_or_default());
-                Err(SendError::Delayed)
-            }
-        }
+        let mut pushed = self.push(turn.journal.as_mut(), Sending::Reply, &[rest, &[]], fds, blocked);
+        pushed.bytes += sent;
+        pushed.settle(&mut turn.tail, &[bytes, &[]])
     }
 
     fn send_as(
@@ -212,28 +198,8 @@ impl Outgoing {
         if let Some(journal) = &mut turn.journal {
             journal.begin(what, first.len() + second.len());
         }
-        match self.push(turn.journal.as_mut(), what, parts, fds, blocked) {
-            Progress { stopped: None, .. } => Ok(()),
-            Progress {
-                bytes: 0,
-                stopped: Some(Stopped::GivenUp),
-            } => Err(SendError::GivenUp),
-            Progress {
-                stopped: Some(Stopped::Io(error)),
-                ..
-            } => Err(error.into()),
-            Progress {
-                bytes,
-                stopped: Some(Stopped::GivenUp),
-            } => {
-                turn.tail
-                    .extend_from_slice(first.get(bytes..).unwrap_or_default());
-                let into_second = bytes.saturating_sub(first.len());
-                turn.tail
-                    .extend_from_slice(second.get(into_second..).unwrap_or_default());
-                Err(SendError::Delayed)
-            }
-        }
+        let pushed = self.push(turn.journal.as_mut(), what, parts, fds, blocked);
+        pushed.settle(&mut turn.tail, parts)
     }
 
     /// Sends the rest of an earlier message.
@@ -305,7 +271,6 @@ impl Outgoing {
         Progress { bytes, stopped: None }
     }
 
-    /// Waits a moment for the socket to take more.
     /// Sends what the socket takes at once.
     #[inline]
     fn send_some(
@@ -321,6 +286,7 @@ impl Outgoing {
         }
     }
 
+    /// Waits a moment for the socket to take more.
     fn wait_writable(&self) -> Result<(), std::io::Error> {
         let mut waited = [PollFd::new(&*self.stream, PollFlags::OUT)];
         let moment = Timespec {
@@ -382,6 +348,24 @@ impl Outgoing {
 struct Progress {
     bytes: usize,
     stopped: Option<Stopped>,
+}
+
+impl Progress {
+    /// What the sender of these parts is told. Where it gave up in the middle, the rest is kept in `tail`.
+    fn settle(self, tail: &mut Vec<u8>, parts: &[&[u8]; 2]) -> Result<(), SendError> {
+        match self.stopped {
+            None => Ok(()),
+            Some(Stopped::Io(error)) => Err(error.into()),
+            Some(Stopped::GivenUp) if self.bytes == 0 => Err(SendError::GivenUp),
+            Some(Stopped::GivenUp) => {
+                let [first, second] = *parts;
+                let into_second = self.bytes.saturating_sub(first.len());
+                tail.extend_from_slice(first.get(self.bytes..).unwrap_or_default());
+                tail.extend_from_slice(second.get(into_second..).unwrap_or_default());
+                Err(SendError::Delayed)
+            }
+        }
+    }
 }
 
 enum Stopped {

@@ -251,7 +251,9 @@ impl Controller {
         // MDTS, as a power of two of the smallest page; 0 for no limit.
         let transfer_bytes = match data.get(77).copied().unwrap_or_default() {
             0 => None,
-            power => self.capabilities.smallest_page().checked_shl(power.into()),
+            power => 1_u64
+                .checked_shl(power.into())
+                .and_then(|pages| self.capabilities.smallest_page().checked_mul(pages)),
         };
         Ok(Identity {
             serial: text(4, 24),
