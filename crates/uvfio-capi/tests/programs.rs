@@ -64,6 +64,16 @@ fn compile(compiler: &str, standard: &str, program: &Path, link: &[&OsStr]) {
     run(cc);
 }
 
+/// The C example with the shared library.
+fn shared_program(place: &Path) -> PathBuf {
+    let program = place.join("edu");
+    let shared = library("libuvfio.so");
+    let mut path = std::ffi::OsString::from("-Wl,-rpath,");
+    path.push(shared.parent().unwrap());
+    compile("cc", "-std=c99", &program, &[shared.as_os_str(), &path]);
+    program
+}
+
 /// Runs a program that drives edu, and gives what it printed.
 fn drive(place: &Path, program: impl FnOnce(&Path) -> Command) -> String {
     let socket = place.join("edu.sock");
@@ -80,11 +90,7 @@ const PRINTED: &str = "10! = 3628800\n\
 #[test]
 fn a_c_program_drives_edu_over_a_socket() {
     let place = tempfile::tempdir().unwrap();
-    let program = place.path().join("edu");
-    let shared = library("libuvfio.so");
-    let mut path = std::ffi::OsString::from("-Wl,-rpath,");
-    path.push(shared.parent().unwrap());
-    compile("cc", "-std=c99", &program, &[shared.as_os_str(), &path]);
+    let program = shared_program(place.path());
     let printed = drive(place.path(), |socket| {
         let mut command = Command::new(&program);
         command.arg(socket);
@@ -96,11 +102,7 @@ fn a_c_program_drives_edu_over_a_socket() {
 #[test]
 fn a_c_program_that_names_a_function_by_its_address_learns_why_it_cannot_have_it() {
     let place = tempfile::tempdir().unwrap();
-    let program = place.path().join("edu");
-    let shared = library("libuvfio.so");
-    let mut path = std::ffi::OsString::from("-Wl,-rpath,");
-    path.push(shared.parent().unwrap());
-    compile("cc", "-std=c99", &program, &[shared.as_os_str(), &path]);
+    let program = shared_program(place.path());
     // No machine has a function there.
     let output = Command::new(&program).arg("ffff:ff:1f.7").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);

@@ -16,10 +16,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use common::device::{BAR0, CONFIG, TestDevice, eventually};
+use common::device::{BAR0, CONFIG, Served, TestDevice, eventually, serve_by};
 use common::raw::{Raw, access, dma_map, message, words};
 use uvfio_core::{GoneReason, Policy, VirtualDevice};
 use uvfio_proto::{Journal, Limits, OutOfStep, ResumeError, Server};
@@ -40,30 +39,21 @@ fn device() -> (Arc<TestDevice>, Arc<VirtualDevice>) {
 
 /// A server with a journal, on a thread.
 struct First {
-    device: Arc<TestDevice>,
-    virtual_device: Arc<VirtualDevice>,
+    served: Served,
     journal: File,
     raw: Raw,
-    handle: uvfio_proto::ServerHandle,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl First {
     fn new() -> Self {
-        let (device, virtual_device) = device();
-        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let journal = Journal::create(&limits()).expect("a journal");
-        let mut server =
-            Server::with_journal(theirs, Arc::clone(&virtual_device), limits(), &journal).expect("a server");
-        let handle = server.handle();
-        let thread = Some(std::thread::spawn(move || drop(server.serve())));
+        let (served, stream) = serve_by(|stream, device| {
+            Server::with_journal(stream, device, limits(), &journal).expect("a server")
+        });
         Self {
-            device,
-            virtual_device,
+            served,
             journal: File::from(journal),
-            raw: Raw::new(ours),
-            handle,
-            thread,
+            raw: Raw::new(stream),
         }
     }
 
@@ -85,17 +75,6 @@ impl First {
             at += n as u64;
         }
         copy
-    }
-}
-
-impl Drop for First {
-    fn drop(&mut self) {
-        self.device.set_stuck(false);
-        self.handle.shutdown();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        let _ = self.virtual_device.detach();
     }
 }
 
@@ -128,7 +107,7 @@ fn decode(raw: &Raw) {
 #[test]
 fn messages_received_and_not_answered_are_answered_in_their_order() {
     let first = First::negotiated();
-    first.device.set_stuck(true);
+    first.served.device.set_stuck(true);
     let mut burst = message(10, 13, 0, &[]);
     for id in 11..40 {
         burst.extend(message(id, 2, 0, &dma_map(32, 3, 0, u64::from(id) << 12, 0x1000)));
@@ -249,7 +228,7 @@ fn a_command_of_ours_that_was_cut_ends_the_connection_with_a_reason() {
         .raw
         .send(&message(9, 2, 0, &dma_map(32, 3, 0, 0x10_0000, 0x20_0000)));
     assert_eq!(first.raw.recv().id, 9);
-    let host = first.device.host();
+    let host = first.served.device.host();
     let writer = std::thread::spawn(move || host.dma().write(0x10_0000, &[5; 1 << 20]));
     let mut error = None;
     eventually("the command is cut", || {
@@ -261,7 +240,7 @@ fn a_command_of_ours_that_was_cut_ends_the_connection_with_a_reason() {
         matches!(error, ResumeError::OutOfStep(OutOfStep::CommandCut { sent, total }) if sent > 0 && sent < total),
         "{error}"
     );
-    first.handle.shutdown();
+    first.served.handle.shutdown();
     let written = writer.join().expect("no panic");
     assert!(written.is_err(), "a command that was never answered: {written:?}");
 }

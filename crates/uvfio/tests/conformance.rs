@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+
+mod common;
+
+use common::Server;
 
 /// What is served, by the name of its column: what stands after `uvfio serve`.
 const DEVICES: [(&str, &str); 2] = [("edu", "edu"), ("nvme", "nvme,mem=16M")];
@@ -21,41 +24,15 @@ const HEAD: &str = "# What the kit says of ours\n\n\
 const LEGEND: &str = "A rule is a section of the specification (QEMU's `docs/interop/vfio-user.rst`); *ours* are those \
     for which it has\nnone: `uvfio check-server SOCKET --list` has the reason of each, and what is expected.\n\n";
 
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn uvfio() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_uvfio"));
-    command.stdin(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
 /// Serves a device and has it judged: the report's cases.
 fn judged(device: &str) -> Vec<Value> {
     let dir = tempfile::tempdir().expect("a folder");
     let socket = dir.path().join("s");
-    let server = uvfio()
-        .arg("serve")
-        .arg(device)
-        .arg("--socket")
-        .arg(&socket)
-        .stdout(Stdio::null())
-        .spawn();
-    let _server = Running(server.expect("the command starts"));
-    let late = Instant::now() + Duration::from_secs(60);
-    while !socket.exists() {
-        assert!(Instant::now() < late, "{device} is not served");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let _server = Server::start(&[device], &socket, Stdio::null());
     // Patient, for a machine that does other things: no case of a server that is right waits for silence.
-    let output = uvfio()
+    let output = Command::new(env!("CARGO_BIN_EXE_uvfio"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
         .arg("check-server")
         .arg(&socket)
         .args(["--json", "--timeout", "60"])

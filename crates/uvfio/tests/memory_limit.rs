@@ -2,8 +2,7 @@
 #![allow(clippy::expect_used)] // A test whose ground gives way has failed.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -11,6 +10,10 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use uvfio_core::region_index::CONFIG;
 use uvfio_proto::message::{DmaMapFlags, SetIrqsFlags};
 use uvfio_proto::{Client, ClientMemory, Errno};
+
+mod common;
+
+use common::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -31,66 +34,30 @@ const RAM_BYTES: u64 = 4 << 20;
 const BY_MESSAGE: u64 = 2 << 32;
 const BY_MESSAGE_BYTES: u64 = 1 << 20;
 
-struct Server(Child);
-
-impl Server {
-    fn start(device: &str, socket: &Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_uvfio"))
-            .args(["serve", device, "--socket"])
-            .arg(socket)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the server starts");
-        let server = Self(child);
-        let late = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            assert!(Instant::now() < late, "no socket after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        server
-    }
-
-    /// The worker's memory.
-    fn memory(&self) -> Memory {
-        let parent = self.0.id().to_string();
-        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-        let mut children = processes.filter_map(|entry| {
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            // After the name in parentheses: state, parent.
-            let (_, rest) = stat.rsplit_once(')')?;
-            (rest.split_whitespace().nth(1)? == parent).then(|| entry.path())
-        });
-        let folder = children.next().expect("a worker");
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("its figures");
-        let line = |text: &str, name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.expect("a line of that name").trim().to_owned()
-        };
-        let limits = line(&read("limits"), "Max data size");
-        let used = line(&read("status"), "VmData:");
-        Memory {
-            limit: limits
-                .split_whitespace()
-                .next()
-                .and_then(|soft| soft.parse().ok()),
-            hard: limits
-                .split_whitespace()
-                .nth(1)
-                .and_then(|hard| hard.parse().ok()),
-            used: used
-                .strip_suffix(" kB")
-                .and_then(|text| text.parse::<u64>().ok())
-                .expect("a number")
-                * 1024,
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+/// The worker's memory.
+fn memory_of(server: &Server) -> Memory {
+    let folder = format!("/proc/{}", server.worker().as_raw_nonzero());
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).expect("its figures");
+    let line = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("a line of that name").trim().to_owned()
+    };
+    let limits = line(&read("limits"), "Max data size");
+    let used = line(&read("status"), "VmData:");
+    Memory {
+        limit: limits
+            .split_whitespace()
+            .next()
+            .and_then(|soft| soft.parse().ok()),
+        hard: limits
+            .split_whitespace()
+            .nth(1)
+            .and_then(|hard| hard.parse().ok()),
+        used: used
+            .strip_suffix(" kB")
+            .and_then(|text| text.parse::<u64>().ok())
+            .expect("a number")
+            * 1024,
     }
 }
 
@@ -268,8 +235,12 @@ fn fill_the_quota(user: &mut Client, ram: &OwnedFd) {
 fn a_user_who_takes_all_that_it_may_have_is_served_within_the_workers_memory_limit() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("nvme.sock");
-    let server = Server::start(&format!("nvme,mem=1M,queues={QUEUES}"), &socket);
-    let before = server.memory();
+    let server = Server::start(
+        &[&format!("nvme,mem=1M,queues={QUEUES}")],
+        &socket,
+        Stdio::inherit(),
+    );
+    let before = memory_of(&server);
     let limit = before.limit.expect("a limit");
     assert_eq!(before.hard, Some(limit), "the limit can't be raised again");
 
@@ -299,7 +270,7 @@ fn a_user_who_takes_all_that_it_may_have_is_served_within_the_workers_memory_lim
     driver.make_queues();
     driver.read_everywhere();
 
-    let full = server.memory();
+    let full = memory_of(&server);
     eprintln!("before: {before:?}; full: {full:?}");
     let grown = full.used.saturating_sub(before.used);
     assert!(grown > 1 << 20, "nothing was taken: {grown} bytes more");

@@ -5,13 +5,15 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use uvfio_core::region_index::CONFIG;
 use uvfio_proto::Client;
+
+mod common;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -20,7 +22,7 @@ const BAR0: u64 = 0x10;
 
 /// A server that logs all there is into a pipe of one page, which is not read.
 struct Server {
-    process: Child,
+    process: common::Server,
     log: OwnedFd,
     socket: PathBuf,
     _folder: tempfile::TempDir,
@@ -32,21 +34,13 @@ impl Server {
         let socket = folder.path().join("device.sock");
         let (log, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         rustix::pipe::fcntl_setpipe_size(&theirs, 4096).expect("a small pipe");
-        let process = Command::new(env!("CARGO_BIN_EXE_uvfio"))
-            .args(["serve", "edu", "--log", "trace", "--socket"])
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .stderr(Stdio::from(theirs))
-            .spawn()
-            .expect("the command starts");
-        let mut server = Self {
+        let process = common::Server::start(&["edu", "--log", "trace"], &socket, theirs);
+        Self {
             process,
             log,
             socket,
             _folder: folder,
-        };
-        server.until("no socket", |server| server.socket.exists());
-        server
+        }
     }
 
     fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
@@ -58,22 +52,14 @@ impl Server {
     }
 
     fn terminate(&mut self) -> ExitStatus {
-        let pid = Pid::from_raw(self.process.id().cast_signed()).expect("a process");
+        let pid = Pid::from_raw(self.process.0.id().cast_signed()).expect("a process");
         kill_process(pid, Signal::TERM).expect("signalled");
         let mut status = None;
         self.until("the server still runs", |server| {
-            status = server.process.try_wait().expect("its status");
+            status = server.process.0.try_wait().expect("its status");
             status.is_some()
         });
         status.expect("it has ended")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already where the test went well.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -6,72 +6,38 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use uvfio_core::region_index::CONFIG;
 use uvfio_proto::Client;
+
+mod common;
+
+use common::Server;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HEADER: usize = 16;
 const MEMORY: u64 = 64 << 20;
 
-struct Server(Child);
-
-impl Server {
-    fn start(device: &str, socket: &Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_uvfio"))
-            .args(["serve", device, "--socket"])
-            .arg(socket)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
-        let server = Self(child);
-        let late = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            assert!(Instant::now() < late, "no socket after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        server
-    }
-
-    /// The worker: the process whose parent the server is.
-    fn worker(&self) -> Pid {
-        let parent = self.0.id().to_string();
-        let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-        let mut children = processes.filter_map(|entry| {
-            let number = entry.file_name().to_str()?.parse::<i32>().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            // After the name in parentheses: state, parent.
-            let (_, rest) = stat.rsplit_once(')')?;
-            (rest.split_whitespace().nth(1)? == parent).then(|| Pid::from_raw(number))?
-        });
-        children.next().expect("a worker")
-    }
-
-    fn kill_worker(&self) {
-        kill_process(self.worker(), Signal::KILL).expect("killed");
-    }
-
-    /// Its exit status and all that it said.
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        let mut stderr = self.0.stderr.take().expect("its stderr");
-        stderr.read_to_string(&mut said).expect("text");
-        (self.0.wait().expect("its end").code(), said)
-    }
+/// The server, whose stderr is kept.
+fn serve(device: &str, socket: &Path) -> Server {
+    Server::start(&[device], socket, Stdio::piped())
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already where the test went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn kill_worker(server: &Server) {
+    kill_process(server.worker(), Signal::KILL).expect("killed");
+}
+
+/// The server's exit status and all that it said.
+fn end(mut server: Server) -> (Option<i32>, String) {
+    let mut said = String::new();
+    let mut stderr = server.0.stderr.take().expect("its stderr");
+    stderr.read_to_string(&mut said).expect("text");
+    (server.0.wait().expect("its end").code(), said)
 }
 
 fn message(id: u16, command: u16, payload: &[u8]) -> Vec<u8> {
@@ -168,7 +134,7 @@ fn burst(server: &Server, stream: &UnixStream, count: u16, kill_after: u16, paus
                 // So that it is hit in different places.
                 let until = Instant::now() + pause;
                 while Instant::now() < until {}
-                server.kill_worker();
+                kill_worker(server);
             }
             let (id, command, flags, errno, payload) = receive(stream);
             let sent = [2, 9, 3, 2][usize::from(expected % 4)];
@@ -205,7 +171,7 @@ fn every_message_of_a_burst_is_answered_once_and_in_order_when_the_worker_is_kil
     for round in 0..24_u16 {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("edu.sock");
-        let server = Server::start("edu", &socket);
+        let server = serve("edu", &socket);
         let stream = attach(&socket);
         let pause = Duration::from_micros(u64::from(round % 6) * 7);
         burst(&server, &stream, 2000, 1 + round * 70, pause);
@@ -214,7 +180,7 @@ fn every_message_of_a_burst_is_answered_once_and_in_order_when_the_worker_is_kil
         let (id, command, flags, errno, _) = receive(&stream);
         assert_eq!((id, command, flags, errno), (8, 13, 1, 0), "the reply to a reset");
         drop(stream);
-        let (status, said) = server.end();
+        let (status, said) = end(server);
         assert_eq!(status, Some(1), "{said}");
         for part in ["worker", "died: killed by signal 9", "the device is gone for"] {
             assert!(said.contains(part), "{part:?} is missing in: {said}");
@@ -227,7 +193,7 @@ fn info_is_the_same_before_and_after_the_worker_is_killed() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("nvme.sock");
     let image = folder.path().join("disk.img");
-    let server = Server::start(&format!("nvme,file={},size=16M", image.display()), &socket);
+    let server = serve(&format!("nvme,file={},size=16M", image.display()), &socket);
     let mut user = Client::connect(&socket).expect("attached");
     let info = |user: &mut Client| {
         let regions: Vec<_> = (0..9)
@@ -242,7 +208,7 @@ fn info_is_the_same_before_and_after_the_worker_is_killed() {
         (regions, irqs)
     };
     let before = info(&mut user);
-    server.kill_worker();
+    kill_worker(&server);
     let after = info(&mut user);
     assert_eq!(after, before, "info after and before");
     let mut config = [0; 4];
@@ -251,7 +217,7 @@ fn info_is_the_same_before_and_after_the_worker_is_killed() {
     assert_eq!(config, [0xff; 4], "identity of the device that is gone");
     user.reset().expect("a reset is acknowledged");
     drop(user);
-    let (status, said) = server.end();
+    let (status, said) = end(server);
     assert_eq!(status, Some(1), "{said}");
 }
 
@@ -260,13 +226,13 @@ fn a_worker_that_dies_without_a_user_is_reported_and_its_image_is_free() {
     let folder = tempfile::tempdir().expect("a folder");
     let device = format!("nvme,file={},size=16M", folder.path().join("disk.img").display());
     let socket = folder.path().join("nvme.sock");
-    let server = Server::start(&device, &socket);
-    server.kill_worker();
-    let (status, said) = server.end();
+    let server = serve(&device, &socket);
+    kill_worker(&server);
+    let (status, said) = end(server);
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("the worker died (killed by signal 9"), "{said}");
     assert!(!socket.exists(), "the socket is still there");
-    let _next = Server::start(&device, &socket);
+    let _next = serve(&device, &socket);
 }
 
 #[test]
@@ -274,7 +240,7 @@ fn a_server_that_is_killed_takes_its_worker_with_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let device = format!("nvme,file={},size=16M", folder.path().join("disk.img").display());
     let socket = folder.path().join("nvme.sock");
-    let server = Server::start(&device, &socket);
+    let server = serve(&device, &socket);
     let _user = Client::connect(&socket).expect("attached");
     let worker = server.worker();
     drop(server);
@@ -286,5 +252,5 @@ fn a_server_that_is_killed_takes_its_worker_with_it() {
         std::thread::sleep(Duration::from_millis(2));
     }
     std::fs::remove_file(&socket).expect("the socket was left behind");
-    let _next = Server::start(&device, &socket);
+    let _next = serve(&device, &socket);
 }

@@ -11,14 +11,11 @@ use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::report::Report;
-use crate::vfio::{CONFIG, Device, MSI, MSIX};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, Device, MSI, MSIX};
 
 /// Where the noise lies for the device, and how much there is.
 const IOVA: u64 = 0;
 const NOISE: u64 = 1 << 20;
-
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
 
 /// Values that mean something to some register: everything off, everything on, small numbers, an
 /// NVMe controller's enable with its entry sizes, function reset in Device Control.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::report::Report;
-use crate::vfio::{CONFIG, Device, DmaMemory, MSI};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, Device, DmaMemory, MSI};
 
 // Registers, as offsets in BAR 0.
 const IDENTIFICATION: u64 = 0x00;
@@ -18,19 +18,16 @@ const STATUS: u64 = 0x20;
 const INTERRUPT_STATUS: u64 = 0x24;
 const INTERRUPT_RAISE: u64 = 0x60;
 const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
-const DMA_SOURCE: u64 = 0x80;
-const DMA_DESTINATION: u64 = 0x88;
-const DMA_COUNT: u64 = 0x90;
-const DMA_COMMAND: u64 = 0x98;
+pub(crate) const DMA_SOURCE: u64 = 0x80;
+pub(crate) const DMA_DESTINATION: u64 = 0x88;
+pub(crate) const DMA_COUNT: u64 = 0x90;
+pub(crate) const DMA_COMMAND: u64 = 0x98;
 
 const STATUS_COMPUTING: u32 = 1 << 0;
-const DMA_START: u64 = 1 << 0;
-const DMA_TO_MEMORY: u64 = 1 << 1;
+pub(crate) const DMA_START: u64 = 1 << 0;
+pub(crate) const DMA_TO_MEMORY: u64 = 1 << 1;
 /// Where the device's own buffer begins in its address space.
-const BUFFER: u64 = 0x40000;
-
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
+pub(crate) const BUFFER: u64 = 0x40000;
 
 /// Where memory lies for the device, which has 28 address lines.
 const IOVA: u64 = 0x10_0000;

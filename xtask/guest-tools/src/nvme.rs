@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use vfio_user::Client;
 
 use crate::report::Report;
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG};
 
 /// A block of a record, bytes.
 const BLOCK: u64 = 4096;
@@ -38,10 +39,6 @@ const CREATE_COMPLETION_QUEUE: u8 = 0x05;
 const IDENTIFY: u8 = 0x06;
 const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
-
-const CONFIG: u32 = 7;
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
 
 /// Where our memory lies for the device: two pages a queue pair, then one for data.
 const IOVA: u64 = 0x10_0000;

@@ -13,22 +13,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use vfio_user::Client;
 
+use crate::edu::{BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY};
 use crate::report::Report;
-
-const CONFIG: u32 = 7;
-const COMMAND: u64 = 0x04;
-const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
-
-// edu's registers, as offsets in BAR 0.
-const SOURCE: u64 = 0x80;
-const DESTINATION: u64 = 0x88;
-const COUNT: u64 = 0x90;
-const START: u64 = 0x98;
-/// A transfer is under way; set to begin one.
-const RUNNING: u64 = 1 << 0;
-const TO_MEMORY: u64 = 1 << 1;
-/// Where the device's own buffer lies for it.
-const BUFFER: u64 = 0x4_0000;
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG};
 
 const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -60,11 +47,11 @@ impl Edu {
 
     /// Has the device copy a page, and waits until it has.
     fn copy(&mut self, from: u64, to: u64, direction: u64) -> Result<()> {
-        for (register, value) in [(SOURCE, from), (DESTINATION, to), (COUNT, PAGE)] {
+        for (register, value) in [(DMA_SOURCE, from), (DMA_DESTINATION, to), (DMA_COUNT, PAGE)] {
             self.client.region_write(0, register, &value.to_le_bytes())?;
         }
         self.client
-            .region_write(0, START, &(RUNNING | direction).to_le_bytes())?;
+            .region_write(0, DMA_COMMAND, &(DMA_START | direction).to_le_bytes())?;
         let start = Instant::now();
         while self.is_running()? {
             if start.elapsed() > PATIENCE {
@@ -77,11 +64,11 @@ impl Edu {
 
     fn is_running(&mut self) -> Result<bool> {
         let mut bytes = [0; 8];
-        self.client.region_read(0, START, &mut bytes)?;
+        self.client.region_read(0, DMA_COMMAND, &mut bytes)?;
         if bytes == [0xff; 8] {
             bail!("the device reads all ones");
         }
-        Ok(u64::from_le_bytes(bytes) & RUNNING != 0)
+        Ok(u64::from_le_bytes(bytes) & DMA_START != 0)
     }
 
     fn memory(&self) -> Result<Vec<u8>> {
@@ -99,7 +86,7 @@ pub(crate) fn keep_busy(socket: &Path, report: &mut Report) -> Result<()> {
     report.note("busy")?;
     let mut copies = || -> Result<()> {
         loop {
-            edu.copy(BUFFER, FIRST, TO_MEMORY)?;
+            edu.copy(BUFFER, FIRST, DMA_TO_MEMORY)?;
             edu.copy(FIRST, BUFFER, 0)?;
         }
     };
@@ -119,7 +106,7 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
     let mut edu = Edu::open(socket, SECOND, OWN)?;
     edu.copy(SECOND, BUFFER, 0)?;
     edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
-    edu.copy(BUFFER, SECOND, TO_MEMORY)?;
+    edu.copy(BUFFER, SECOND, DMA_TO_MEMORY)?;
     let own = vec![OWN; PAGE as usize];
     report.same(
         "the next user's device copies its memory both ways",
@@ -128,7 +115,7 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
     )?;
     // Where the former user's memory was.
     edu.copy(FIRST, BUFFER, 0)?;
-    edu.copy(BUFFER, SECOND, TO_MEMORY)?;
+    edu.copy(BUFFER, SECOND, DMA_TO_MEMORY)?;
     let found = edu.memory()?.iter().filter(|byte| **byte == SECRET).count();
     report.same(
         "bytes of the former user's memory that the device reads",

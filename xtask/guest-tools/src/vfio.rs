@@ -33,6 +33,9 @@ pub(crate) const MSI: u32 = sys::VFIO_PCI_MSI_IRQ_INDEX;
 pub(crate) const MSIX: u32 = sys::VFIO_PCI_MSIX_IRQ_INDEX;
 /// Index of the configuration space's region.
 pub(crate) const CONFIG: u32 = sys::VFIO_PCI_CONFIG_REGION_INDEX;
+/// PCI's register for what a function may do, and its bits for memory and bus master.
+pub(crate) const COMMAND: u64 = 0x04;
+pub(crate) const COMMAND_MEMORY_AND_MASTER: u16 = 0x6;
 
 /// Whether the kernel would give the IOMMU group of the function at `address` to a user.
 pub(crate) fn is_viable(address: &str) -> Result<bool> {

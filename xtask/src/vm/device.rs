@@ -50,9 +50,9 @@ impl Device {
         }
     }
 
-    /// The same device, below the root port `rp1`.
-    pub(super) fn below_root_port(mut self) -> Self {
-        self.description["bus"] = "rp1".into();
+    /// The same device, below a root port.
+    pub(super) fn below(mut self, port: &str) -> Self {
+        self.description["bus"] = port.into();
         self
     }
 }

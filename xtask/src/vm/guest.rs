@@ -50,7 +50,7 @@ pub(super) struct Builder<'a> {
     memory_shared: bool,
     iommu: bool,
     interrupt_remapping: bool,
-    root_port: bool,
+    root_ports: u32,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
     contents: initramfs::Contents,
@@ -69,7 +69,7 @@ impl<'a> Builder<'a> {
             memory_shared: true,
             iommu: false,
             interrupt_remapping: true,
-            root_port: false,
+            root_ports: 0,
             devices: Vec::new(),
             drives: Vec::new(),
             contents: initramfs::Contents::default(),
@@ -99,9 +99,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Adds a PCI Express root port `rp1` with native hotplug.
-    pub(super) fn root_port(mut self) -> Self {
-        self.root_port = true;
+    /// Adds PCI Express root ports with native hotplug; the first of a machine is `rp1`, the next `rp2`.
+    pub(super) fn root_ports(mut self, count: u32) -> Self {
+        self.root_ports += count;
         self
     }
 
@@ -231,10 +231,13 @@ impl<'a> Builder<'a> {
             let iommu = format!("intel-iommu,intremap={remapping},caching-mode=on");
             command.args(["-device", &iommu]);
         }
-        if self.root_port {
+        if self.root_ports > 0 {
             // The default, hotplug by ACPI, leaves a root port without link and presence states.
             command.args(["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]);
-            command.args(["-device", "pcie-root-port,id=rp1,chassis=1,slot=1"]);
+        }
+        for number in 1..=self.root_ports {
+            let port = format!("pcie-root-port,id=rp{number},chassis={number},slot={number}");
+            command.args(["-device", &port]);
         }
         for (index, image) in self.drives.iter().enumerate() {
             let drive = format!("file={},format=raw,if=none,id=disk{index}", as_option(image));

@@ -1,37 +1,37 @@
 //! QEMU's edu device (its documentation, "EDU device"): registers through a mapped BAR, DMA, each kind of interrupt.
 
 use anyhow::{Context as _, Result};
-use uvfio_linux::vfio::{Access, AddressSpace as _, Irq, SharedMemory, Window};
+use uvfio_linux::vfio::{Access, AddressSpace as _, Irq, SharedMemory};
 
-use crate::owned::{Eventfds, Owned, eventually, signal};
+use crate::owned::{Eventfds, Mapped, Owned, Registers, eventually, signal};
 use crate::report::Report;
 
 // Registers, as offsets in BAR 0.
 pub(crate) const IDENTIFICATION: u64 = 0x00;
 pub(crate) const LIVENESS: u64 = 0x04;
 pub(crate) const FACTORIAL: u64 = 0x08;
-pub(crate) const STATUS: u64 = 0x20;
-pub(crate) const INTERRUPT_STATUS: u64 = 0x24;
-pub(crate) const INTERRUPT_RAISE: u64 = 0x60;
-pub(crate) const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
-pub(crate) const DMA_SOURCE: u64 = 0x80;
-pub(crate) const DMA_DESTINATION: u64 = 0x88;
-pub(crate) const DMA_COUNT: u64 = 0x90;
-pub(crate) const DMA_COMMAND: u64 = 0x98;
+const STATUS: u64 = 0x20;
+const INTERRUPT_STATUS: u64 = 0x24;
+const INTERRUPT_RAISE: u64 = 0x60;
+const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+const DMA_SOURCE: u64 = 0x80;
+const DMA_DESTINATION: u64 = 0x88;
+const DMA_COUNT: u64 = 0x90;
+const DMA_COMMAND: u64 = 0x98;
 
-pub(crate) const STATUS_RAISE_WHEN_COMPUTED: u32 = 1 << 7;
-pub(crate) const FACTORIAL_IS_COMPUTED: u32 = 1;
-pub(crate) const DMA_START: u64 = 1 << 0;
-pub(crate) const DMA_TO_MEMORY: u64 = 1 << 1;
+const STATUS_RAISE_WHEN_COMPUTED: u32 = 1 << 7;
+const FACTORIAL_IS_COMPUTED: u32 = 1;
+const DMA_START: u64 = 1 << 0;
+const DMA_TO_MEMORY: u64 = 1 << 1;
 /// Where the device's own buffer begins in its address space.
-pub(crate) const BUFFER: u64 = 0x40000;
+const BUFFER: u64 = 0x40000;
 
 /// Where memory lies for the device, which has 28 address lines.
 pub(crate) const IOVA: u64 = 0x100_0000;
 pub(crate) const MEMORY: u64 = 0x10000;
 /// Where in memory the device writes.
-pub(crate) const RESULT: u64 = 0x8000;
-pub(crate) const BYTES: u64 = 4096;
+const RESULT: u64 = 0x8000;
+const BYTES: u64 = 4096;
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     check(Owned::enabled(address)?, report)
@@ -39,35 +39,78 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
 
 /// Everything, with a device that is open and may access memory.
 pub(crate) fn check(owned: Owned, report: &mut Report) -> Result<()> {
-    let bar = owned.device.region(0)?;
-    let edu = Edu {
-        window: bar.window(0, bar.info().size)?,
-        owned,
-    };
+    let edu = Edu(Mapped::new(owned)?);
     edu.registers(report)?;
     edu.dma(report)?;
     edu.msi(report)?;
     edu.intx(report)
 }
 
-struct Edu {
-    window: Window,
-    owned: Owned,
+/// The device, by its registers.
+pub(crate) struct Edu<R>(pub(crate) R);
+
+impl<R: Registers> Edu<R> {
+    pub(crate) fn read(&self, register: u64) -> Result<u32> {
+        self.0.read(register)
+    }
+
+    pub(crate) fn write(&self, register: u64, value: u32) -> Result<()> {
+        self.0.write(register, value)
+    }
+
+    /// Has the device read 4096 bytes of memory and write them back elsewhere; returns the first byte that differs.
+    pub(crate) fn there_and_back(&self, memory: &SharedMemory) -> Result<Option<u64>> {
+        let word = |at: u64| (at << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let words = || (0..BYTES).step_by(8);
+        for at in words() {
+            memory.write(at, word(at + 1)).context("memory")?;
+        }
+        self.transfer(IOVA, BUFFER, DMA_START)?;
+        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
+        let differs = words().find(|at| memory.read(RESULT + at) != Some(word(at + 1)));
+        Ok(differs)
+    }
+
+    /// Has the device write, and returns the first byte of memory that has changed.
+    pub(crate) fn touched(&self, memory: &SharedMemory) -> Result<Option<u64>> {
+        const BEFORE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+        for at in (0..BYTES).step_by(8) {
+            memory.write(RESULT + at, BEFORE).context("memory")?;
+        }
+        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
+        Ok((0..BYTES)
+            .step_by(8)
+            .find(|at| memory.read(RESULT + at) != Some(BEFORE)))
+    }
+
+    fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {
+        for (register, value) in [
+            (DMA_SOURCE, from),
+            (DMA_DESTINATION, to),
+            (DMA_COUNT, BYTES),
+            (DMA_COMMAND, command),
+        ] {
+            self.0.write(register, value)?;
+        }
+        eventually("a DMA transfer", || {
+            self.0
+                .read::<u64>(DMA_COMMAND)
+                .is_ok_and(|command| command & DMA_START == 0)
+        })
+    }
+
+    pub(crate) fn raise(&self, value: u32) -> Result<()> {
+        self.write(INTERRUPT_RAISE, value)
+    }
+
+    pub(crate) fn acknowledge(&self) -> Result<u32> {
+        let status = self.read(INTERRUPT_STATUS)?;
+        self.write(INTERRUPT_ACKNOWLEDGE, status)?;
+        Ok(status)
+    }
 }
 
-impl Edu {
-    fn read(&self, register: u64) -> Result<u32> {
-        self.window
-            .read(register)
-            .context("a register outside the window")
-    }
-
-    fn write(&self, register: u64, value: u32) -> Result<()> {
-        self.window
-            .write(register, value)
-            .context("a register outside the window")
-    }
-
+impl Edu<Mapped> {
     fn registers(&self, report: &mut Report) -> Result<()> {
         let identification = self.read(IDENTIFICATION)?;
         report.same(
@@ -75,7 +118,7 @@ impl Edu {
             &0xed,
             &(identification & 0xffff),
         )?;
-        let by_call: u32 = self.owned.device.region(0)?.read_word(IDENTIFICATION)?;
+        let by_call: u32 = self.0.owned.device.region(0)?.read_word(IDENTIFICATION)?;
         report.same("a read by call gives the same", &identification, &by_call)?;
         self.write(LIVENESS, 0x1234_5678)?;
         report.same(
@@ -88,24 +131,14 @@ impl Edu {
     /// Memory to the device, and from it to memory; then the same without a mapping.
     fn dma(&self, report: &mut Report) -> Result<()> {
         let memory = SharedMemory::new(MEMORY)?;
-        let word = |at: u64| (at << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let words = || (0..BYTES).step_by(8);
-        for at in words() {
-            memory.write(at, word(at + 1)).context("memory")?;
-        }
-        self.owned
-            .container
-            .map(IOVA, &memory, 0, MEMORY, Access::ReadWrite)?;
-        self.transfer(IOVA, BUFFER, DMA_START)?;
-        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
-        let differs = words().find(|at| memory.read(RESULT + at) != Some(word(at + 1)));
+        let container = &self.0.owned.container;
+        container.map(IOVA, &memory, 0, MEMORY, Access::ReadWrite)?;
         report.same(
             "4096 bytes go to the device by DMA and back; first that differs",
             &None,
-            &differs,
+            &self.there_and_back(&memory)?,
         )?;
 
-        let container = &self.owned.container;
         report.same(
             "the unmap says how much was mapped",
             &MEMORY,
@@ -131,48 +164,8 @@ impl Edu {
         )
     }
 
-    /// Has the device write, and returns the first byte of memory that has changed.
-    fn touched(&self, memory: &SharedMemory) -> Result<Option<u64>> {
-        const BEFORE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
-        for at in (0..BYTES).step_by(8) {
-            memory.write(RESULT + at, BEFORE).context("memory")?;
-        }
-        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
-        Ok((0..BYTES)
-            .step_by(8)
-            .find(|at| memory.read(RESULT + at) != Some(BEFORE)))
-    }
-
-    fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {
-        for (register, value) in [
-            (DMA_SOURCE, from),
-            (DMA_DESTINATION, to),
-            (DMA_COUNT, BYTES),
-            (DMA_COMMAND, command),
-        ] {
-            self.window
-                .write(register, value)
-                .context("a register outside the window")?;
-        }
-        eventually("a DMA transfer", || {
-            self.window
-                .read::<u64>(DMA_COMMAND)
-                .is_some_and(|command| command & DMA_START == 0)
-        })
-    }
-
-    fn raise(&self, value: u32) -> Result<()> {
-        self.write(INTERRUPT_RAISE, value)
-    }
-
-    fn acknowledge(&self) -> Result<u32> {
-        let status = self.read(INTERRUPT_STATUS)?;
-        self.write(INTERRUPT_ACKNOWLEDGE, status)?;
-        Ok(status)
-    }
-
     fn msi(&self, report: &mut Report) -> Result<()> {
-        let device = &self.owned.device;
+        let device = &self.0.owned.device;
         report.same("edu has one MSI message", &1, &device.irq(Irq::Msi)?.count)?;
         let eventfds = Eventfds::new(1)?;
         signal(device, Irq::Msi, &eventfds)?;
@@ -221,7 +214,7 @@ impl Edu {
     }
 
     fn intx(&self, report: &mut Report) -> Result<()> {
-        let device = &self.owned.device;
+        let device = &self.0.owned.device;
         let info = device.irq(Irq::Intx)?;
         let what = "edu has one INTx, which can be masked and masks itself";
         report.same(
@@ -263,7 +256,7 @@ impl Edu {
 
     /// Unmasking by an eventfd; the pin is masked and asserted.
     fn intx_by_eventfd(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
-        let device = &self.owned.device;
+        let device = &self.0.owned.device;
         let unmask = Eventfds::new(1)?;
         device.unmask_intx_by(Some(unmask.get(0)?))?;
         rustix::io::write(unmask.get(0)?, &1_u64.to_ne_bytes())?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use uvfio_linux::vfio::{Container, DeviceFile, Group, Irq};
+use uvfio_linux::vfio::{Container, DeviceFile, Group, Irq, Window, Word};
 
 /// How long a device may take for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -105,6 +105,50 @@ impl Owned {
         let mut bytes = vec![0; usize::try_from(config.info().size)?];
         config.read(0, &mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// A device's registers in BAR 0, whichever way they are reached.
+pub(crate) trait Registers {
+    fn read<W: Word>(&self, register: u64) -> Result<W>;
+    fn write<W: Word>(&self, register: u64, value: W) -> Result<()>;
+}
+
+impl<R: Registers> Registers for &R {
+    fn read<W: Word>(&self, register: u64) -> Result<W> {
+        R::read(self, register)
+    }
+
+    fn write<W: Word>(&self, register: u64, value: W) -> Result<()> {
+        R::write(self, register, value)
+    }
+}
+
+/// A function that vfio-pci has, with BAR 0 mapped.
+pub(crate) struct Mapped {
+    pub(crate) owned: Owned,
+    window: Window,
+}
+
+impl Mapped {
+    pub(crate) fn new(owned: Owned) -> Result<Self> {
+        let bar = owned.device.region(0)?;
+        let window = bar.window(0, bar.info().size)?;
+        Ok(Self { owned, window })
+    }
+}
+
+impl Registers for Mapped {
+    fn read<W: Word>(&self, register: u64) -> Result<W> {
+        self.window
+            .read(register)
+            .context("a register outside the window")
+    }
+
+    fn write<W: Word>(&self, register: u64, value: W) -> Result<()> {
+        self.window
+            .write(register, value)
+            .context("a register outside the window")
     }
 }
 

@@ -11,10 +11,9 @@ use seccompiler::{
 };
 use uvfio_core::{DmaAccess, IrqIndex};
 
-use crate::edu::{IOVA, MEMORY};
+use crate::edu::{Edu, IOVA, MEMORY};
 use crate::owned::Eventfds;
 use crate::report::Report;
-use crate::virtual_edu::Edu;
 use crate::virtual_view::{BUS_MASTER, COMMAND, MEMORY as MEMORY_SPACE, User, UserMemory};
 
 const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
@@ -73,7 +72,7 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     report.same(
         "confined, DMA reaches the user's memory",
         &Some(0),
-        &edu.touched(&memory)?,
+        &edu.touched(&memory.memory)?,
     )?;
     for (what, result) in [
         ("more memory than may be locked", memory.map(user, 2 * IOVA, BOTH)),
@@ -87,10 +86,10 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     report.same(
         "a range that is missing holds DMA back",
         &None,
-        &edu.touched(&memory)?,
+        &edu.touched(&memory.memory)?,
     )?;
     user.virt.dma_unmap(2 * IOVA, 0x1000 * (LARGE / 0x1000 + 1))?;
-    report.same("until it is unmapped", &Some(0), &edu.touched(&memory)?)?;
+    report.same("until it is unmapped", &Some(0), &edu.touched(&memory.memory)?)?;
     user.signal(IrqIndex::Msi, &eventfds)?;
     edu.message("a message comes", &eventfds, report)?;
     user.reset()?;
@@ -100,10 +99,10 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     report.same(
         "the next user's device does not reach it",
         &None,
-        &edu.touched(&memory)?,
+        &edu.touched(&memory.memory)?,
     )?;
     memory.map(user, IOVA, BOTH)?;
-    report.same("until that user maps it", &Some(0), &edu.touched(&memory)?)?;
+    report.same("until that user maps it", &Some(0), &edu.touched(&memory.memory)?)?;
     user.signal(IrqIndex::Msi, &eventfds)?;
     edu.message("and the next user's messages come", &eventfds, report)?;
     user.virt.detach()?;

@@ -1,19 +1,13 @@
 //! QEMU's edu device through the virtual view: registers, DMA and where it ends, a message, one user after another.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use uvfio_core::{DmaAccess, IrqIndex};
 
-use crate::edu::{
-    BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY, FACTORIAL,
-    IDENTIFICATION, INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE, INTERRUPT_STATUS, IOVA, LIVENESS, MEMORY, RESULT,
-};
+use crate::edu::{Edu, FACTORIAL, IDENTIFICATION, IOVA, LIVENESS, MEMORY};
 use crate::owned::{Eventfds, eventually};
 use crate::report::Report;
 use crate::virtual_view::{BUS_MASTER, COMMAND, MEMORY as MEMORY_SPACE, MSI, User, UserMemory};
 
-const BYTES: u64 = 4096;
-/// What memory holds that must not be touched.
-const BEFORE: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
@@ -40,25 +34,14 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     report.same(
         "the device does not reach the first user's memory; first byte touched",
         &None,
-        &edu.touched(&memory)?,
+        &edu.touched(&memory.memory)?,
     )?;
     edu.fresh(report)?;
     user.virt.detach()?;
     report.same("it is there for a third", &false, &user.virt.is_gone())
 }
 
-/// The device, as its user has it.
-pub(crate) struct Edu(pub(crate) User);
-
-impl Edu {
-    fn read(&self, register: u64) -> Result<u32> {
-        self.0.read(0, register)
-    }
-
-    fn write(&self, register: u64, value: u32) -> Result<()> {
-        self.0.write(0, register, value)
-    }
-
+impl Edu<User> {
     fn registers(&self, report: &mut Report) -> Result<()> {
         report.same(
             "while memory is off BAR 0 reads all ones",
@@ -86,12 +69,8 @@ impl Edu {
     fn dma(&self, report: &mut Report) -> Result<UserMemory> {
         let user = &self.0;
         let memory = UserMemory::new(MEMORY)?;
-        let word = |at: u64| (at << 32 | at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for at in (0..BYTES).step_by(8) {
-            memory.memory.write(at, word(at + 1)).context("memory")?;
-        }
         memory.map(user, IOVA, BOTH)?;
-        let before = self.touched(&memory)?;
+        let before = self.touched(&memory.memory)?;
         report.same(
             "before bus master is on, nothing is touched; first byte",
             &None,
@@ -104,30 +83,29 @@ impl Edu {
             &BUS_MASTER,
             &(command & BUS_MASTER),
         )?;
-        self.transfer(IOVA, BUFFER, DMA_START)?;
-        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
-        let differs = (0..BYTES)
-            .step_by(8)
-            .find(|at| memory.memory.read(RESULT + at) != Some(word(at + 1)));
         report.same(
             "4096 bytes go to the device by DMA and back; first that differs",
             &None,
-            &differs,
+            &self.there_and_back(&memory.memory)?,
         )?;
         report.same(
             "the device writes where it may; first byte touched",
             &Some(0),
-            &self.touched(&memory)?,
+            &self.touched(&memory.memory)?,
         )?;
 
         user.set_config(COMMAND, MEMORY_SPACE)?;
         report.same(
             "bus master off stops it; first byte touched",
             &None,
-            &self.touched(&memory)?,
+            &self.touched(&memory.memory)?,
         )?;
         user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
-        report.same("bus master on lets it go on", &Some(0), &self.touched(&memory)?)?;
+        report.same(
+            "bus master on lets it go on",
+            &Some(0),
+            &self.touched(&memory.memory)?,
+        )?;
         report.same(
             "an unmap says how much was mapped",
             &MEMORY,
@@ -136,13 +114,13 @@ impl Edu {
         report.same(
             "outside a mapping nothing is touched",
             &None,
-            &self.touched(&memory)?,
+            &self.touched(&memory.memory)?,
         )?;
         memory.map(user, IOVA, DmaAccess::READ)?;
         report.same(
             "nor where the device may only read",
             &None,
-            &self.touched(&memory)?,
+            &self.touched(&memory.memory)?,
         )?;
         // Everything, whose length is no 64-bit number.
         report.same(
@@ -151,45 +129,8 @@ impl Edu {
             &user.virt.dma_unmap(0, 0)?,
         )?;
         memory.map(user, IOVA, BOTH)?;
-        report.same("and mapped again", &Some(0), &self.touched(&memory)?)?;
+        report.same("and mapped again", &Some(0), &self.touched(&memory.memory)?)?;
         Ok(memory)
-    }
-
-    /// Has the device write, and returns the first byte of memory that has changed.
-    pub(crate) fn touched(&self, memory: &UserMemory) -> Result<Option<u64>> {
-        for at in (0..BYTES).step_by(8) {
-            memory.memory.write(RESULT + at, BEFORE).context("memory")?;
-        }
-        self.transfer(BUFFER, IOVA + RESULT, DMA_START | DMA_TO_MEMORY)?;
-        Ok((0..BYTES)
-            .step_by(8)
-            .find(|at| memory.memory.read(RESULT + at) != Some(BEFORE)))
-    }
-
-    fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {
-        for (register, value) in [
-            (DMA_SOURCE, from),
-            (DMA_DESTINATION, to),
-            (DMA_COUNT, BYTES),
-            (DMA_COMMAND, command),
-        ] {
-            self.0.write(0, register, value)?;
-        }
-        eventually("a DMA transfer", || {
-            self.0
-                .read::<u64>(0, DMA_COMMAND)
-                .is_ok_and(|command| command & DMA_START == 0)
-        })
-    }
-
-    fn raise(&self, value: u32) -> Result<()> {
-        self.write(INTERRUPT_RAISE, value)
-    }
-
-    fn acknowledge(&self) -> Result<u32> {
-        let status = self.read(INTERRUPT_STATUS)?;
-        self.write(INTERRUPT_ACKNOWLEDGE, status)?;
-        Ok(status)
     }
 
     fn msi(&self, report: &mut Report) -> Result<()> {
@@ -246,7 +187,7 @@ impl Edu {
         report.same(
             "the next user's own memory is reached",
             &Some(0),
-            &self.touched(&memory)?,
+            &self.touched(&memory.memory)?,
         )?;
         let eventfds = Eventfds::new(1)?;
         self.0.signal(IrqIndex::Msi, &eventfds)?;

@@ -1,15 +1,11 @@
 //! QEMU's NVMe controller through the virtual view: a command through the user's memory, vectors and their masks, resets
 //! and power states.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use uvfio_core::{DmaAccess, IrqIndex};
 use uvfio_linux::vfio::Word;
 
-use crate::nvme::{
-    ADMIN_COMPLETION_QUEUE, ADMIN_QUEUE_ATTRIBUTES, ADMIN_SUBMISSION_QUEUE, CAPABILITIES, COMPLETIONS,
-    CONFIGURATION, DATA, DOORBELLS, ENABLE, ENTRIES, IDENTIFY, IDENTIFY_CONTROLLER, IOVA, MEMORY, READY,
-    SERIAL_NUMBER, SERIAL_NUMBER_BYTES, STATUS, SUBMISSIONS,
-};
+use crate::nvme::{self, IOVA, MEMORY, READY, STATUS};
 use crate::owned::{Eventfds, eventually};
 use crate::report::Report;
 use crate::virtual_view::{
@@ -51,20 +47,15 @@ pub(crate) fn run(address: &str, serial: &str, report: &mut Report) -> Result<()
     )?;
     user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
     let mut nvme = Nvme::found(&user)?;
-    let ready: u32 = user.read(0, STATUS)?;
-    report.same("and the controller not enabled", &0, &(ready & READY))?;
-    nvme.enable()?;
+    report.same("and the controller not enabled", &0, &nvme.controller.ready()?)?;
+    nvme.controller.enable()?;
     nvme.works("the next user's commands work", serial, report)
 }
 
 struct Nvme<'a> {
     user: &'a User,
-    memory: UserMemory,
+    controller: nvme::Nvme<&'a User>,
     eventfds: Eventfds,
-    /// How far apart doorbells are
-    stride: u64,
-    /// Commands since the controller was enabled
-    sent: u32,
 }
 
 impl<'a> Nvme<'a> {
@@ -74,19 +65,16 @@ impl<'a> Nvme<'a> {
         memory.map(user, IOVA, DmaAccess::READ | DmaAccess::WRITE)?;
         let eventfds = Eventfds::new(VECTORS)?;
         user.signal(IrqIndex::MsiX, &eventfds)?;
-        let capabilities: u64 = user.read(0, CAPABILITIES)?;
         Ok(Self {
             user,
-            memory,
+            controller: nvme::Nvme::found(user, memory.memory)?,
             eventfds,
-            stride: 4 << (capabilities >> 32 & 0xf),
-            sent: 0,
         })
     }
 
     fn new(user: &'a User) -> Result<Self> {
         let mut nvme = Self::found(user)?;
-        nvme.enable()?;
+        nvme.controller.enable()?;
         Ok(nvme)
     }
 
@@ -94,51 +82,9 @@ impl<'a> Nvme<'a> {
         self.user.write(0, register, value)
     }
 
-    fn ready(&self) -> Result<u32> {
-        Ok(self.user.read::<u32>(0, STATUS)? & READY)
-    }
-
-    fn enable(&mut self) -> Result<()> {
-        self.write(CONFIGURATION, 0_u32)?;
-        eventually("the controller's stop", || {
-            self.ready().is_ok_and(|ready| ready == 0)
-        })?;
-        for at in (0..MEMORY).step_by(8) {
-            self.memory.memory.write(at, 0_u64).context("memory")?;
-        }
-        self.write(ADMIN_QUEUE_ATTRIBUTES, (ENTRIES - 1) << 16 | (ENTRIES - 1))?;
-        self.write(ADMIN_SUBMISSION_QUEUE, IOVA + SUBMISSIONS)?;
-        self.write(ADMIN_COMPLETION_QUEUE, IOVA + COMPLETIONS)?;
-        self.write(CONFIGURATION, ENABLE)?;
-        self.sent = 0;
-        eventually("the controller's start", || {
-            self.ready().is_ok_and(|ready| ready != 0)
-        })
-    }
-
     /// Sends Identify, and waits until the completion is in memory; gives the serial number.
     fn identify(&mut self) -> Result<String> {
-        let memory = &self.memory.memory;
-        let entry = SUBMISSIONS + 64 * u64::from(self.sent);
-        memory
-            .write(entry, IDENTIFY | self.sent << 16)
-            .context("memory")?;
-        memory.write(entry + 24, IOVA + DATA).context("memory")?;
-        memory.write(entry + 40, IDENTIFY_CONTROLLER).context("memory")?;
-        for at in 0..SERIAL_NUMBER_BYTES {
-            memory.write(DATA + SERIAL_NUMBER + at, 0_u8).context("memory")?;
-        }
-        self.write(DOORBELLS, self.sent + 1)?;
-        let at = COMPLETIONS + 16 * u64::from(self.sent) + 14;
-        let status = || memory.read::<u16>(at).unwrap_or_default();
-        eventually("a command", || status() & 1 != 0)?;
-        ensure!(status() >> 1 == 0, "Identify ended with status {:#x}", status());
-        self.sent += 1;
-        self.write(DOORBELLS + self.stride, self.sent)?;
-        let bytes: Vec<u8> = (0..SERIAL_NUMBER_BYTES)
-            .filter_map(|at| memory.read(DATA + SERIAL_NUMBER + at))
-            .collect();
-        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+        self.controller.identify(nvme::Nvme::ended)
     }
 
     /// A command, and the interrupt that tells of its end.
@@ -187,16 +133,16 @@ impl<'a> Nvme<'a> {
             report.same(
                 &format!("before {what} the controller is ready"),
                 &READY,
-                &self.ready()?,
+                &self.controller.ready()?,
             )?;
             reset(self.user)?;
-            report.same("after it, it is not", &0, &self.ready()?)?;
+            report.same("after it, it is not", &0, &self.controller.ready()?)?;
             report.same(
                 "configuration space is as before",
                 &before,
                 &self.user.configuration()?,
             )?;
-            self.enable()?;
+            self.controller.enable()?;
             self.works("memory and vectors are, too: Identify works", serial, report)?;
         }
         Ok(())
@@ -217,7 +163,7 @@ impl<'a> Nvme<'a> {
         std::thread::sleep(std::time::Duration::from_millis(500));
         self.user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
         self.user.signal(IrqIndex::MsiX, &self.eventfds)?;
-        self.enable()?;
+        self.controller.enable()?;
         self.works("awake again, it works", serial, report)
     }
 }

@@ -13,7 +13,7 @@ use uvfio_core::{
 use uvfio_linux::device::{Hardware, Parts};
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
 
-use crate::owned::{Eventfds, Function, Owned};
+use crate::owned::{Eventfds, Function, Owned, Registers};
 use crate::report::Report;
 
 // Configuration space (PCI Local Bus 3.0, 6.1).
@@ -291,6 +291,16 @@ pub(crate) fn messages(address: &str, count: usize, report: &mut Report) -> Resu
         &0,
         &user.function.vectors(),
     )
+}
+
+impl Registers for User {
+    fn read<W: Word>(&self, register: u64) -> Result<W> {
+        self.read(0, register)
+    }
+
+    fn write<W: Word>(&self, register: u64, value: W) -> Result<()> {
+        self.write(0, register, value)
+    }
 }
 
 /// A user's memory: a file, and its mapping here.

@@ -204,10 +204,17 @@ pub(crate) fn limits() -> Limits {
 }
 
 pub(crate) fn serve_stream(limits: Limits) -> (Served, UnixStream) {
+    serve_by(|stream, device| Server::new(stream, device, limits))
+}
+
+/// Has the server that is made of a stream and a virtual device run.
+pub(crate) fn serve_by(
+    server: impl FnOnce(UnixStream, Arc<VirtualDevice>) -> Server,
+) -> (Served, UnixStream) {
     let device = TestDevice::new();
     let virtual_device = VirtualDevice::new(Arc::clone(&device) as _, &Policy::default()).expect("a device");
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let mut server = Server::new(theirs, Arc::clone(&virtual_device), limits);
+    let mut server = server(theirs, Arc::clone(&virtual_device));
     let handle = server.handle();
     let thread = Some(std::thread::spawn(move || server.serve()));
     (

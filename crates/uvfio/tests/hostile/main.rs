@@ -4,6 +4,8 @@
 //!     cargo test -p uvfio --test hostile -- --nocapture --test-threads 1
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod raw;
 mod victim;
 

@@ -2,7 +2,7 @@
 //! watched.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use uvfio_proto::Client;
 
 use super::AtEnd;
+use super::common::Server;
 
 pub(crate) const CONFIG: u32 = 7;
 /// edu's liveness register, in BAR 0.
@@ -21,37 +22,17 @@ const LEAST: usize = 200;
 
 /// `uvfio serve edu`, until the test ends.
 pub(crate) struct Served {
-    child: Child,
+    _server: Server,
     socket: PathBuf,
     _dir: tempfile::TempDir,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Served {
     fn edu() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let socket = dir.path().join("s");
-        let child = Command::new(env!("CARGO_BIN_EXE_uvfio"))
-            .args(["serve", "edu", "--socket"])
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the command starts");
-        let late = Instant::now() + Duration::from_secs(60);
-        while !socket.exists() {
-            assert!(Instant::now() < late, "edu is not served");
-            std::thread::sleep(Duration::from_millis(5));
-        }
         Self {
-            child,
+            _server: Server::start(&["edu"], &socket, Stdio::null()),
             socket,
             _dir: dir,
         }

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use super::functions::{EDU, ERRING, NVME, erring, hears_of_an_error};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 use crate::vm::device::{self, Device};
@@ -19,10 +20,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const EDU: &str = "1234:11e8";
-const NVME: &str = "1b36:0010";
-/// With error reporting that works
-const ERRING: &str = "1af4:1044";
 const DISK_MIB: u64 = 64;
 /// As QEMU's controller has them where nothing else is asked for
 const BLOCK: usize = 512;
@@ -30,16 +27,13 @@ const BLOCK: usize = 512;
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.scratch.join("disk.img");
     device::make_image(&image, DISK_MIB)?;
-    let port = |number: u32| json!({ "driver": "pcie-root-port", "id": format!("rp{number}"), "chassis": number, "slot": number });
     let mut guest = context
         .guest()
         .iommu()
-        .root_port()
-        .device(port(2))
-        .device(port(3))
-        .attach(&Device::qemu_nvme("nvme", &image).below_root_port())
+        .root_ports(3)
+        .attach(&Device::qemu_nvme("nvme", &image).below("rp1"))
         .device(json!({ "driver": "edu", "bus": "rp2" }))
-        .device(json!({ "driver": "virtio-rng-pci", "bus": "rp3", "id": "erring", "aer": true, "disable-legacy": "on" }))
+        .device(erring("rp3"))
         .tool(&context.programs.driver_edu)
         .tool(&context.programs.driver_nvme)
         .tool(&context.programs.driver_promises)
@@ -62,22 +56,11 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     )?;
     guest.run(&format!("driver_promises {EDU} edu-intx"), STEP, checks)?;
     checks.part("events");
-    hears_of_events(&mut guest, checks)?;
+    hears_of_an_error(&mut guest, &format!("driver_events {ERRING}"), checks)?;
     checks.part("killed");
     guest.run("driver_killed", STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
-}
-
-/// The function reports an error (a completion that did not come in time), and is taken back.
-fn hears_of_events(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
-    let command = format!("driver_events {ERRING}");
-    guest.tell(&command)?;
-    let note = guest.note(STEP, checks)?;
-    checks.same("the driver waits", &"inject".to_owned(), &note);
-    let inject = json!({ "command-line": "pcie_aer_inject_error erring COMP_TIME" });
-    guest.execute("human-monitor-command", &inject)?;
-    guest.finish(&command, STEP, checks)
 }
 
 /// Zeros the disk behind the guest's back, so that nothing written earlier can be taken for written now.

@@ -3,8 +3,9 @@
 //! The program in the guest is the example `hardware` of the crate `uvfio-linux`; what it checks stands there.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::functions::{self, EDU, ERRING, IGB, NVME, TEST_DEVICE, XHCI, erring, hears_of_an_error};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 use crate::vm::guest::{Builder, Guest};
@@ -15,17 +16,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const EDU: &str = "1234:11e8";
-const NVME: &str = "1b36:0010";
-const IGB: &str = "8086:10c9";
 const E1000E: &str = "8086:10d3";
-const XHCI: &str = "1033:0194";
-/// Two functions behind a bridge that keeps no two apart: one without a driver, and one whose driver is in the kernel
-const TEST_DEVICE: &str = "1b36:0005";
+/// Behind a bridge that keeps no two apart, as the test device is: that has no driver, and this one's is in the kernel.
 const RNG: &str = "1af4:1005";
-
-/// Below a root port, with error reporting that works
-const ERRING: &str = "1af4:1044";
 
 /// What the NVMe controller says when it is asked for its serial number.
 const SERIAL: &str = "uvfio-hardware";
@@ -76,52 +69,21 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
 
 /// A machine with the devices; the one IOMMU or the other is the caller's.
 fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
-    let port = |number: u32| json!({ "driver": "pcie-root-port", "id": format!("rp{number}"), "chassis": number, "slot": number });
-    context
-        .guest()
-        .root_port()
+    functions::machine(context, SERIAL)
         .tool(&context.programs.hardware)
-        .device(port(2))
-        .device(port(3))
-        .device(port(4))
-        .device(below("rp1", json!({ "driver": "edu" })))
-        .device(below("rp2", json!({ "driver": "nvme", "serial": SERIAL })))
-        .device(below("rp3", json!({ "driver": "igb" })))
-        .device(below(
-            "rp4",
-            json!({ "driver": "nec-usb-xhci", "msix": "off", "msi": "on" }),
-        ))
-        .device(port(5))
-        .device(below(
-            "rp5",
-            json!({ "driver": "virtio-rng-pci", "id": "erring", "aer": true, "disable-legacy": "on" }),
-        ))
+        .root_ports(1)
+        .device(erring("rp5"))
         .device(json!({ "driver": "e1000e" }))
         .device(json!({ "driver": "pcie-pci-bridge", "id": "bridge" }))
-        .device(below("bridge", json!({ "driver": "pci-testdev", "addr": "1" })))
-        .device(below(
-            "bridge",
-            json!({ "driver": "virtio-rng-pci", "addr": "2" }),
-        ))
+        .device(json!({ "driver": "pci-testdev", "bus": "bridge", "addr": "1" }))
+        .device(json!({ "driver": "virtio-rng-pci", "bus": "bridge", "addr": "2" }))
 }
 
-/// A function reports an error (a completion that did not come in time), and its owner hears of it.
+/// A function reports an error, and its owner hears of it.
 fn reports_an_error(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
     checks.part(&format!("error {ERRING}"));
     guest.run(&format!("vfio_owns {ERRING}"), STEP, checks)?;
-    let command = format!("hardware error $(pci_find {ERRING}) >&3");
-    guest.tell(&command)?;
-    let note = guest.note(STEP, checks)?;
-    checks.same("the owner waits", &"inject".to_owned(), &note);
-    let inject = json!({ "command-line": "pcie_aer_inject_error erring COMP_TIME" });
-    guest.execute("human-monitor-command", &inject)?;
-    guest.finish(&command, STEP, checks)
-}
-
-/// A device below a root port or bridge.
-fn below(bus: &str, mut device: Value) -> Value {
-    device["bus"] = bus.into();
-    device
+    hears_of_an_error(guest, &format!("hardware error $(pci_find {ERRING}) >&3"), checks)
 }
 
 /// Has the program in the guest check what `what` names, with the function of this vendor and device.

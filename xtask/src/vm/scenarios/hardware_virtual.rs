@@ -6,6 +6,7 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::functions::{self, EDU, IGB, NVME, TEST_DEVICE, XHCI};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 use crate::vm::guest::{Builder, Guest};
@@ -15,15 +16,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "the virtual view of QEMU's own devices: configuration space, BARs, DMA, interrupts, resets, one user after another",
     run,
 };
-
-const EDU: &str = "1234:11e8";
-const NVME: &str = "1b36:0010";
-const IGB: &str = "8086:10c9";
-/// On the root bus, so that there is no bus to reset either; its second BAR is of I/O ports.
-const TEST_DEVICE: &str = "1b36:0005";
-
-/// Offers 16 MSI messages.
-const XHCI: &str = "1033:0194";
 
 /// What the NVMe controller says when it is asked for its serial number.
 const SERIAL: &str = "uvfio-virtual";
@@ -60,18 +52,9 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
 
 /// A machine with the devices; the one IOMMU or the other is the caller's.
 fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
-    let port = |number: u32| json!({ "driver": "pcie-root-port", "id": format!("rp{number}"), "chassis": number, "slot": number });
-    context
-        .guest()
-        .root_port()
+    functions::machine(context, SERIAL)
         .tool(&context.programs.hardware)
-        .device(port(2))
-        .device(port(3))
-        .device(port(4))
-        .device(json!({ "driver": "edu", "bus": "rp1" }))
-        .device(json!({ "driver": "nvme", "serial": SERIAL, "bus": "rp2" }))
-        .device(json!({ "driver": "igb", "bus": "rp3" }))
-        .device(json!({ "driver": "nec-usb-xhci", "msix": "off", "msi": "on", "bus": "rp4" }))
+        // On the root bus, so that there is no bus to reset either; its second BAR is of I/O ports.
         .device(json!({ "driver": "pci-testdev" }))
 }
 

@@ -42,8 +42,8 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let mut guest = context
         .guest()
         .iommu()
-        .root_port()
-        .attach(&Device::qemu_nvme("nvme", &nvme).below_root_port())
+        .root_ports(1)
+        .attach(&Device::qemu_nvme("nvme", &nvme).below("rp1"))
         .attach(&disk)
         .device(json!({ "driver": "igb", "id": "igb" }))
         .device(json!({ "driver": "e1000e", "id": "e1000e" }))

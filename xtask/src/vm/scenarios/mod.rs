@@ -1,4 +1,4 @@
-//! The scenarios: one file each, one row of [`ALL`] each.
+//! The scenarios: one file each, one row of [`ALL`] each; `functions` is what several share.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub(in crate::vm) mod disk_rates;
 mod doctor;
 mod driver_vfio;
 mod edu_msi;
+mod functions;
 mod gone;
 mod hardware;
 mod hardware_virtual;

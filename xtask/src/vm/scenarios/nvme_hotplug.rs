@@ -16,8 +16,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let image = context.image()?;
     // QEMU 11.1 ends itself when a vfio-user device with MSI-X is unplugged.
-    let nvme = context.nvme(&image, &["msix=off"])?.below_root_port();
-    let mut guest = context.guest().root_port().drive_of(&nvme).start()?;
+    let nvme = context.nvme(&image, &["msix=off"])?.below("rp1");
+    let mut guest = context.guest().root_ports(1).drive_of(&nvme).start()?;
     guest.run(
         "check 'no NVMe at the start' test ! -e /sys/class/nvme/nvme0",
         STEP,

@@ -7,7 +7,7 @@
 use std::process::Command;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Context, STEP, Scenario, flushed_so_far};
 use crate::vm::checks::Checks;
@@ -25,7 +25,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         return Ok(());
     };
     let image = context.image()?;
-    let mut guest = machine(context, &Device::qemu_nvme("nvme", &image))
+    let mut guest = machine(context, &Device::qemu_nvme("nvme", &image).below("rp2"))
         .dynamic_tool(uvfio)
         .start()?;
     guest.run("iommu_groups_exist", STEP, checks)?;
@@ -71,30 +71,17 @@ fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,
 /// two of one group behind a bridge.
 fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
-    let mut nvme_below = nvme.description.clone();
-    nvme_below["bus"] = "rp2".into();
     context
         .guest()
         .iommu()
-        .root_port()
-        .drive_of(nvme)
+        .root_ports(2)
         .tool(&context.programs.guest_tools)
         .tool(&context.programs.driver_edu)
         .tool(&context.programs.driver_nvme)
-        .device(json!({ "driver": "pcie-root-port", "id": "rp2", "chassis": 2, "slot": 2 }))
-        .device(below("rp1", json!({ "driver": "edu" })))
-        .device(nvme_below)
+        .device(json!({ "driver": "edu", "bus": "rp1" }))
+        .attach(nvme)
         .device(json!({ "driver": "nec-usb-xhci" }))
         .device(json!({ "driver": "pcie-pci-bridge", "id": "bridge" }))
-        .device(below("bridge", json!({ "driver": "pci-testdev", "addr": "1" })))
-        .device(below(
-            "bridge",
-            json!({ "driver": "virtio-rng-pci", "addr": "2" }),
-        ))
-}
-
-/// A device below a root port or bridge.
-fn below(bus: &str, mut device: Value) -> Value {
-    device["bus"] = bus.into();
-    device
+        .device(json!({ "driver": "pci-testdev", "bus": "bridge", "addr": "1" }))
+        .device(json!({ "driver": "virtio-rng-pci", "bus": "bridge", "addr": "2" }))
 }
