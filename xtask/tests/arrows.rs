@@ -19,6 +19,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-linux", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
+    // For its tests it brings devices.
+    (
+        "uvfio-uapi",
+        &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
+    ),
     // For tests of its drivers it brings the devices that they drive.
     (
         "uvfio-driver",
