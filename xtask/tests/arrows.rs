@@ -24,6 +24,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-uapi",
         &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
     ),
+    // For tests it brings devices, and what reads the kernel's sysfs.
+    (
+        "uvfio-run",
+        &[
+            "uvfio-core",
+            "uvfio-linux",
+            "uvfio-pci",
+            "uvfio-soft",
+            "uvfio-uapi",
+        ],
+    ),
     // For tests of its drivers it brings the devices that they drive.
     (
         "uvfio-driver",
@@ -70,6 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "uvfio-linux",
             "uvfio-pci",
             "uvfio-proto",
+            "uvfio-run",
             "uvfio-soft",
             "uvfio-worker",
         ],

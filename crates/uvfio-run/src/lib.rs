@@ -1,0 +1,21 @@
+//! Runs a program that was written for the kernel's VFIO over virtual devices: as it is, with no VFIO in the kernel, no
+//! IOMMU, no hardware, no root.
+//!
+//! ```text
+//! Run            the supervisor: has the devices and the Uapi over them       this process
+//!   inside       namespaces, what the program finds in them, its end          the program's parent
+//!     program    its calls on files of VFIO's are caught
+//! ```
+
+mod channel;
+mod descendants;
+mod inside;
+mod machine;
+mod namespace;
+mod place;
+mod run;
+mod signals;
+mod tree;
+
+pub use inside::inside;
+pub use run::{Run, RunError};

@@ -1,0 +1,57 @@
+//! `uvfio run`: programs that know only the kernel's VFIO.
+//!
+//! Where this system refuses user namespaces, these tests fail: `uvfio doctor` says what to do.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test whose ground gives way has failed.
+
+mod ends;
+mod machine;
+
+use std::process::{Command, Output};
+
+/// `uvfio run` as an ordinary user, without capabilities, whoever runs the tests.
+fn uvfio_run(devices: &[&str]) -> Command {
+    let uvfio = env!("CARGO_BIN_EXE_uvfio");
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+        ]);
+        command.args(["--no-new-privs", uvfio]);
+        command
+    } else {
+        Command::new(uvfio)
+    };
+    command.arg("run");
+    for device in devices {
+        command.args(["--device", device]);
+    }
+    command.arg("--");
+    command
+}
+
+/// What a shell prints under `uvfio run`, which must end with status 0.
+fn shell(devices: &[&str], script: &str) -> String {
+    text_of(uvfio_run(devices).args(["sh", "-c", script]))
+}
+
+/// What a command prints that must end with status 0.
+fn text_of(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", told(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn told(output: &Output) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    format!(
+        "{}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
