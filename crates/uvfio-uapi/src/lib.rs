@@ -11,10 +11,16 @@
 //!
 //! Errors are the kernel's error numbers. Why a call was refused is logged as a sentence (target `uapi`).
 
+mod argument;
 mod caller;
+mod container;
+mod descriptor;
+mod device;
 mod file;
+mod group;
 mod refusal;
 mod requests;
+mod space;
 mod uapi;
 
 pub use caller::{Caller, Given, ProcessMemory};

@@ -1,14 +1,16 @@
 //! The "kernel" of one run: its files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use uvfio_core::VirtualDevice;
-use vfio_bindings::bindings::vfio as sys;
 
-use crate::refusal::Refusal;
-use crate::{Answer, Caller, FileId, Node, Part, requests};
+use crate::container::Container;
+use crate::device::{Device, place};
+use crate::group::Group;
+use crate::refusal::{Outcome, Refusal};
+use crate::{Answer, Caller, FileId, Given, Node, Part, requests};
 
 /// A PCI function that can be had by this interface.
 pub struct Function {
@@ -25,7 +27,8 @@ pub struct Function {
 /// Calls may come from any number of threads at a time. One that resets a device or ends its use may take as long as
 /// the device takes (half a minute at most); others go on meanwhile.
 pub struct Uapi {
-    functions: Vec<Function>,
+    devices: Vec<Arc<Device>>,
+    groups: BTreeMap<u32, Arc<Group>>,
     files: Mutex<Files>,
 }
 
@@ -35,19 +38,53 @@ struct Files {
     open: HashMap<FileId, File>,
 }
 
+/// An open file.
 #[derive(Clone)]
-enum File {
-    Container,
+pub(crate) enum File {
+    Container(Arc<Container>),
+    Group(Arc<Group>),
+    /// Of a device, by way of its group.
+    Device(Arc<Group>, Arc<Device>),
 }
 
 impl Uapi {
     /// A kernel with these functions.
     #[must_use]
     pub fn new(functions: Vec<Function>) -> Arc<Self> {
+        let placements = place(functions.iter().map(|function| function.device.layout()));
+        let devices: Vec<Arc<Device>> = functions
+            .into_iter()
+            .zip(placements)
+            .map(|(function, placement)| {
+                Arc::new(Device::new(
+                    function.address,
+                    function.group,
+                    function.device,
+                    placement,
+                ))
+            })
+            .collect();
+        let mut members: BTreeMap<u32, Vec<Arc<Device>>> = BTreeMap::new();
+        for device in &devices {
+            members.entry(device.group).or_default().push(Arc::clone(device));
+        }
+        let groups = members
+            .into_iter()
+            .map(|(number, devices)| (number, Arc::new(Group::new(number, devices))))
+            .collect();
         Arc::new(Self {
-            functions,
+            devices,
+            groups,
             files: Mutex::default(),
         })
+    }
+
+    /// Where function `n` of the list given to [`new`](Self::new) has its BARs 0 to 5 and its ROM while it is open, as
+    /// its configuration space says; 0 for what it has not. For a `resource` file like sysfs'.
+    #[must_use]
+    pub fn bar_addresses(&self, n: u32) -> [u64; 7] {
+        let device = self.devices.get(n as usize);
+        device.map_or([0; 7], |device| device.placement().addresses)
     }
 
     /// Opens a node.
@@ -55,16 +92,34 @@ impl Uapi {
     /// # Errors
     /// ENOENT for a group or device that is not there, EBUSY for one that is open (a group opens once).
     pub fn open(&self, node: Node) -> Result<FileId, Errno> {
-        match node {
-            Node::Container => Ok(self.add(File::Container)),
-            Node::Group(_) | Node::Device(_) | Node::Iommu => Err(Errno::NOENT),
-        }
+        let result = match node {
+            Node::Container => Ok(File::Container(Arc::default())),
+            Node::Group(number) => self.open_group(number),
+            Node::Device(_) | Node::Iommu => Err(Refusal::new(Errno::NOENT, "there is no such node")),
+        };
+        result
+            .map(|file| self.add(file))
+            .map_err(|refusal| log("open", &refusal))
+    }
+
+    fn open_group(&self, number: u32) -> Outcome<File> {
+        let group = self
+            .groups
+            .get(&number)
+            .ok_or_else(|| Refusal::new(Errno::NOENT, format!("there is no group {number}")))?;
+        group.open()?;
+        Ok(File::Group(Arc::clone(group)))
     }
 
     /// The last descriptor and the last mapping of an open file are gone. Closing a device's last file resets it.
     /// Nothing happens for a file that is not open.
     pub fn close(&self, file: FileId) {
-        self.files().open.remove(&file);
+        let closed = self.files().open.remove(&file);
+        match closed {
+            Some(File::Group(group)) => group.close(),
+            Some(File::Device(group, device)) => group.close_device(&device),
+            Some(File::Container(_)) | None => {}
+        }
     }
 
     /// `ioctl(file, request, argument)`. `argument` is the whole third argument, an address or a number.
@@ -78,19 +133,21 @@ impl Uapi {
         argument: u64,
         caller: &dyn Caller,
     ) -> Result<Answer, Errno> {
-        let _ = (argument, caller);
-        let result = match (self.file(file)?, request) {
-            (File::Container, requests::GET_API_VERSION) => Ok(Answer::Value(sys::VFIO_API_VERSION as i32)),
-            (File::Container, _) => Err(Refusal {
-                errno: Errno::INVAL,
-                request: "a container's ioctl",
-                why: format!("request {request:#x} needs an IOMMU (VFIO_SET_IOMMU) first"),
-            }),
+        let (name, result) = match self.file(file)? {
+            File::Container(container) => (
+                requests::container::name(request),
+                container.ioctl(request, argument, caller),
+            ),
+            File::Group(group) => (
+                requests::group::name(request),
+                group.ioctl(self, request, argument, caller),
+            ),
+            File::Device(_, device) => (
+                requests::device::name(request),
+                device.ioctl(self, request, argument, caller),
+            ),
         };
-        result.map_err(|refusal| {
-            tracing::info!(target: "uapi", %refusal, "refused");
-            refusal.errno
-        })
+        result.map_err(|refusal| log(name, &refusal))
     }
 
     /// `pread(file, data, offset)`: bytes read, at most `data.len()`.
@@ -98,8 +155,9 @@ impl Uapi {
     /// # Errors
     /// The kernel's; EINVAL for a file that can't be read.
     pub fn read(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
-        let _ = (self.file(file)?, offset, data, &self.functions);
-        Err(Errno::INVAL)
+        self.device(file)?
+            .read(offset, data)
+            .map_err(|refusal| log("read", &refusal))
     }
 
     /// `pwrite(file, data, offset)`; as [`read`](Self::read).
@@ -107,8 +165,9 @@ impl Uapi {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let _ = (self.file(file)?, offset, data);
-        Err(Errno::INVAL)
+        self.device(file)?
+            .write(offset, data)
+            .map_err(|refusal| log("write", &refusal))
     }
 
     /// A load from a mapping of `file`, of 1, 2, 4 or 8 bytes.
@@ -116,8 +175,9 @@ impl Uapi {
     /// # Errors
     /// Where the kernel would raise SIGBUS: memory decoding is off, or nothing is mapped there.
     pub fn load(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
-        let _ = (self.file(file)?, offset, data);
-        Err(Errno::INVAL)
+        self.device(file)?
+            .load(offset, data)
+            .map_err(|refusal| log("a load", &refusal))
     }
 
     /// A store to a mapping of `file`; as [`load`](Self::load).
@@ -125,8 +185,9 @@ impl Uapi {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn store(&self, file: FileId, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        let _ = (self.file(file)?, offset, data);
-        Err(Errno::INVAL)
+        self.device(file)?
+            .store(offset, data)
+            .map_err(|refusal| log("a store", &refusal))
     }
 
     /// What `mmap(MAP_SHARED)` of `bytes` bytes of `file` at `offset` shows: parts that cover them in order.
@@ -134,11 +195,36 @@ impl Uapi {
     /// # Errors
     /// EINVAL where the kernel maps nothing there (also: not MAP_SHARED, which is for the caller to check).
     pub fn mappings(&self, file: FileId, offset: u64, bytes: u64) -> Result<Vec<Part>, Errno> {
-        let _ = (self.file(file)?, offset, bytes);
-        Err(Errno::INVAL)
+        self.device(file)?
+            .mappings(offset, bytes)
+            .map_err(|refusal| log("mmap", &refusal))
     }
 
-    fn add(&self, file: File) -> FileId {
+    /// The device of a file; EINVAL for files of other kinds, which are neither read, written nor mapped.
+    fn device(&self, file: FileId) -> Result<Arc<Device>, Errno> {
+        match self.file(file)? {
+            File::Device(_, device) => Ok(device),
+            File::Container(_) | File::Group(_) => Err(Errno::INVAL),
+        }
+    }
+
+    /// All devices, in the order of the run.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().map(|device| &**device)
+    }
+
+    /// The file that a caller's descriptor stands for; none where it is another's, or has been closed.
+    pub(crate) fn given(&self, given: Given) -> Option<File> {
+        match given {
+            Given::Ours(file) => self.files().open.get(&file).cloned(),
+            Given::Other(other) => {
+                uvfio_core::close_elsewhere(other);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn add(&self, file: File) -> FileId {
         let mut files = self.files();
         files.next += 1;
         let id = FileId(files.next);
@@ -153,4 +239,10 @@ impl Uapi {
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes down why, and gives the number.
+fn log(request: &str, refusal: &Refusal) -> Errno {
+    tracing::info!(target: "uapi", request, why = refusal.why, errno = %refusal.errno, "refused");
+    refusal.errno
 }

@@ -1,0 +1,177 @@
+//! An address space of an IOMMU: which memory of which process devices reach at which IOVA.
+//!
+//! The rules of overlap are those that type 1 and iommufd share; where they differ, each has its own module. Devices
+//! access it by copies, each under the table's read side and of [`COPY_BYTES`] at most: an unmap that has come back has
+//! waited for every copy into what it took away, and never waits long.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use rustix::io::Errno;
+use uvfio_core::DmaAccess;
+
+use crate::ProcessMemory;
+
+/// The unit of mappings, in bytes.
+pub(crate) const PAGE: u64 = 4096;
+
+/// The longest copy under one hold of the lock, in bytes.
+const COPY_BYTES: usize = 64 << 10;
+
+/// Where memory may be mapped, (first address, last address): what an x86 machine's IOMMU of 48 bits leaves around the
+/// window that interrupts are written to.
+pub(crate) const USABLE: [(u64, u64); 2] = [(0, 0xfedf_ffff), (0xfef0_0000, (1 << 48) - 1)];
+
+/// Sizes of pages that the IOMMU knows, a bit each: 4 KiB, 2 MiB, 1 GiB.
+pub(crate) const PAGE_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+
+/// Whether all of `iova ..= last` may be mapped.
+pub(crate) fn is_usable(iova: u64, last: u64) -> bool {
+    USABLE.iter().any(|&(first, end)| iova >= first && last <= end)
+}
+
+/// A mapped range; its first address is its key.
+#[derive(Clone, Debug)]
+pub(crate) struct Mapped {
+    /// Last address, inclusive.
+    pub(crate) last: u64,
+    /// What devices may do.
+    pub(crate) access: DmaAccess,
+    /// Where it is in the process; none while that is being changed.
+    pub(crate) address: Option<u64>,
+    /// The process.
+    pub(crate) memory: Arc<dyn ProcessMemory>,
+}
+
+/// The ranges, in the order of their addresses, none over another.
+pub(crate) type Ranges = BTreeMap<u64, Mapped>;
+
+/// Why a copy was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing is mapped there for that.
+    NotMapped,
+    /// Its address in the process is being changed (VFIO_DMA_UNMAP_FLAG_VADDR).
+    Moving,
+    /// The process has nothing there (any more).
+    Process {
+        /// Where in the process.
+        address: u64,
+        /// What it answered.
+        errno: Errno,
+    },
+    /// The access was begun before what is mapped was taken away.
+    Abandoned,
+}
+
+/// An address space.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    ranges: RwLock<Ranges>,
+}
+
+/// What is copied.
+pub(crate) enum Copy<'a> {
+    /// Out of memory.
+    Read(&'a mut [u8]),
+    /// Into memory.
+    Write(&'a [u8]),
+}
+
+impl Space {
+    /// The table, to be looked at.
+    pub(crate) fn ranges(&self) -> RwLockReadGuard<'_, Ranges> {
+        self.ranges.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table, to be changed: no copy is under way.
+    pub(crate) fn change(&self) -> RwLockWriteGuard<'_, Ranges> {
+        self.ranges.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Copies, across ranges, as long as `goes_on` says so (asked under the lock).
+    ///
+    /// The fault comes with the address where it was met; what lies before has been copied.
+    pub(crate) fn copy(
+        &self,
+        iova: u64,
+        mut data: Copy<'_>,
+        goes_on: impl Fn() -> bool,
+    ) -> Result<(), (u64, Fault)> {
+        let mut at = iova;
+        loop {
+            let left = match &data {
+                Copy::Read(into) => into.len(),
+                Copy::Write(from) => from.len(),
+            };
+            if left == 0 {
+                return Ok(());
+            }
+            let ranges = self.ranges();
+            if !goes_on() {
+                return Err((at, Fault::Abandoned));
+            }
+            let n = piece(&ranges, at, left, &mut data).map_err(|fault| (at, fault))?;
+            drop(ranges);
+            data = match data {
+                Copy::Read(into) => Copy::Read(into.get_mut(n..).unwrap_or_default()),
+                Copy::Write(from) => Copy::Write(from.get(n..).unwrap_or_default()),
+            };
+            // Past the last address nothing is mapped, at 0 something may be.
+            at = match at.checked_add(n as u64) {
+                Some(next) => next,
+                None if n == left => return Ok(()),
+                None => return Err((u64::MAX, Fault::NotMapped)),
+            };
+        }
+    }
+}
+
+/// Copies as much of `data` at `at` as one range has, and one hold of the lock allows; says how much.
+fn piece(ranges: &Ranges, at: u64, left: usize, data: &mut Copy<'_>) -> Result<usize, Fault> {
+    let needs = match data {
+        Copy::Read(_) => DmaAccess::READ,
+        Copy::Write(_) => DmaAccess::WRITE,
+    };
+    let (first, range) = find(ranges, at).ok_or(Fault::NotMapped)?;
+    if !range.access.contains(needs) {
+        return Err(Fault::NotMapped);
+    }
+    let address = range.address.ok_or(Fault::Moving)?.wrapping_add(at - first);
+    let room = usize::try_from(range.last - at).map_or(usize::MAX, |more| more.saturating_add(1));
+    let n = left.min(room).min(COPY_BYTES);
+    match data {
+        Copy::Read(into) => range.memory.read(address, into.get_mut(..n).unwrap_or_default()),
+        Copy::Write(from) => range.memory.write(address, from.get(..n).unwrap_or_default()),
+    }
+    .map_err(|errno| Fault::Process { address, errno })?;
+    Ok(n)
+}
+
+/// The range that holds an address.
+pub(crate) fn find(ranges: &Ranges, address: u64) -> Option<(u64, &Mapped)> {
+    let (&first, range) = ranges.range(..=address).next_back()?;
+    (range.last >= address).then_some((first, range))
+}
+
+/// The first range that has an address of `iova ..= last`.
+pub(crate) fn first_within(ranges: &Ranges, iova: u64, last: u64) -> Option<(u64, &Mapped)> {
+    find(ranges, iova).or_else(|| {
+        ranges
+            .range(iova..=last)
+            .next()
+            .map(|(&first, range)| (first, range))
+    })
+}
+
+/// Whether `iova ..= last` takes a part of some range only: which one.
+pub(crate) fn cut(ranges: &Ranges, iova: u64, last: u64) -> Option<u64> {
+    let before = find(ranges, iova).filter(|(first, _)| *first < iova);
+    let after = find(ranges, last).filter(|(_, range)| range.last > last);
+    before.or(after).map(|(first, _)| first)
+}
+
+/// How many bytes `first ..= last` has; 2^64 as 2^64 - 1.
+pub(crate) fn bytes_of(first: u64, last: u64) -> u64 {
+    (last - first).saturating_add(1)
+}
