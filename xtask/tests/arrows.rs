@@ -24,10 +24,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-uapi",
         &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
     ),
+    // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
+    ("uvfio-calls", &[]),
+    ("uvfio-preload", &["uvfio-calls"]),
     // For tests it brings devices, and what reads the kernel's sysfs.
     (
         "uvfio-run",
         &[
+            "uvfio-calls",
             "uvfio-core",
             "uvfio-linux",
             "uvfio-pci",

@@ -7,12 +7,15 @@
 //!     program    its calls on files of VFIO's are caught
 //! ```
 
+mod calls;
 mod channel;
 mod descendants;
+mod files;
 mod inside;
 mod machine;
 mod namespace;
 mod place;
+mod process;
 mod run;
 mod signals;
 mod tree;

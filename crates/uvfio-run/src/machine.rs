@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uvfio_calls::SOCKET;
 use uvfio_core::{CreateError, Device, Policy, VirtualDevice, region_index};
 use uvfio_pci::{Bar, Blueprint};
 
@@ -16,8 +17,6 @@ const BUS: &str = "pci0000:01";
 const MEMORY_BASE: u64 = 0xe000_0000;
 const IO_BASE: u64 = 0xc000;
 const PAGE: u64 = 4096;
-/// Where the supervisor listens.
-pub(crate) const SOCKET: &str = "/sys/module/vfio/supervisor";
 /// Functions on one bus, one a slot.
 pub(crate) const MOST: usize = 32;
 

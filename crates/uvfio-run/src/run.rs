@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use rustix::process::{
 use uvfio_core::{CreateError, Device};
 use uvfio_uapi::Uapi;
 
+use crate::calls::Calls;
 use crate::channel::{Channel, FromInside, ToInside};
 use crate::machine::{self, Function, MOST};
 use crate::{descendants, signals};
@@ -29,6 +31,8 @@ pub struct Run<'a> {
     /// How to start a process that does nothing but call [`inside`](crate::inside): its last arguments will be the
     /// number of the descriptor of its socket, `--`, and the command.
     pub inside: Command,
+    /// The library that catches the program's calls, `libuvfio_preload.so`.
+    pub preload: &'a Path,
 }
 
 /// Why a program was not run to its end.
@@ -40,6 +44,14 @@ pub enum RunError {
     /// A device declares something impossible.
     #[error(transparent)]
     Device(#[from] CreateError),
+    /// The library that catches calls can't be used.
+    #[error("the library that catches the program's calls, {}: {why}", path.display())]
+    Preload {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The program itself could not be started.
     #[error("{0}")]
     NotStarted(String),
@@ -79,11 +91,12 @@ impl Run<'_> {
         let functions = numbered
             .map(|(number, device)| Function::new(number, device))
             .collect::<Result<Vec<_>, _>>()?;
+        let environment = vec![("LD_PRELOAD".to_owned(), preloaded(self.preload)?)];
         // Should the program's parent be killed, its children are ours.
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| system("could not become a subreaper")(errno.into()))?;
         let mut parent = Parent::start(self.inside, self.command)?;
-        let result = parent.supervise(&functions);
+        let result = parent.supervise(&functions, environment);
         match result {
             // It ends when nothing of the program is left.
             Ok(status) => {
@@ -94,6 +107,37 @@ impl Run<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The value of LD_PRELOAD that brings a library before any that is there already.
+fn preloaded(library: &Path) -> Result<String, RunError> {
+    let refused = |why| RunError::Preload {
+        path: library.to_owned(),
+        why,
+    };
+    if !library.is_file() {
+        return Err(refused("it is not there; `cargo build --release` makes it"));
+    }
+    let text = library.to_str().ok_or_else(|| refused("its path is not UTF-8"))?;
+    // The loader would take it for two.
+    if text.contains([' ', ':']) {
+        return Err(refused(
+            "its path has a space or a colon in it, which LD_PRELOAD can't have",
+        ));
+    }
+    Ok(match std::env::var("LD_PRELOAD") {
+        Ok(others) => format!("{text}:{others}"),
+        Err(_) => text.to_owned(),
+    })
+}
+
+/// Ends the answering of calls when it is dropped.
+struct Stopped<'a>(&'a Calls);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
@@ -120,15 +164,21 @@ impl Parent {
         })
     }
 
-    fn supervise(&mut self, functions: &[Function]) -> Result<ExitStatus, RunError> {
+    fn supervise(
+        &mut self,
+        functions: &[Function],
+        environment: Vec<(String, String)>,
+    ) -> Result<ExitStatus, RunError> {
         self.tell(&ToInside::Tree(machine::tree(functions)))?;
         let FromInside::Placed { nodes, listener } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
         let listener = self.descriptor(listener)?;
         let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
-        let _ = (nodes, listener, uapi);
-        self.tell(&ToInside::Go(Vec::new()))?;
+        let calls = Calls::answer(uapi, &nodes, listener.into())
+            .map_err(system("could not make ready to answer the program's calls"))?;
+        let _stopped = Stopped(&calls);
+        self.tell(&ToInside::Go(environment))?;
         let FromInside::Started { process } = self.hear()? else {
             return Err(RunError::ParentDied);
         };

@@ -64,15 +64,18 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
         }
         devices.push(spec.build().map_err(Failure::usage)?);
     }
-    let mut inside = Command::new(std::env::current_exe().map_err(Failure::running)?);
+    let own = std::env::current_exe().map_err(Failure::running)?;
+    let preload = own.with_file_name("libuvfio_preload.so");
+    let mut inside = Command::new(own);
     inside.arg(INSIDE);
     let run = Run {
         devices,
         command: &args.command,
         inside,
+        preload: &preload,
     };
     run.run().map_err(|error| match error {
-        RunError::TooMany(_) | RunError::NotStarted(_) => Failure::usage(error),
+        RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),
         _ => Failure::running(error),
     })
 }

@@ -1,0 +1,218 @@
+//! Answers the calls that the preloaded library makes.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice, Read as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
+use uvfio_calls::{Call, PARTS, Reply, kind, op};
+use uvfio_uapi::{Answer, Caller as _, FileId, Given, Uapi};
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use crate::files::Files;
+use crate::process::{Calling, Processes};
+use crate::tree::Node;
+
+/// Bytes of a read or write that are under way at a time.
+const CHUNK: usize = 64 << 10;
+/// Most threads that answer. A call waits for another only where so many take long: resets do.
+const THREADS: usize = 64;
+const STACK: usize = 256 << 10;
+
+/// What answering needs.
+pub(crate) struct Calls {
+    uapi: Arc<Uapi>,
+    pub(crate) files: Files,
+    nodes: HashMap<(u64, u64), Node>,
+    processes: Processes,
+    listener: UnixListener,
+    /// Threads that wait for a call
+    idle: AtomicUsize,
+    threads: AtomicUsize,
+}
+
+/// What a call gives: a reply, and descriptors with it.
+type Answered = (Reply, Vec<OwnedFd>);
+
+impl Calls {
+    /// Answers calls at `listener` from now on. `nodes` are the files that stand for nodes, by device and inode numbers.
+    pub(crate) fn answer(
+        uapi: Arc<Uapi>,
+        nodes: &[(Node, u64, u64)],
+        listener: UnixListener,
+    ) -> io::Result<Arc<Self>> {
+        let calls = Arc::new(Self {
+            files: Files::new(uapi.clone())?,
+            uapi,
+            nodes: nodes
+                .iter()
+                .map(|(node, device, inode)| ((*device, *inode), *node))
+                .collect(),
+            processes: Processes::default(),
+            listener,
+            idle: AtomicUsize::new(0),
+            threads: AtomicUsize::new(0),
+        });
+        calls.start_thread()?;
+        let watching = calls.clone();
+        Builder::new()
+            .name("files".into())
+            .stack_size(STACK)
+            .spawn(move || watching.files.watch())?;
+        Ok(calls)
+    }
+
+    fn start_thread(self: &Arc<Self>) -> io::Result<()> {
+        let calls = self.clone();
+        self.threads.fetch_add(1, Ordering::Relaxed);
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        let started = Builder::new()
+            .name("calls".into())
+            .stack_size(STACK)
+            .spawn(move || calls.work());
+        if started.is_err() {
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+            self.threads.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    fn work(self: Arc<Self>) {
+        while let Ok((connection, _)) = self.listener.accept() {
+            let last = self.idle.fetch_sub(1, Ordering::Relaxed) == 1;
+            if last && self.threads.load(Ordering::Relaxed) < THREADS {
+                // Without another, the next call waits for this one.
+                let _ = self.start_thread();
+            }
+            // A caller that has gone, or says nothing that makes sense, hears nothing.
+            if let Err(error) = self.serve(&connection) {
+                tracing::debug!(%error, "a call was not answered");
+            }
+            self.idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// No more calls are answered. The descriptor is the socket itself, not a duplicate.
+    pub(crate) fn stop(&self) {
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        self.files.end();
+    }
+
+    fn serve(&self, mut connection: &UnixStream) -> io::Result<()> {
+        let mut call = Call::new_zeroed();
+        connection.read_exact(call.as_mut_bytes())?;
+        let process = self.processes.get(sockopt::socket_peercred(connection)?.pid)?;
+        self.files.close_closed();
+        let calling = Calling {
+            process,
+            files: &self.files,
+        };
+        let (reply, descriptors) = self
+            .answered(&call, &calling)
+            .unwrap_or_else(|errno| (Reply::of(kind::ERROR, errno.raw_os_error() as u64), Vec::new()));
+        Ok(send(connection, &reply, &descriptors)?)
+    }
+
+    fn answered(&self, call: &Call, calling: &Calling<'_>) -> Result<Answered, Errno> {
+        if call.op == op::OPEN {
+            let Some(node) = self.nodes.get(&(call.request, call.offset)) else {
+                return Ok(plain(kind::NOT_OURS, 0));
+            };
+            let file = self.uapi.open((*node).into())?;
+            return self.given(file, false);
+        }
+        let Given::Ours(file) = calling.descriptor(call.descriptor)? else {
+            return Ok(plain(kind::NOT_OURS, 0));
+        };
+        match call.op {
+            op::IOCTL => match self
+                .uapi
+                .ioctl(file, call.request as u32, call.address, calling)?
+            {
+                Answer::Value(value) => Ok(plain(kind::VALUE, i64::from(value) as u64)),
+                Answer::Descriptor { file, close_on_exec } => self.given(file, close_on_exec),
+            },
+            op::READ => self
+                .read(file, call, calling)
+                .map(|bytes| plain(kind::VALUE, bytes)),
+            op::WRITE => self
+                .write(file, call, calling)
+                .map(|bytes| plain(kind::VALUE, bytes)),
+            _ => Err(Errno::NOSYS),
+        }
+    }
+
+    /// A descriptor for the caller.
+    fn given(&self, file: FileId, close_on_exec: bool) -> Result<Answered, Errno> {
+        let descriptor = self.files.descriptor(file)?;
+        Ok((
+            Reply::of(kind::DESCRIPTOR, close_on_exec.into()),
+            vec![descriptor],
+        ))
+    }
+
+    fn read(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
+        in_chunks(call, |chunk, address, offset| {
+            let bytes = self.uapi.read(file, offset, chunk)?;
+            calling.write(address, chunk.get(..bytes).unwrap_or_default())?;
+            Ok(bytes)
+        })
+    }
+
+    fn write(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
+        in_chunks(call, |chunk, address, offset| {
+            calling.read(address, chunk)?;
+            self.uapi.write(file, offset, chunk)
+        })
+    }
+}
+
+fn plain(kind: u32, value: u64) -> Answered {
+    (Reply::of(kind, value), Vec::new())
+}
+
+/// Goes through the bytes of a read or write, as far as the first chunk that is cut short or fails; an error counts only
+/// where it is the first.
+fn in_chunks(
+    call: &Call,
+    mut go: impl FnMut(&mut [u8], u64, u64) -> Result<usize, Errno>,
+) -> Result<u64, Errno> {
+    let mut buffer = vec![0; CHUNK.min(usize::try_from(call.bytes).unwrap_or(CHUNK))];
+    let mut done = 0;
+    loop {
+        let left = usize::try_from(call.bytes - done).unwrap_or(CHUNK).min(CHUNK);
+        let chunk = buffer.get_mut(..left).unwrap_or_default();
+        match go(
+            chunk,
+            call.address.wrapping_add(done),
+            call.offset.wrapping_add(done),
+        ) {
+            Ok(bytes) if bytes == left && done + (bytes as u64) < call.bytes => done += bytes as u64,
+            Ok(bytes) => return Ok(done + bytes as u64),
+            Err(errno) if done == 0 => return Err(errno),
+            Err(_) => return Ok(done),
+        }
+    }
+}
+
+fn send(connection: &UnixStream, reply: &Reply, descriptors: &[OwnedFd]) -> rustix::io::Result<()> {
+    let rights: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !rights.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&rights));
+    }
+    sendmsg(
+        connection,
+        &[IoSlice::new(reply.as_bytes())],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
+}
