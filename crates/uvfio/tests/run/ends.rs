@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{told, uvfio_run};
+use crate::{build_preload, told, uvfio_run};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -185,6 +185,7 @@ fn no_mount_of_its_is_seen_outside() {
 
 #[test]
 fn where_user_namespaces_are_refused_one_sentence_says_so() {
+    build_preload();
     // In a user namespace in which there may be no other.
     let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec \"$@\"";
     let output = Command::new("unshare")

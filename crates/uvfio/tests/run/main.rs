@@ -5,11 +5,43 @@
 
 mod ends;
 mod machine;
+mod programs;
 
+use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Once;
+
+/// Has the library that catches calls lie beside the command, where a release has it. Cargo builds no `cdylib` for the
+/// tests of another package.
+fn build_preload() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_uvfio")).parent().unwrap();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--offline",
+            "--package",
+            "uvfio-preload",
+            "--target-dir",
+        ]);
+        cargo.arg(folder.parent().unwrap());
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        text_of(&mut cargo);
+        assert!(
+            folder.join("libuvfio_preload.so").is_file(),
+            "not in {}",
+            folder.display()
+        );
+    });
+}
 
 /// `uvfio run` as an ordinary user, without capabilities, whoever runs the tests.
 fn uvfio_run(devices: &[&str]) -> Command {
+    build_preload();
     let uvfio = env!("CARGO_BIN_EXE_uvfio");
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("setpriv");

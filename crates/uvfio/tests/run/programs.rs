@@ -1,0 +1,63 @@
+//! Programs that drive a device through VFIO.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{text_of, uvfio_run};
+
+/// Compiles a program in C with `options`; it lies in a folder that all may read.
+fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("program");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/run/programs")
+        .join(source);
+    let mut cc = Command::new("cc");
+    cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(source)
+        .args(options);
+    text_of(&mut cc);
+    (folder, program)
+}
+
+#[test]
+fn a_program_in_c_reaches_configuration_registers_memory_and_interrupts() {
+    let (_folder, program) = compile("edu.c", &[]);
+    let seen = text_of(
+        uvfio_run(&["edu"])
+            .arg(program)
+            .args(["/dev/vfio/1", "0000:01:00.0"]),
+    );
+    assert_eq!(
+        seen,
+        "1234:11e8\nidentification 010000ed\n10! = 3628800\nDMA: 4096 bytes there and back\ninterrupts: 1\n"
+    );
+}
+
+#[test]
+fn so_does_one_compiled_with_checks_of_its_buffers() {
+    let (_folder, program) = compile("edu.c", &["-O2", "-D_FORTIFY_SOURCE=2"]);
+    let seen = text_of(
+        uvfio_run(&["edu"])
+            .arg(program)
+            .args(["/dev/vfio/1", "0000:01:00.0"]),
+    );
+    assert!(seen.ends_with("interrupts: 1\n"), "{seen}");
+}
+
+#[test]
+fn a_second_device_is_another_group() {
+    let (_folder, program) = compile("edu.c", &[]);
+    let mut run = uvfio_run(&["nvme,mem=1M", "edu"]);
+    let seen = text_of(run.arg(program).args(["/dev/vfio/2", "0000:01:01.0"]));
+    assert!(seen.contains("10! = 3628800"), "{seen}");
+}
+
+#[test]
+fn open_files_are_what_they_are_with_the_kernel() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs/files.py");
+    let seen = text_of(uvfio_run(&["edu"]).arg("/usr/bin/python3").arg(script));
+    assert_eq!(seen, "as the kernel's\n");
+}
