@@ -43,27 +43,29 @@ fn converse(call: &Call, descriptors: &mut Descriptors) -> rustix::io::Result<Re
     receive(&socket, descriptors)
 }
 
+/// Receives a reply, which may come in two pieces, descriptors with the first.
 fn receive(socket: impl AsFd, descriptors: &mut Descriptors) -> rustix::io::Result<Reply> {
     let mut reply = Reply::new_zeroed();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC;
-    let received = again(|| {
-        let mut buffer = [IoSliceMut::new(reply.as_mut_bytes())];
-        recvmsg(&socket, &mut buffer, &mut control, flags)
-    })?;
     let mut places = descriptors.iter_mut();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(came) = message {
-            for descriptor in came {
-                if let Some(place) = places.next() {
+    let mut rest = reply.as_mut_bytes();
+    while !rest.is_empty() {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = again(|| {
+            let mut buffer = [IoSliceMut::new(rest)];
+            recvmsg(&socket, &mut buffer, &mut control, RecvFlags::CMSG_CLOEXEC)
+        })?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(came) = message {
+                for (place, descriptor) in places.by_ref().zip(came) {
                     *place = Some(descriptor);
                 }
             }
         }
-    }
-    if received.bytes != size_of::<Reply>() {
-        return Err(Errno::IO);
+        rest = match received.bytes {
+            0 => return Err(Errno::IO),
+            bytes => rest.get_mut(bytes..).unwrap_or_default(),
+        };
     }
     Ok(reply)
 }

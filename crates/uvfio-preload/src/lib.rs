@@ -28,5 +28,9 @@ macro_rules! exported {
 
 mod ask;
 mod files;
+mod instruction;
 mod map;
+mod mask;
 mod raw;
+mod regions;
+mod trap;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ use std::thread::Builder;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
-use uvfio_calls::{Call, PARTS, Reply, kind, op};
-use uvfio_uapi::{Answer, Caller as _, FileId, Given, Uapi};
+use uvfio_calls::{Call, MapPart, PARTS, Reply, kind, op};
+use uvfio_uapi::{Answer, Caller as _, FileId, Given, Part, Uapi};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::files::Files;
@@ -116,7 +116,7 @@ impl Calls {
         let (reply, descriptors) = self
             .answered(&call, &calling)
             .unwrap_or_else(|errno| (Reply::of(kind::ERROR, errno.raw_os_error() as u64), Vec::new()));
-        Ok(send(connection, &reply, &descriptors)?)
+        Ok(send(connection, &reply, descriptors)?)
     }
 
     fn answered(&self, call: &Call, calling: &Calling<'_>) -> Result<Answered, Errno> {
@@ -144,8 +144,50 @@ impl Calls {
             op::WRITE => self
                 .write(file, call, calling)
                 .map(|bytes| plain(kind::VALUE, bytes)),
+            op::MAP => self.map(file, call),
+            op::LOAD | op::STORE => self.access(file, call),
             _ => Err(Errno::NOSYS),
         }
+    }
+
+    fn map(&self, file: FileId, call: &Call) -> Result<Answered, Errno> {
+        let mut reply = Reply::of(kind::PARTS, 0);
+        let mut descriptors = Vec::new();
+        let parts = self.uapi.mappings(file, call.offset, call.bytes)?;
+        for (place, part) in reply.parts.iter_mut().zip(parts) {
+            *place = match part {
+                Part::Memory { bytes, file, offset } => {
+                    descriptors.push(file);
+                    MapPart {
+                        bytes,
+                        offset,
+                        memory: 1,
+                    }
+                }
+                Part::Trapped { bytes } => MapPart {
+                    bytes,
+                    offset: 0,
+                    memory: 0,
+                },
+            };
+            reply.value += 1;
+        }
+        Ok((reply, descriptors))
+    }
+
+    /// A load or store of registers that are mapped.
+    fn access(&self, file: FileId, call: &Call) -> Result<Answered, Errno> {
+        let mut value = call.request.to_le_bytes();
+        let bytes = usize::try_from(call.bytes)
+            .ok()
+            .and_then(|bytes| value.get_mut(..bytes));
+        let bytes = bytes.ok_or(Errno::INVAL)?;
+        if call.op == op::LOAD {
+            self.uapi.load(file, call.offset, bytes)?;
+        } else {
+            self.uapi.store(file, call.offset, bytes)?;
+        }
+        Ok(plain(kind::VALUE, u64::from_le_bytes(value)))
     }
 
     /// A descriptor for the caller.
@@ -201,8 +243,14 @@ fn in_chunks(
     }
 }
 
-fn send(connection: &UnixStream, reply: &Reply, descriptors: &[OwnedFd]) -> rustix::io::Result<()> {
-    let rights: Vec<BorrowedFd<'_>> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
+/// The last byte goes alone, once our own copies of the descriptors are closed: when the caller goes on, it alone has them,
+/// and what it closes is closed.
+fn send(connection: &UnixStream, reply: &Reply, descriptors: Vec<OwnedFd>) -> rustix::io::Result<()> {
+    let (mut first, last) = reply.as_bytes().split_at(size_of::<Reply>() - 1);
+    if descriptors.is_empty() {
+        first = reply.as_bytes();
+    }
+    let rights: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PARTS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !rights.is_empty() {
@@ -210,9 +258,13 @@ fn send(connection: &UnixStream, reply: &Reply, descriptors: &[OwnedFd]) -> rust
     }
     sendmsg(
         connection,
-        &[IoSlice::new(reply.as_bytes())],
+        &[IoSlice::new(first)],
         &mut control,
         SendFlags::NOSIGNAL,
-    )
-    .map(drop)
+    )?;
+    if !descriptors.is_empty() {
+        drop(descriptors);
+        rustix::net::send(connection, last, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
 }

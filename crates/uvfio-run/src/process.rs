@@ -145,4 +145,8 @@ impl Caller for Calling<'_> {
     fn memory(&self) -> Arc<dyn ProcessMemory> {
         self.process.clone()
     }
+
+    fn can_trap(&self) -> bool {
+        cfg!(target_arch = "x86_64")
+    }
 }

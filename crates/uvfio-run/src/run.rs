@@ -178,11 +178,12 @@ impl Parent {
         let calls = Calls::answer(uapi, &nodes, listener.into())
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);
+        let signals = signals::take().map_err(system("could not take signals"))?;
         self.tell(&ToInside::Go(environment))?;
         let FromInside::Started { process } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
-        let _passed_on = signals::pass_on(process).map_err(system("could not take signals"))?;
+        signals.to(process);
         let FromInside::Ended { status } = self.hear()? else {
             return Err(RunError::ParentDied);
         };

@@ -61,3 +61,26 @@ fn open_files_are_what_they_are_with_the_kernel() {
     let seen = text_of(uvfio_run(&["edu"]).arg("/usr/bin/python3").arg(script));
     assert_eq!(seen, "as the kernel's\n");
 }
+
+/// What a program prints, compiled with `options`, that drives the one device there is.
+fn printed_by(source: &str, options: &[&str], device: &str) -> String {
+    let (_folder, program) = compile(source, options);
+    text_of(uvfio_run(&[device]).arg(program))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn instructions_do_to_a_bar_what_they_do_to_memory() {
+    // Below the stack's end there would be what an instruction here pushes.
+    let seen = printed_by("instructions.c", &["-mno-red-zone"], "nvme,mem=1M");
+    assert!(
+        seen.ends_with(" instructions, 0 wrong\n") && seen.len() < 40,
+        "{seen}"
+    );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_mapped_bar_leaves_the_program_its_signals_and_lasts_as_long_as_it_is_mapped() {
+    assert_eq!(printed_by("mapped.c", &["-O1", "-pthread"], "edu"), "mapped\n");
+}

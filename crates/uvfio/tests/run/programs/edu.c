@@ -25,27 +25,24 @@ static void check(int right, const char *what)
     }
 }
 
-static int device;
-static uint64_t bar0;
+static volatile uint8_t *bar;
 
-static uint32_t read_register(uint64_t at)
+static uint32_t read_register(unsigned at)
 {
-    uint32_t value;
-    check(pread(device, &value, sizeof value, bar0 + at) == sizeof value, "a register's read");
-    return value;
+    return *(volatile uint32_t *)(bar + at);
 }
 
-static void write_register(uint64_t at, uint64_t value, size_t bytes)
+static void write_register(unsigned at, uint32_t value)
 {
-    check(pwrite(device, &value, bytes, bar0 + at) == (ssize_t)bytes, "a register's write");
+    *(volatile uint32_t *)(bar + at) = value;
 }
 
-static void transfer(uint64_t from, uint64_t to, uint64_t command)
+static void transfer(uint32_t from, uint32_t to, uint32_t command)
 {
-    write_register(SOURCE, from, 8);
-    write_register(DESTINATION, to, 8);
-    write_register(COUNT, 4096, 8);
-    write_register(COMMAND, command, 8);
+    write_register(SOURCE, from);
+    write_register(DESTINATION, to);
+    write_register(COUNT, 4096);
+    write_register(COMMAND, command);
     while (read_register(COMMAND) & 1)
         ;
 }
@@ -65,7 +62,7 @@ int main(int arguments, char **argument)
     check(ioctl(group, VFIO_GROUP_GET_STATUS, &status) == 0 && status.flags & VFIO_GROUP_FLAGS_VIABLE, "group");
     check(ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) == 0, "SET_CONTAINER");
     check(ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) == 0, "SET_IOMMU");
-    device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, argument[2]);
+    int device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, argument[2]);
     check(device >= 0, "GET_DEVICE_FD");
 
     /* Configuration space. */
@@ -80,10 +77,12 @@ int main(int arguments, char **argument)
 
     /* Registers. */
     struct vfio_region_info region = { .argsz = sizeof region, .index = VFIO_PCI_BAR0_REGION_INDEX };
-    check(ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &region) == 0 && region.size == MIB, "GET_REGION_INFO");
-    bar0 = region.offset;
+    check(ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &region) == 0 && region.size == MIB, "GET_REGION_INFO of BAR 0");
+    check(region.flags & VFIO_REGION_INFO_FLAG_MMAP, "BAR 0 can't be mapped");
+    bar = mmap(NULL, region.size, PROT_READ | PROT_WRITE, MAP_SHARED, device, region.offset);
+    check(bar != MAP_FAILED, "mmap of BAR 0");
     printf("identification %08x\n", read_register(IDENTIFICATION));
-    write_register(FACTORIAL, 10, 4);
+    write_register(FACTORIAL, 10);
     while (read_register(STATUS) & 1)
         ;
     printf("10! = %u\n", read_register(FACTORIAL));
@@ -118,7 +117,7 @@ int main(int arguments, char **argument)
     };
     memcpy(irqs->data, &event, sizeof event);
     check(ioctl(device, VFIO_DEVICE_SET_IRQS, irqs) == 0, "SET_IRQS");
-    write_register(RAISE, 1, 4);
+    write_register(RAISE, 1);
     struct pollfd ready = { .fd = event, .events = POLLIN };
     check(poll(&ready, 1, 10000) == 1, "no interrupt came");
     uint64_t count = 0;
@@ -127,6 +126,7 @@ int main(int arguments, char **argument)
 
     /* All is given back in the order in which it is closed; then the group can be had again. */
     check(open(argument[1], O_RDWR) == -1 && errno == EBUSY, "a group that is open");
+    munmap((void *)bar, MIB);
     close(device);
     close(group);
     check((group = open(argument[1], O_RDWR)) >= 0, "a group that was closed");
