@@ -16,7 +16,7 @@ use uvfio_uapi::{Answer, Caller as _, FileId, Given, Part, Uapi};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use crate::files::Files;
-use crate::process::{Calling, Processes};
+use crate::process::{Calling, Process, Processes, Thread};
 use crate::tree::Node;
 
 /// Bytes of a read or write that are under way at a time.
@@ -30,7 +30,7 @@ pub(crate) struct Calls {
     uapi: Arc<Uapi>,
     pub(crate) files: Files,
     nodes: HashMap<(u64, u64), Node>,
-    processes: Processes,
+    pub(crate) processes: Processes,
     listener: UnixListener,
     /// Threads that wait for a call
     idle: AtomicUsize,
@@ -38,7 +38,7 @@ pub(crate) struct Calls {
 }
 
 /// What a call gives: a reply, and descriptors with it.
-type Answered = (Reply, Vec<OwnedFd>);
+pub(crate) type Answered = (Reply, Vec<OwnedFd>);
 
 impl Calls {
     /// Answers calls at `listener` from now on. `nodes` are the files that stand for nodes, by device and inode numbers.
@@ -108,18 +108,26 @@ impl Calls {
         let mut call = Call::new_zeroed();
         connection.read_exact(call.as_mut_bytes())?;
         let process = self.processes.get(sockopt::socket_peercred(connection)?.pid)?;
-        self.files.close_closed();
-        let calling = Calling {
-            process,
-            files: &self.files,
-        };
+        // The library does that, where it knows the processor.
+        let traps = cfg!(target_arch = "x86_64");
         let (reply, descriptors) = self
-            .answered(&call, &calling)
+            .answered(&call, process, traps)
             .unwrap_or_else(|errno| (Reply::of(kind::ERROR, errno.raw_os_error() as u64), Vec::new()));
         Ok(send(connection, &reply, descriptors)?)
     }
 
-    fn answered(&self, call: &Call, calling: &Calling<'_>) -> Result<Answered, Errno> {
+    /// What a call gives that the kernel has told of.
+    pub(crate) fn call_of(&self, call: &Call, thread: &Thread) -> Result<Answered, Errno> {
+        self.answered(call, self.processes.get(thread.process()?)?, false)
+    }
+
+    fn answered(&self, call: &Call, process: Arc<Process>, traps: bool) -> Result<Answered, Errno> {
+        self.files.close_closed();
+        let calling = &Calling {
+            process,
+            files: &self.files,
+            traps,
+        };
         if call.op == op::OPEN {
             let Some(node) = self.nodes.get(&(call.request, call.offset)) else {
                 return Ok(plain(kind::NOT_OURS, 0));

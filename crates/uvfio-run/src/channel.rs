@@ -17,6 +17,9 @@ pub(crate) enum FromInside {
         nodes: Vec<(Node, u64, u64)>,
         listener: i32,
     },
+    /// From the process that is about to be the program, where calls are caught by a filter: the number of its
+    /// descriptor where they are told. It waits for a byte.
+    Listener { process: i32, listener: i32 },
     /// The program runs.
     Started { process: i32 },
     /// It has ended, with this status of `wait`.
@@ -32,8 +35,17 @@ pub(crate) enum FromInside {
 pub(crate) enum ToInside {
     /// What is to be put in place.
     Tree(Tree),
-    /// The program can be started, with these environment variables beside ours.
-    Go(Vec<(String, String)>),
+    /// The program can be started.
+    Go(Go),
+}
+
+/// How the program is started.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Go {
+    /// Its environment variables beside ours.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Whether its calls are caught by a filter; then the first number of devices' descriptors.
+    pub(crate) filter: Option<i32>,
 }
 
 /// An end of the socket.
@@ -66,6 +78,11 @@ impl Channel {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(serde_json::from_slice(&line)?)
+    }
+
+    /// Lets a process go on that waits for a byte.
+    pub(crate) fn say(&mut self) -> io::Result<()> {
+        self.writer.write_all(b"\n")
     }
 
     /// The socket itself, for whoever waits until the other end closes it.

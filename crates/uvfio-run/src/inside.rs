@@ -15,7 +15,8 @@ use std::sync::atomic::AtomicBool;
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, wait};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT};
 
-use crate::channel::{Channel, FromInside, ToInside};
+use crate::channel::{Channel, FromInside, Go, ToInside};
+use crate::filter::install_before;
 use crate::place::place;
 use crate::{descendants, namespace};
 
@@ -27,7 +28,8 @@ pub fn inside(socket: UnixStream, command: &[OsString]) {
     let Ok(mut channel) = Channel::new(socket) else {
         return;
     };
-    let last = match prepare(&mut channel).and_then(|environment| start(command, environment)) {
+    let started = prepare(&mut channel).and_then(|go| start(command, go, &channel));
+    let last = match started {
         Ok(program) => end_of(&program, channel),
         Err(failure) => channel.tell(&failure),
     };
@@ -36,8 +38,8 @@ pub fn inside(socket: UnixStream, command: &[OsString]) {
     descendants::kill_all();
 }
 
-/// Everything that must be before the program; gives its environment variables.
-fn prepare(channel: &mut Channel) -> Result<Vec<(String, String)>, FromInside> {
+/// Everything that must be before the program; tells how that is started.
+fn prepare(channel: &mut Channel) -> Result<Go, FromInside> {
     let failed = |error: io::Error| FromInside::Failed(error.to_string());
     // What a terminal sends to everybody in its foreground is for the program. Not ignored: that it would inherit.
     for signal in [SIGINT, SIGQUIT, SIGHUP] {
@@ -56,22 +58,24 @@ fn prepare(channel: &mut Channel) -> Result<Vec<(String, String)>, FromInside> {
         .tell(&FromInside::Placed { nodes, listener })
         .map_err(failed)?;
     match channel.hear().map_err(failed)? {
-        ToInside::Go(environment) => Ok(environment),
+        ToInside::Go(go) => Ok(go),
         ToInside::Tree(_) => Err(FromInside::Failed("it was told to place something again".into())),
     }
 }
 
-fn start(command: &[OsString], environment: Vec<(String, String)>) -> Result<Child, FromInside> {
+fn start(command: &[OsString], go: Go, channel: &Channel) -> Result<Child, FromInside> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(FromInside::NotStarted("no program was given".into()));
     };
-    Command::new(program)
-        .args(arguments)
-        .envs(environment)
-        .spawn()
-        .map_err(|error| {
-            FromInside::NotStarted(format!("{} could not be started: {error}", program.display()))
-        })
+    let refused = |error: io::Error| {
+        FromInside::NotStarted(format!("{} could not be started: {error}", program.display()))
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).envs(go.environment);
+    if let Some(first_device) = go.filter {
+        install_before(&mut command, channel.socket().map_err(refused)?, first_device);
+    }
+    command.spawn().map_err(refused)
 }
 
 /// Waits for the program, and tells the supervisor how it ended.

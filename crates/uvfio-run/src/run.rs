@@ -11,15 +11,17 @@ use std::sync::Arc;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open, set_child_subreaper,
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit, pidfd_getfd, pidfd_open,
+    set_child_subreaper,
 };
 use uvfio_core::{CreateError, Device};
 use uvfio_uapi::Uapi;
 
 use crate::calls::Calls;
-use crate::channel::{Channel, FromInside, ToInside};
+use crate::channel::{Channel, FromInside, Go, ToInside};
 use crate::machine::{self, Function, MOST};
-use crate::{descendants, signals};
+use crate::notify::Listener;
+use crate::{descendants, filter, signals};
 
 /// What is to be run.
 pub struct Run<'a> {
@@ -31,8 +33,18 @@ pub struct Run<'a> {
     /// How to start a process that does nothing but call [`inside`](crate::inside): its last arguments will be the
     /// number of the descriptor of its socket, `--`, and the command.
     pub inside: Command,
-    /// The library that catches the program's calls, `libuvfio_preload.so`.
-    pub preload: &'a Path,
+    /// How the program's calls are caught.
+    pub via: Via<'a>,
+}
+
+/// How a program's calls are caught.
+#[derive(Clone, Copy, Debug)]
+pub enum Via<'a> {
+    /// By a library that is preloaded to it, `libuvfio_preload.so`: for programs that call the kernel by libc.
+    Preload(&'a Path),
+    /// By the kernel, which tells of them: for any program. Only memory of BARs that is nothing else can be mapped then:
+    /// nobody sees loads and stores.
+    Seccomp,
 }
 
 /// Why a program was not run to its end.
@@ -91,12 +103,23 @@ impl Run<'_> {
         let functions = numbered
             .map(|(number, device)| Function::new(number, device))
             .collect::<Result<Vec<_>, _>>()?;
-        let environment = vec![("LD_PRELOAD".to_owned(), preloaded(self.preload)?)];
+        let go = match self.via {
+            Via::Preload(library) => Go {
+                environment: vec![("LD_PRELOAD".to_owned(), preloaded(library)?)],
+                filter: None,
+            },
+            Via::Seccomp => Go {
+                environment: Vec::new(),
+                filter: Some(filter::first_device(
+                    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+                )),
+            },
+        };
         // Should the program's parent be killed, its children are ours.
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| system("could not become a subreaper")(errno.into()))?;
         let mut parent = Parent::start(self.inside, self.command)?;
-        let result = parent.supervise(&functions, environment);
+        let result = parent.supervise(&functions, go);
         match result {
             // It ends when nothing of the program is left.
             Ok(status) => {
@@ -117,7 +140,9 @@ fn preloaded(library: &Path) -> Result<String, RunError> {
         why,
     };
     if !library.is_file() {
-        return Err(refused("it is not there; `cargo build --release` makes it"));
+        return Err(refused(
+            "it is not there; `cargo build --release -p uvfio-preload` makes it, or `--via seccomp` does without",
+        ));
     }
     let text = library.to_str().ok_or_else(|| refused("its path is not UTF-8"))?;
     // The loader would take it for two.
@@ -164,22 +189,31 @@ impl Parent {
         })
     }
 
-    fn supervise(
-        &mut self,
-        functions: &[Function],
-        environment: Vec<(String, String)>,
-    ) -> Result<ExitStatus, RunError> {
+    fn supervise(&mut self, functions: &[Function], go: Go) -> Result<ExitStatus, RunError> {
         self.tell(&ToInside::Tree(machine::tree(functions)))?;
         let FromInside::Placed { nodes, listener } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
-        let listener = self.descriptor(listener)?;
+        let listener = descriptor_of(Some(Pid::from_child(&self.process)), listener)?;
         let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
         let calls = Calls::answer(uapi, &nodes, listener.into())
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);
         let signals = signals::take().map_err(system("could not take signals"))?;
-        self.tell(&ToInside::Go(environment))?;
+        let first_device = go.filter;
+        self.tell(&ToInside::Go(go))?;
+        if let Some(first_device) = first_device {
+            let FromInside::Listener { process, listener } = self.hear()? else {
+                return Err(RunError::ParentDied);
+            };
+            let listener = descriptor_of(Pid::from_raw(process), listener)?;
+            Listener::answer(calls.clone(), listener, first_device).map_err(system(
+                "could not make ready to answer the program's system calls",
+            ))?;
+            self.channel
+                .say()
+                .map_err(system("could not talk to the program's parent"))?;
+        }
         let FromInside::Started { process } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
@@ -208,18 +242,19 @@ impl Parent {
         }
     }
 
-    /// Takes a descriptor of its.
-    fn descriptor(&self, number: i32) -> Result<OwnedFd, RunError> {
-        let take = || {
-            let process = pidfd_open(Pid::from_child(&self.process), PidfdFlags::empty())?;
-            pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty())
-        };
-        take().map_err(|errno| system("could not take the socket at which calls arrive")(errno.into()))
-    }
-
     fn ended(&mut self) -> io::Result<()> {
         self.process.wait().map(drop)
     }
+}
+
+/// Takes a descriptor of another process.
+fn descriptor_of(process: Option<Pid>, number: i32) -> Result<OwnedFd, RunError> {
+    let process = process.ok_or(RunError::ParentDied)?;
+    let take = || {
+        let process = pidfd_open(process, PidfdFlags::empty())?;
+        pidfd_getfd(process.as_fd(), number, PidfdGetfdFlags::empty())
+    };
+    take().map_err(|errno| system("could not take the descriptor at which calls arrive")(errno.into()))
 }
 
 impl Drop for Parent {

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
 
+use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use uvfio_run::{Run, RunError};
+use uvfio_run::{Run, RunError, Via};
 use uvfio_worker::DeviceSpec;
 
 use crate::exit::Failure;
@@ -31,9 +32,21 @@ pub(crate) struct Args {
     /// `uapi`, at level info.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: String,
+    /// How the program's calls are caught: without this, by the library where the program takes one.
+    #[arg(long, value_enum, value_name = "WAY")]
+    via: Option<ViaArg>,
     /// The program, looked for in PATH, and its arguments.
     #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
+}
+
+/// How calls are caught.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ViaArg {
+    /// By a library that is preloaded; BARs can be mapped.
+    Preload,
+    /// By the kernel, which tells of them: also those of static programs, and without libc. Registers can't be mapped.
+    Seccomp,
 }
 
 /// The program's parent.
@@ -68,11 +81,22 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
     let preload = own.with_file_name("libuvfio_preload.so");
     let mut inside = Command::new(own);
     inside.arg(INSIDE);
+    let no_libraries = || {
+        args.command
+            .first()
+            .is_some_and(|program| uvfio_run::is_static(program))
+    };
+    let via = match args.via {
+        Some(ViaArg::Preload) => Via::Preload(&preload),
+        Some(ViaArg::Seccomp) => Via::Seccomp,
+        None if no_libraries() => Via::Seccomp,
+        None => Via::Preload(&preload),
+    };
     let run = Run {
         devices,
         command: &args.command,
         inside,
-        preload: &preload,
+        via,
     };
     run.run().map_err(|error| match error {
         RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),

@@ -41,6 +41,19 @@ fn build_preload() {
 
 /// `uvfio run` as an ordinary user, without capabilities, whoever runs the tests.
 fn uvfio_run(devices: &[&str]) -> Command {
+    let mut command = uvfio_run_verb(devices);
+    command.arg("--");
+    command
+}
+
+/// The same, catching calls in a way that is chosen.
+fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
+    let mut command = uvfio_run_verb(devices);
+    command.args(["--via", way, "--"]);
+    command
+}
+
+fn uvfio_run_verb(devices: &[&str]) -> Command {
     build_preload();
     let uvfio = env!("CARGO_BIN_EXE_uvfio");
     let mut command = if rustix::process::geteuid().is_root() {
@@ -60,7 +73,6 @@ fn uvfio_run(devices: &[&str]) -> Command {
     for device in devices {
         command.args(["--device", device]);
     }
-    command.arg("--");
     command
 }
 

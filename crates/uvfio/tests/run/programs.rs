@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{text_of, uvfio_run};
+use crate::{text_of, uvfio_run, uvfio_run_by};
 
 /// Compiles a program in C with `options`; it lies in a folder that all may read.
 fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
@@ -60,6 +60,26 @@ fn open_files_are_what_they_are_with_the_kernel() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs/files.py");
     let seen = text_of(uvfio_run(&["edu"]).arg("/usr/bin/python3").arg(script));
     assert_eq!(seen, "as the kernel's\n");
+}
+
+/// Nothing is preloaded to it, so the kernel tells of its calls.
+#[test]
+fn a_static_program_does_it_by_calls() {
+    let seen = printed_by("calls.c", &["-static"], "edu");
+    assert_eq!(seen, "11e81234\n5! = 120\nmmap: not offered\nall by calls\n");
+}
+
+#[test]
+fn the_way_of_catching_can_be_chosen() {
+    let (_folder, program) = compile("calls.c", &[]);
+    for (way, mapped) in [("preload", "mmap: offered\n"), ("seccomp", "mmap: not offered\n")] {
+        let mut run = uvfio_run_by(way, &["edu"]);
+        let seen = text_of(run.arg(&program));
+        assert!(
+            seen.contains(mapped) && seen.ends_with("all by calls\n"),
+            "{way}: {seen}"
+        );
+    }
 }
 
 /// What a program prints, compiled with `options`, that drives the one device there is.
