@@ -5,9 +5,7 @@ mod common;
 
 use common::{Kind, Memory, Program, count, sys, until};
 use rustix::io::Errno;
-use uvfio_soft::edu::{
-    BUFFER_AT, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, INTERRUPT_FACTORIAL, Reg,
-};
+use uvfio_soft::edu::{BUFFER_AT, COMMAND_FROM_DEVICE, COMMAND_RUN, INTERRUPT_FACTORIAL, Reg};
 
 const IOVA: u64 = 0x10_0000;
 const SOURCE: u64 = 0x80_0000;

@@ -1,8 +1,8 @@
 //! A program that calls: this process, with descriptors of its own numbering.
 #![allow(dead_code)] // Each test uses what it needs.
 
-pub mod odd;
-pub mod sys;
+pub(crate) mod odd;
+pub(crate) mod sys;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,30 +21,30 @@ use uvfio_soft::edu::Edu;
 use uvfio_uapi::{Answer, Caller, FileId, Function, Given, Node, ProcessMemory, Uapi};
 
 /// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address where there is no memory.
-pub const NOWHERE: u64 = 16;
+pub(crate) const NOWHERE: u64 = 16;
 
 /// Memory of this process, outside of Rust's.
-pub struct Memory(SharedMapping);
+pub(crate) struct Memory(SharedMapping);
 
 impl Memory {
-    pub fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64) -> Self {
         let file = File::from(memfd_create("memory", MemfdFlags::CLOEXEC).expect("a memfd"));
         file.set_len(bytes).expect("its size");
         Self(SharedMapping::new(file.as_fd(), 0, bytes, Allowed::ALL).expect("mapped"))
     }
 
-    pub fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.0.address(0, 1).expect("it has a byte")
     }
 
-    pub fn put(&self, at: u64, data: &[u8]) {
+    pub(crate) fn put(&self, at: u64, data: &[u8]) {
         self.0.copy_in(at, data).expect("within the memory");
     }
 
-    pub fn get(&self, at: u64, bytes: usize) -> Vec<u8> {
+    pub(crate) fn get(&self, at: u64, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
         self.0.copy_out(at, &mut data).expect("within the memory");
         data
@@ -53,7 +53,7 @@ impl Memory {
 
 /// This process' memory, as another would reach it.
 #[derive(Debug)]
-pub struct Own {
+pub(crate) struct Own {
     mem: File,
     lockable: AtomicU64,
 }
@@ -78,18 +78,18 @@ enum Held {
 }
 
 /// The program.
-pub struct Program {
-    pub uapi: Arc<Uapi>,
-    pub devices: Vec<Arc<VirtualDevice>>,
+pub(crate) struct Program {
+    pub(crate) uapi: Arc<Uapi>,
+    pub(crate) devices: Vec<Arc<VirtualDevice>>,
     own: Arc<Own>,
     held: Mutex<HashMap<i32, Held>>,
     next: AtomicI32,
     arena: Memory,
-    pub traps: bool,
+    pub(crate) traps: bool,
 }
 
 /// Which devices there are.
-pub enum Kind {
+pub(crate) enum Kind {
     Edu,
     /// With one namespace of 1 MiB in blocks of 512 bytes.
     Nvme,
@@ -120,7 +120,7 @@ impl Kind {
 
 impl Program {
     /// With functions (address, group, what it is).
-    pub fn with(functions: &[(&str, u32, Kind)]) -> Self {
+    pub(crate) fn with(functions: &[(&str, u32, Kind)]) -> Self {
         let mut devices = Vec::new();
         let functions = functions
             .iter()
@@ -153,11 +153,11 @@ impl Program {
     }
 
     /// With an edu at 0000:01:00.0 in group 7.
-    pub fn edu() -> Self {
+    pub(crate) fn edu() -> Self {
         Self::with(&[("0000:01:00.0", 7, Kind::Edu)])
     }
 
-    pub fn limit_locked_memory(&self, bytes: u64) {
+    pub(crate) fn limit_locked_memory(&self, bytes: u64) {
         self.own.lockable.store(bytes, Ordering::Relaxed);
     }
 
@@ -171,33 +171,33 @@ impl Program {
     }
 
     /// A descriptor for something else.
-    pub fn give(&self, file: OwnedFd) -> i32 {
+    pub(crate) fn give(&self, file: OwnedFd) -> i32 {
         self.hold(Held::Other(file))
     }
 
     /// An eventfd, and its descriptor.
-    pub fn eventfd(&self) -> (OwnedFd, i32) {
+    pub(crate) fn eventfd(&self) -> (OwnedFd, i32) {
         let own = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         let number = self.give(own.try_clone().expect("a duplicate"));
         (own, number)
     }
 
-    pub fn try_open(&self, node: Node) -> Result<i32, Errno> {
+    pub(crate) fn try_open(&self, node: Node) -> Result<i32, Errno> {
         self.uapi.open(node).map(|file| self.hold(Held::Ours(file)))
     }
 
-    pub fn open(&self, node: Node) -> i32 {
+    pub(crate) fn open(&self, node: Node) -> i32 {
         self.try_open(node).expect("the node opens")
     }
 
-    pub fn file(&self, number: i32) -> FileId {
+    pub(crate) fn file(&self, number: i32) -> FileId {
         match self.held.lock().expect("no test thread panicked").get(&number) {
             Some(Held::Ours(file)) => *file,
             _ => panic!("descriptor {number} is not a file of the interface"),
         }
     }
 
-    pub fn close(&self, number: i32) {
+    pub(crate) fn close(&self, number: i32) {
         let held = self.held.lock().expect("no test thread panicked").remove(&number);
         if let Some(Held::Ours(file)) = held {
             self.uapi.close(file);
@@ -205,7 +205,7 @@ impl Program {
     }
 
     /// An ioctl with a number, or with an address as such.
-    pub fn ioctl_value(&self, number: i32, request: u32, argument: u64) -> Result<i32, Errno> {
+    pub(crate) fn ioctl_value(&self, number: i32, request: u32, argument: u64) -> Result<i32, Errno> {
         match self.uapi.ioctl(self.file(number), request, argument, self)? {
             Answer::Value(value) => Ok(value),
             Answer::Descriptor { file, close_on_exec } => {
@@ -219,7 +219,7 @@ impl Program {
     }
 
     /// An ioctl with a structure; it holds the answer afterwards.
-    pub fn ioctl(&self, number: i32, request: u32, argument: &mut [u8]) -> Result<i32, Errno> {
+    pub(crate) fn ioctl(&self, number: i32, request: u32, argument: &mut [u8]) -> Result<i32, Errno> {
         self.arena.put(0, argument);
         let result = self.ioctl_value(number, request, self.arena.address());
         argument.copy_from_slice(&self.arena.get(0, argument.len()));
@@ -227,7 +227,7 @@ impl Program {
     }
 
     /// A container with group `group` in it and the IOMMU `kind`; (container, group).
-    pub fn container(&self, group: u32, kind: u64) -> (i32, i32) {
+    pub(crate) fn container(&self, group: u32, kind: u64) -> (i32, i32) {
         let container = self.open(Node::Container);
         let group = self.open(Node::Group(group));
         self.set_container(group, container)
@@ -237,24 +237,31 @@ impl Program {
         (container, group)
     }
 
-    pub fn set_container(&self, group: i32, container: i32) -> Result<i32, Errno> {
+    pub(crate) fn set_container(&self, group: i32, container: i32) -> Result<i32, Errno> {
         self.ioctl(group, sys::GROUP_SET_CONTAINER, &mut container.to_ne_bytes())
     }
 
-    pub fn device_fd(&self, group: i32, name: &str) -> Result<i32, Errno> {
+    pub(crate) fn device_fd(&self, group: i32, name: &str) -> Result<i32, Errno> {
         let mut name = name.as_bytes().to_vec();
         name.push(0);
         self.ioctl(group, sys::GROUP_GET_DEVICE_FD, &mut name)
     }
 
     /// Container, group and device of the only function of group 7.
-    pub fn opened(&self) -> (i32, i32, i32) {
+    pub(crate) fn opened(&self) -> (i32, i32, i32) {
         let (container, group) = self.container(7, sys::TYPE1V2);
         let device = self.device_fd(group, "0000:01:00.0").expect("the device opens");
         (container, group, device)
     }
 
-    pub fn map(&self, container: i32, iova: u64, address: u64, bytes: u64, flags: u32) -> Result<i32, Errno> {
+    pub(crate) fn map(
+        &self,
+        container: i32,
+        iova: u64,
+        address: u64,
+        bytes: u64,
+        flags: u32,
+    ) -> Result<i32, Errno> {
         self.ioctl(
             container,
             sys::MAP_DMA,
@@ -263,34 +270,40 @@ impl Program {
     }
 
     /// Unmaps; how many bytes.
-    pub fn unmap(&self, container: i32, iova: u64, bytes: u64, flags: u32) -> Result<u64, Errno> {
+    pub(crate) fn unmap(&self, container: i32, iova: u64, bytes: u64, flags: u32) -> Result<u64, Errno> {
         let mut argument = sys::unmap(flags, iova, bytes);
         self.ioctl(container, sys::UNMAP_DMA, &mut argument)?;
         Ok(sys::u64_at(&argument, 16))
     }
 
-    pub fn read(&self, device: i32, region: u64, at: u64, bytes: usize) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read(&self, device: i32, region: u64, at: u64, bytes: usize) -> Result<Vec<u8>, Errno> {
         let mut data = vec![0; bytes];
         let n = self.uapi.read(self.file(device), region << 40 | at, &mut data)?;
         data.truncate(n);
         Ok(data)
     }
 
-    pub fn write(&self, device: i32, region: u64, at: u64, data: &[u8]) -> Result<usize, Errno> {
+    pub(crate) fn write(&self, device: i32, region: u64, at: u64, data: &[u8]) -> Result<usize, Errno> {
         self.uapi.write(self.file(device), region << 40 | at, data)
     }
 
-    pub fn read_u32(&self, device: i32, region: u64, at: u64) -> u32 {
+    pub(crate) fn read_u32(&self, device: i32, region: u64, at: u64) -> u32 {
         sys::u32_at(&self.read(device, region, at, 4).expect("read"), 0)
     }
 
-    pub fn config_u16(&self, device: i32, at: u64) -> u16 {
+    pub(crate) fn config_u16(&self, device: i32, at: u64) -> u16 {
         let data = self.read(device, 7, at, 2).expect("configuration space is read");
         u16::from_le_bytes([data[0], data[1]])
     }
 
     /// SET_IRQS with eventfds.
-    pub fn set_eventfds(&self, device: i32, index: u32, start: u32, numbers: &[i32]) -> Result<i32, Errno> {
+    pub(crate) fn set_eventfds(
+        &self,
+        device: i32,
+        index: u32,
+        start: u32,
+        numbers: &[i32],
+    ) -> Result<i32, Errno> {
         let mut argument = sys::irq_set(sys::TRIGGER | sys::EVENTFD, index, start, numbers.len() as u32);
         argument.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
         sys::seal(&mut argument);
@@ -325,7 +338,7 @@ impl Caller for Program {
 }
 
 /// What an eventfd holds; it is empty afterwards.
-pub fn count(eventfd: &OwnedFd) -> u64 {
+pub(crate) fn count(eventfd: &OwnedFd) -> u64 {
     let mut count = [0; 8];
     match rustix::io::read(eventfd, &mut count) {
         Ok(_) => u64::from_ne_bytes(count),
@@ -334,7 +347,7 @@ pub fn count(eventfd: &OwnedFd) -> u64 {
 }
 
 /// Waits until something holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");

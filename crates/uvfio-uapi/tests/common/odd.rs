@@ -18,33 +18,59 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use uvfio_core::{Device, DeviceError, Host, Mappable, Width};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, ResetKind};
 
-pub struct Odd {
+pub(crate) struct Odd {
     registers: Mutex<[[u8; 16384]; 6]>,
     memory: Arc<OwnedFd>,
     resettable: AtomicBool,
+    express: AtomicBool,
     rom: [u8; 100],
-    pub host: Mutex<Option<Host>>,
+    pub(crate) host: Mutex<Option<Host>>,
 }
 
 impl Odd {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let memory = memfd_create("bar 3", MemfdFlags::CLOEXEC).expect("a memfd");
         rustix::fs::ftruncate(&memory, 16384).expect("its size");
         Arc::new(Self {
             registers: Mutex::new([[0; 16384]; 6]),
             memory: Arc::new(memory),
             resettable: AtomicBool::new(true),
+            express: AtomicBool::new(false),
             rom: [0x55; 100],
             host: Mutex::new(None),
         })
     }
 
-    pub fn without_reset() -> Arc<Self> {
+    /// The same, but PCI Express.
+    pub(crate) fn express() -> Arc<Self> {
+        let odd = Self::new();
+        odd.express.store(true, Ordering::Relaxed);
+        odd
+    }
+
+    pub(crate) fn without_reset() -> Arc<Self> {
         let odd = Self::new();
         odd.resettable.store(false, Ordering::Relaxed);
         odd
     }
 }
+
+const CAPABILITIES: [Capability<'static>; 3] = [
+    Capability::Msi {
+        messages: 4,
+        wide: true,
+        maskable: true,
+    },
+    Capability::MsiX {
+        vectors: 4,
+        table: BarSpan { bar: 0, offset: 4096 },
+        pba: BarSpan { bar: 0, offset: 8192 },
+    },
+    Capability::Express {
+        flr: true,
+        integrated: false,
+    },
+];
 
 const fn memory(bytes: u32) -> Bar {
     Bar::Memory32 {
@@ -78,18 +104,11 @@ impl Device for Odd {
                 Bar::None,
             ],
             rom_bytes: 4096,
-            capabilities: &[
-                Capability::Msi {
-                    messages: 4,
-                    wide: true,
-                    maskable: true,
-                },
-                Capability::MsiX {
-                    vectors: 4,
-                    table: BarSpan { bar: 0, offset: 4096 },
-                    pba: BarSpan { bar: 0, offset: 8192 },
-                },
-            ],
+            capabilities: if self.express.load(Ordering::Relaxed) {
+                &CAPABILITIES
+            } else {
+                &CAPABILITIES[..2]
+            },
             extended: &[],
         }
     }
