@@ -77,6 +77,11 @@ enum Held {
     Other(OwnedFd),
 }
 
+thread_local! {
+    /// Where a thread's arguments stand.
+    static ARENA: Memory = Memory::new(1 << 16);
+}
+
 /// The program.
 pub(crate) struct Program {
     pub(crate) uapi: Arc<Uapi>,
@@ -84,7 +89,6 @@ pub(crate) struct Program {
     own: Arc<Own>,
     held: Mutex<HashMap<i32, Held>>,
     next: AtomicI32,
-    arena: Memory,
     pub(crate) traps: bool,
 }
 
@@ -147,7 +151,6 @@ impl Program {
             }),
             held: Mutex::default(),
             next: AtomicI32::new(100),
-            arena: Memory::new(1 << 20),
             traps: false,
         }
     }
@@ -220,10 +223,12 @@ impl Program {
 
     /// An ioctl with a structure; it holds the answer afterwards.
     pub(crate) fn ioctl(&self, number: i32, request: u32, argument: &mut [u8]) -> Result<i32, Errno> {
-        self.arena.put(0, argument);
-        let result = self.ioctl_value(number, request, self.arena.address());
-        argument.copy_from_slice(&self.arena.get(0, argument.len()));
-        result
+        ARENA.with(|arena| {
+            arena.put(0, argument);
+            let result = self.ioctl_value(number, request, arena.address());
+            argument.copy_from_slice(&arena.get(0, argument.len()));
+            result
+        })
     }
 
     /// A container with group `group` in it and the IOMMU `kind`; (container, group).

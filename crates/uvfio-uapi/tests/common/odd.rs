@@ -24,7 +24,7 @@ pub(crate) struct Odd {
     resettable: AtomicBool,
     express: AtomicBool,
     rom: [u8; 100],
-    pub(crate) host: Mutex<Option<Host>>,
+    host: Mutex<Option<Host>>,
 }
 
 impl Odd {
@@ -39,6 +39,12 @@ impl Odd {
             rom: [0x55; 100],
             host: Mutex::new(None),
         })
+    }
+
+    /// Its way to its user, who is there.
+    pub(crate) fn host(&self) -> Host {
+        let host = self.host.lock().expect("not poisoned");
+        host.clone().expect("there is a user")
     }
 
     /// The same, but PCI Express.

@@ -216,11 +216,7 @@ fn what_can_be_wrong_with_a_feature() {
         refused("the device can't be got asleep", feature(get | 3), Errno::INVAL),
         refused("a probe for GET", feature(get | probe | 3), Errno::INVAL),
         refused("neither GET nor SET nor PROBE", feature(3), Errno::INVAL),
-        refused(
-            "a VF token, of no physical function",
-            feature(set),
-            Errno::NOTTY,
-        ),
+        refused("a VF token, of no physical function", feature(set), Errno::NOTTY),
         refused("migration", feature(get | 1), Errno::NOTTY),
         refused("a probe for migration", feature(get | probe | 1), Errno::NOTTY),
         refused("logging of DMA", feature(set | 6), Errno::NOTTY),
