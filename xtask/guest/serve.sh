@@ -258,3 +258,23 @@ serve_no_reset() {
     logged xhci "there is no second one" "it can't be reset for another one"
     check "the server has ended" eventually 10 server_is_gone xhci
 }
+
+# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+serve_to_qemu() {
+    nvme=$(pci_find "$1")
+    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" || return 1
+    # It wants firmware, which nothing will run.
+    dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
+    qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
+        -m 64M -object memory-backend-memfd,id=m,size=64M,share=on -machine q35,memory-backend=m \
+        -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/tmp/nvme.sock"},"addr":"4"}' \
+        >/tmp/qemu.log 2>&1 &
+    echo $! >/tmp/qemu.pid
+    logged nvme "a QEMU attaches to the function" "attached"
+    eventually 60 test -S /tmp/qtest.sock
+    uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
+        fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    kill "$(cat /tmp/qemu.pid)"
+    serve_end nvme
+}

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod abuse;
 mod edu;
 mod nvme;
+mod qtest;
 mod report;
 mod served;
 mod vfio;
@@ -73,6 +74,17 @@ enum Task {
         /// The process
         pid: u32,
     },
+    /// Identifies an NVMe that is served to a QEMU, which this program drives in its processor's place
+    QtestIdentify {
+        /// Where that QEMU listens (`-qtest`)
+        socket: PathBuf,
+        /// The controller's slot on the machine's first bus
+        #[arg(long)]
+        slot: u8,
+        /// What it must say is its serial number
+        #[arg(long)]
+        serial: String,
+    },
     /// Finds numbered blocks in an image
     NvmeFind {
         image: PathBuf,
@@ -102,6 +114,7 @@ fn main() -> ExitCode {
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {
