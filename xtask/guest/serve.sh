@@ -278,3 +278,21 @@ serve_to_qemu() {
     kill "$(cat /tmp/qemu.pid)"
     serve_end nvme
 }
+
+# serve_neighbours VENDOR:DEVICE: two functions of the kind, each with a user who tries the other one's memory.
+serve_neighbours() {
+    number=0
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        number=$((number + 1))
+        says "bind gives edu $number to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+        serve_as root "edu$number" "$edu" || return 1
+    done
+    same "there are two functions" 2 $number
+    uvfio-guest-tools neighbours /tmp/edu1.sock /tmp/edu2.sock >&3
+    # Of accesses that come soon after one another the hardware may report one.
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        check "the IOMMU has stopped accesses of $edu" eventually 5 sh -c "dmesg | grep -q 'DMAR: .DMA .*${edu#0000:}'"
+    done
+    serve_end edu1
+    serve_end edu2
+}

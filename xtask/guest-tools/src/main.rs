@@ -69,6 +69,13 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Two users of two edus that are served try each other's memory
+    Neighbours {
+        /// The one's socket
+        first: PathBuf,
+        /// The other's socket
+        second: PathBuf,
+    },
     /// Keeps hold of the VFIO device that a process has, until it is killed
     HoldOf {
         /// The process
@@ -113,6 +120,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),

@@ -124,6 +124,75 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
     )
 }
 
+/// Two users at a time, each with a device of its own: each has its device try the other one's memory, at the address
+/// where it lies for the other one's device.
+pub(crate) fn neighbours(sockets: [&Path; 2], report: &mut Report) -> Result<()> {
+    let mut first = User::come(sockets[0], "first", FIRST, SECRET)?;
+    let mut second = User::come(sockets[1], "second", SECOND, OWN)?;
+    tries(&mut first, &mut second, report)?;
+    tries(&mut second, &mut first, report)
+}
+
+struct User {
+    name: &'static str,
+    edu: Edu,
+    iova: u64,
+    /// What its memory is full of.
+    byte: u8,
+}
+
+impl User {
+    fn come(socket: &Path, name: &'static str, iova: u64, byte: u8) -> Result<Self> {
+        Ok(Self {
+            name,
+            edu: Edu::open(socket, iova, byte)?,
+            iova,
+            byte,
+        })
+    }
+}
+
+fn tries(intruder: &mut User, other: &mut User, report: &mut Report) -> Result<()> {
+    let (who, whose) = (intruder.name, other.name);
+    let own = vec![intruder.byte; PAGE as usize];
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(other.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, intruder.iova, DMA_TO_MEMORY)?;
+    let found = intruder
+        .edu
+        .memory()?
+        .iter()
+        .filter(|byte| **byte == other.byte)
+        .count();
+    report.same(
+        &format!("bytes of the {whose} user's memory that the {who} one's device reads"),
+        &0,
+        &found,
+    )?;
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(intruder.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, other.iova, DMA_TO_MEMORY)?;
+    let theirs = vec![other.byte; PAGE as usize];
+    report.same(
+        &format!("the {who} user's device changes nothing of the {whose} one's memory"),
+        &true,
+        &(other.edu.memory()? == theirs),
+    )?;
+    for user in [other, intruder] {
+        let full = vec![user.byte; PAGE as usize];
+        user.edu.copy(user.iova, BUFFER, 0)?;
+        user.edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+        user.edu.copy(BUFFER, user.iova, DMA_TO_MEMORY)?;
+        let name = user.name;
+        report.same(
+            &format!("the {name} user's device works on"),
+            &true,
+            &(user.edu.memory()? == full),
+        )?;
+    }
+    Ok(())
+}
+
 /// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.
 pub(crate) fn hold(pid: u32, report: &mut Report) -> Result<()> {
     let _held = duplicate(pid).with_context(|| format!("looking for a device of process {pid}"))?;

@@ -30,7 +30,7 @@ mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
 mod serve_hardware;
-mod serve_to_qemu;
+mod serve_several;
 mod worker_killed;
 
 /// Something that must hold in a virtual machine.
@@ -65,7 +65,7 @@ pub(super) const ALL: &[Scenario] = &[
     driver_vfio::SCENARIO,
     list_bind::SCENARIO,
     serve_hardware::SCENARIO,
-    serve_to_qemu::SCENARIO,
+    serve_several::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.

@@ -1,15 +1,17 @@
-//! Our server owns QEMU's own NVMe controller through the kernel's VFIO, inside a guest, and serves it to a QEMU that runs
-//! there, too. That one has no processor: a program of ours makes its accesses.
+//! Our server owns several of QEMU's own devices through the kernel's VFIO, inside a guest, and serves each to a user of
+//! its own: an NVMe controller to a QEMU that runs there, too, and has no processor (a program of ours makes its accesses);
+//! two edus to two users who try each other's memory.
 
 use anyhow::Result;
+use serde_json::json;
 
-use super::functions::{self, NVME};
+use super::functions::{self, EDU, NVME};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 
 pub(super) const SCENARIO: Scenario = Scenario {
-    name: "serve-to-qemu",
-    about: "a QEMU inside the guest attaches to a function that serve gives to it, and identifies the controller",
+    name: "serve-several",
+    about: "users of several functions at a time: a QEMU inside the guest, and two who try each other's memory",
     run,
 };
 
@@ -21,6 +23,8 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         return Ok(());
     };
     let mut guest = functions::machine(context, SERIAL)
+        .root_ports(1)
+        .device(json!({ "driver": "edu", "bus": "rp5" }))
         .iommu()
         .memory(1024)
         .tool(&context.programs.guest_tools)
@@ -32,6 +36,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         .start()?;
     guest.run("serve_users", STEP, checks)?;
     guest.run(&format!("serve_to_qemu {NVME} {SERIAL}"), STEP * 2, checks)?;
+    guest.run(&format!("serve_neighbours {EDU}"), STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }
