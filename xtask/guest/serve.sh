@@ -296,3 +296,10 @@ serve_neighbours() {
     serve_end edu1
     serve_end edu2
 }
+
+# serve_messages COUNT: an edu that vfio-pci has, by way of our server.
+serve_messages() {
+    serve_as root edu "$(pci_find 1234:11e8)" || return 1
+    uvfio-guest-tools messages /tmp/edu.sock "$1" >&3
+    serve_end edu
+}

@@ -69,6 +69,13 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Raises each MSI message of an edu that is served
+    Messages {
+        /// The server's socket
+        socket: PathBuf,
+        /// How many it must offer
+        count: u32,
+    },
     /// Two users of two edus that are served try each other's memory
     Neighbours {
         /// The one's socket
@@ -120,6 +127,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),

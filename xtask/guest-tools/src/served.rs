@@ -2,7 +2,7 @@
 //! edu. And somebody who keeps hold of such a function when its lease is over.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::thread;
@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use vfio_bindings::bindings::vfio::{VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD};
 use vfio_user::Client;
 
-use crate::edu::{BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY};
+use crate::edu::{
+    self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY, Registers,
+};
 use crate::report::Report;
-use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI};
 
 const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -75,6 +78,18 @@ impl Edu {
         let mut bytes = vec![0; PAGE as usize];
         self.memory.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
+    }
+}
+
+impl Registers for Edu {
+    fn read(&mut self, register: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.client.region_read(0, register, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn write(&mut self, register: u64, value: u32) -> Result<()> {
+        Ok(self.client.region_write(0, register, &value.to_le_bytes())?)
     }
 }
 
@@ -191,6 +206,18 @@ fn tries(intruder: &mut User, other: &mut User, report: &mut Report) -> Result<(
         )?;
     }
     Ok(())
+}
+
+/// Raises each MSI message of an edu that has `count` of them.
+pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    let offered = edu.client.get_irq_info(MSI)?.count;
+    report.same("the device offers MSI messages", &count, &offered)?;
+    let eventfds = edu::eventfds(count)?;
+    let numbers: Vec<_> = eventfds.iter().map(AsRawFd::as_raw_fd).collect();
+    let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+    edu.client.set_irqs(MSI, flags, 0, count, &numbers)?;
+    edu::interrupts(&mut edu, &eventfds, report)
 }
 
 /// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.
