@@ -303,3 +303,15 @@ serve_messages() {
     uvfio-guest-tools messages /tmp/edu.sock "$1" >&3
     serve_end edu
 }
+
+# serve_face VENDOR:DEVICE: a function's user finds the same in its header by our server as by the kernel.
+serve_face() {
+    function=$(pci_find "$1")
+    uvfio bind "$function"
+    kernel=$(uvfio-guest-tools face "$function")
+    serve_as root function "$function" || return 1
+    same "identity and BARs of $1 by our server and by the kernel" "$kernel" "$(uvfio-guest-tools face /tmp/function.sock)"
+    # One that can't be reset has one user.
+    kill -TERM "$(cat /tmp/function.pid)" 2>/dev/null
+    check "the server of $1 ends" eventually 30 server_is_gone function
+}

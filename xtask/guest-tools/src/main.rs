@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod face;
 mod nvme;
 mod qtest;
 mod report;
@@ -69,6 +70,11 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Prints what a user finds in a function's header
+    Face {
+        /// A server's socket, from the root on, or the PCI address of a function that vfio-pci has
+        target: String,
+    },
     /// Raises each MSI message of an edu that is served
     Messages {
         /// The server's socket
@@ -127,6 +133,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
