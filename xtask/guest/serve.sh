@@ -315,3 +315,32 @@ serve_face() {
     kill -TERM "$(cat /tmp/function.pid)" 2>/dev/null
     check "the server of $1 ends" eventually 30 server_is_gone function
 }
+
+# serve_true: a device that does not lie has a user.
+serve_true() {
+    uvfio bind "$(pci_find 1234:11e8)"
+    serve_edu_again || return 1
+    drives "a device that does not lie is served" "" uvfio-guest-tools next-user /tmp/edu.sock
+    serve_end edu
+}
+
+serve_edu_again() {
+    serve_as root edu "$(pci_find 1234:11e8)"
+}
+
+# serve_lie SENTENCE: a device that lies is refused with the sentence.
+serve_lie() {
+    refuses "a device that lies is refused" "$1" uvfio serve "$(pci_find 1234:11e8)" --socket /tmp/no.sock
+}
+
+serve_slow_reset() {
+    uvfio-guest-tools slow-reset /tmp/edu.sock >&3
+}
+
+# The user leaves, and what comes back is another function.
+serve_exchanged() {
+    kill -9 "$(cat /tmp/busy.pid)"
+    check "a function that has become another one gets no other user" eventually 30 server_is_gone edu
+    check "it is said why" grep -qE "no longer the function that it was|did not come back" /tmp/edu.log ||
+        tail -n 3 /tmp/edu.log
+}

@@ -94,6 +94,12 @@ impl Registers for Edu {
     }
 }
 
+/// Whether the device answers: its liveness register inverts.
+pub(crate) fn is_alive(edu: &mut impl Registers) -> Result<bool> {
+    edu.write(LIVENESS, 0x1234_5678)?;
+    Ok(edu.read(LIVENESS)? == !0x1234_5678)
+}
+
 /// Raises one message after the other.
 pub(crate) fn interrupts(edu: &mut impl Registers, eventfds: &[OwnedFd], report: &mut Report) -> Result<()> {
     // A user before us may have left some.

@@ -70,6 +70,11 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Resets an edu that is served, and that takes longer for it than its user waits
+    SlowReset {
+        /// The server's socket
+        socket: PathBuf,
+    },
     /// Prints what a user finds in a function's header
     Face {
         /// A server's socket, from the root on, or the PCI address of a function that vfio-pci has
@@ -133,6 +138,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),

@@ -208,6 +208,39 @@ fn tries(intruder: &mut User, other: &mut User, report: &mut Report) -> Result<(
     Ok(())
 }
 
+/// Resets a device that takes longer than its user waits for an answer.
+pub(crate) fn slow_reset(socket: &Path, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.client.reset()?;
+    let live = edu::is_alive(&mut edu)?;
+    report.same("the device lives when its reset is answered", &false, &live)?;
+    let mut identity = [0; 4];
+    edu.client.region_read(CONFIG, 0, &mut identity)?;
+    report.same(
+        "its identity is answered meanwhile",
+        &0x11e8_1234,
+        &u32::from_le_bytes(identity),
+    )?;
+    let start = Instant::now();
+    while !edu::is_alive(&mut edu)? {
+        if start.elapsed() > PATIENCE {
+            bail!("the device did not come back from its reset");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    report.ok("it comes back from it")?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+    edu.copy(BUFFER, FIRST, DMA_TO_MEMORY)?;
+    let own = vec![OWN; PAGE as usize];
+    report.same(
+        "it masters the bus, and reaches what was mapped, as before",
+        &true,
+        &(edu.memory()? == own),
+    )
+}
+
 /// Raises each MSI message of an edu that has `count` of them.
 pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result<()> {
     let mut edu = Edu::open(socket, FIRST, OWN)?;
