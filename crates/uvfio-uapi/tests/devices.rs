@@ -6,6 +6,7 @@ mod common;
 use common::{Kind, Memory, Program, count, sys, until};
 use rustix::io::Errno;
 use uvfio_soft::edu::{BUFFER_AT, COMMAND_FROM_DEVICE, COMMAND_RUN, INTERRUPT_FACTORIAL, Reg};
+use uvfio_uapi::Node;
 
 const IOVA: u64 = 0x10_0000;
 const SOURCE: u64 = 0x80_0000;
@@ -300,4 +301,75 @@ fn nvme_answers_identify_by_its_admin_queue_and_msi_x() {
         "success, phase 1"
     );
     assert_eq!(&memory.get(8192 + 4, 4), b"uapi", "the serial number");
+}
+
+/// As in a program for character devices and `/dev/iommu`.
+#[test]
+fn a_device_by_a_file_of_its_own_reaches_what_it_is_attached_to() {
+    let program = Program::edu();
+    let iommu = program.open(Node::Iommu);
+    let device = program.open(Node::Device(0));
+    program
+        .ioctl(device, sys::BIND, &mut sys::bind(0, iommu))
+        .expect("bound");
+    let spaces = [0_u8, 1].map(|n| {
+        let mut alloc = sys::words(&[12, 0, 0]);
+        program
+            .ioctl(iommu, sys::IOAS_ALLOC, &mut alloc)
+            .expect("an address space");
+        let memory = Memory::new(4096);
+        memory.put(0, &[n + 1; 64]);
+        let ioas = sys::u32_at(&alloc, 8);
+        let flags = sys::FIXED | sys::READABLE | sys::WRITEABLE;
+        let mut map = sys::ioas_map(flags, ioas, memory.address(), 4096, IOVA);
+        program.ioctl(iommu, sys::IOAS_MAP, &mut map).expect("mapped");
+        (ioas, memory)
+    });
+    bus_master(&program, device, true);
+    let [(first, one), (second, two)] = spaces;
+    let attach = |ioas| {
+        program
+            .ioctl(device, sys::ATTACH, &mut sys::words(&[12, 0, ioas]))
+            .expect("attached")
+    };
+    attach(first);
+    copy(&program, device, IOVA, BUFFER_AT, 64, 0);
+    attach(second);
+    copy(&program, device, BUFFER_AT, IOVA + 64, 64, COMMAND_FROM_DEVICE);
+    assert_eq!(two.get(0, 128), [[2; 64], [1; 64]].concat());
+    program
+        .ioctl(device, sys::DETACH, &mut sys::words(&[8, 0]))
+        .expect("detached");
+    copy(&program, device, BUFFER_AT, IOVA + 128, 64, COMMAND_FROM_DEVICE);
+    assert_eq!((one.get(64, 128), two.get(128, 64)), (vec![0; 128], vec![0; 64]));
+    assert_eq!(
+        program.read_u32(device, 0, Reg::Identification.offset()) & 0xff,
+        0xed
+    );
+}
+
+#[test]
+fn dev_iommu_plays_a_container() {
+    let program = Program::edu();
+    let iommu = program.open(Node::Iommu);
+    let group = program.open(Node::Group(7));
+    program.set_container(group, iommu).expect("set");
+    program
+        .ioctl_value(iommu, sys::SET_IOMMU, sys::TYPE1V2)
+        .expect("set");
+    let device = program.device_fd(group, "0000:01:00.0").expect("opened");
+    let memory = Memory::new(4096);
+    memory.put(0, &[3; 64]);
+    program
+        .map(iommu, IOVA, memory.address(), 4096, sys::READ | sys::WRITE)
+        .expect("mapped");
+    bus_master(&program, device, true);
+    copy(&program, device, IOVA, BUFFER_AT, 64, 0);
+    copy(&program, device, BUFFER_AT, IOVA + 64, 64, COMMAND_FROM_DEVICE);
+    assert_eq!(memory.get(64, 64), [3; 64]);
+    for number in [device, group] {
+        program.close(number);
+    }
+    let group = program.open(Node::Group(7));
+    assert!(program.set_container(group, iommu).is_ok(), "it is free again");
 }

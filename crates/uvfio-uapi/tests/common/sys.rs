@@ -96,3 +96,58 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+pub(crate) const BIND: u32 = 0x3b76;
+pub(crate) const ATTACH: u32 = 0x3b77;
+pub(crate) const DETACH: u32 = 0x3b78;
+
+pub(crate) const DESTROY: u32 = 0x3b80;
+pub(crate) const IOAS_ALLOC: u32 = 0x3b81;
+pub(crate) const IOAS_ALLOW: u32 = 0x3b82;
+pub(crate) const IOAS_COPY: u32 = 0x3b83;
+pub(crate) const IOAS_RANGES: u32 = 0x3b84;
+pub(crate) const IOAS_MAP: u32 = 0x3b85;
+pub(crate) const IOAS_UNMAP: u32 = 0x3b86;
+pub(crate) const OPTION: u32 = 0x3b87;
+pub(crate) const VFIO_IOAS: u32 = 0x3b88;
+
+pub(crate) const FIXED: u32 = 1;
+pub(crate) const WRITEABLE: u32 = 2;
+pub(crate) const READABLE: u32 = 4;
+
+/// Words, and then longer ones.
+fn with(first: &[u32], then: &[u64]) -> Vec<u8> {
+    let mut argument = words(first);
+    argument.extend(then.iter().flat_map(|word| word.to_ne_bytes()));
+    argument
+}
+
+/// `struct iommu_ioas_map`.
+pub(crate) fn ioas_map(flags: u32, ioas: u32, address: u64, bytes: u64, iova: u64) -> Vec<u8> {
+    with(&[40, flags, ioas, 0], &[address, bytes, iova])
+}
+
+/// `struct iommu_ioas_unmap`.
+pub(crate) fn ioas_unmap(ioas: u32, iova: u64, bytes: u64) -> Vec<u8> {
+    with(&[24, ioas], &[iova, bytes])
+}
+
+/// `struct iommu_ioas_copy`.
+pub(crate) fn ioas_copy(flags: u32, to: u32, from: u32, bytes: u64, to_iova: u64, from_iova: u64) -> Vec<u8> {
+    with(&[40, flags, to, from], &[bytes, to_iova, from_iova])
+}
+
+/// `struct iommu_ioas_iova_ranges`, and that of IOAS_ALLOW_IOVAS with less at its end.
+pub(crate) fn ioas_ranges(ioas: u32, count: u32, list: u64) -> Vec<u8> {
+    with(&[32, ioas, count, 0], &[list, 0])
+}
+
+/// `struct iommu_option`.
+pub(crate) fn option(option: u32, op: u32, object: u32, value: u64) -> Vec<u8> {
+    with(&[24, option, op, object], &[value])
+}
+
+/// `struct vfio_device_bind_iommufd`.
+pub(crate) fn bind(flags: u32, iommufd: i32) -> Vec<u8> {
+    with(&[24, flags, iommufd as u32, 0], &[0])
+}

@@ -61,6 +61,11 @@ fn what_can_be_wrong_with_a_container() {
             Case("-1", descriptor(-1), Err(Errno::BADF)),
             Case("no such descriptor", descriptor(99_999), Err(Errno::BADF)),
             Case("one that was closed", descriptor(closed), Err(Errno::BADF)),
+            Case(
+                "a device's own file",
+                descriptor(program.open(Node::Device(0))),
+                Err(Errno::BADFD),
+            ),
             Case("an eventfd", descriptor(eventfd), Err(Errno::BADFD)),
             Case("a group", descriptor(group), Err(Errno::BADFD)),
             Case("a container", descriptor(container), Ok(0)),
