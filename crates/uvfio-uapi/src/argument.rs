@@ -11,7 +11,10 @@ use rustix::io::Errno;
 use crate::Caller;
 use crate::refusal::{Outcome, Refusal};
 
-/// Bytes of a field: where it begins, and how many there are.
+/// The longest structure that is looked at, in bytes.
+const LONGEST: usize = 4096;
+
+/// Where a field begins.
 macro_rules! field {
     ($structure:ident . $field:ident) => {
         std::mem::offset_of!(vfio_bindings::bindings::vfio::$structure, $field)
@@ -41,6 +44,34 @@ impl<'a> Argument<'a> {
         Ok(argument)
     }
 
+    /// As [`new`](Self::new), by the rule of iommufd: of a structure longer than the `size` bytes that are known here, the
+    /// rest must be 0 (E2BIG).
+    pub(crate) fn known(caller: &'a dyn Caller, address: u64, least: usize, size: usize) -> Outcome<Self> {
+        let mut argument = Self::without_argsz(caller, address, size_of::<u32>())?;
+        let given = argument.argsz();
+        if given < least {
+            return Err(Refusal::invalid(format!(
+                "size is {given}, and the structure has {least} bytes at least"
+            )));
+        }
+        argument.extend(0, given.min(size))?;
+        let too_long = || {
+            Refusal::new(
+                Errno::TOOBIG,
+                format!("size is {given}, and what lies beyond {size} bytes means nothing here"),
+            )
+        };
+        if given > size {
+            if given > LONGEST {
+                return Err(too_long());
+            }
+            if argument.copied(size, given - size)?.iter().any(|byte| *byte != 0) {
+                return Err(too_long());
+            }
+        }
+        Ok(argument)
+    }
+
     /// Copies in `bytes` bytes, whatever `argsz` says.
     pub(crate) fn without_argsz(caller: &'a dyn Caller, address: u64, bytes: usize) -> Outcome<Self> {
         let mut argument = Self {
@@ -60,6 +91,11 @@ impl<'a> Argument<'a> {
     /// A 32-bit field.
     pub(crate) fn u32(&self, at: usize) -> u32 {
         u32::from_ne_bytes(self.array(at))
+    }
+
+    /// A 16-bit field.
+    pub(crate) fn u16(&self, at: usize) -> u16 {
+        u16::from_ne_bytes(self.array(at))
     }
 
     /// A 64-bit field.

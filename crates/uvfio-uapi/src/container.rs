@@ -16,7 +16,8 @@ use crate::requests::container as request;
 use crate::space::{PAGE, PAGE_SIZES, Space, USABLE};
 use crate::{Answer, Caller};
 
-pub(crate) use self::type1::MAX_MAPPINGS;
+use self::type1::MAX_MAPPINGS;
+pub(crate) use self::type1::check_memory;
 
 /// A container. It lives as long as it has descriptors or groups.
 #[derive(Debug, Default)]
@@ -91,6 +92,17 @@ impl Container {
     }
 }
 
+/// The body of the capability that tells where memory may be mapped.
+pub(crate) fn iova_ranges() -> Vec<u8> {
+    let mut body = Vec::from((USABLE.len() as u32).to_ne_bytes());
+    body.extend([0; 4]);
+    for (first, last) in USABLE {
+        body.extend(first.to_ne_bytes());
+        body.extend(last.to_ne_bytes());
+    }
+    body
+}
+
 /// VFIO_CHECK_EXTENSION, with an IOMMU as without.
 fn has_extension(extension: u64) -> bool {
     u32::try_from(extension).is_ok_and(|extension| {
@@ -158,13 +170,7 @@ impl Iommu {
         chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, &migration);
         let available = MAX_MAPPINGS.saturating_sub(self.space.ranges().len()) as u32;
         chain.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, &available.to_ne_bytes());
-        let mut ranges = Vec::from((USABLE.len() as u32).to_ne_bytes());
-        ranges.extend([0; 4]);
-        for (first, last) in USABLE {
-            ranges.extend(first.to_ne_bytes());
-            ranges.extend(last.to_ne_bytes());
-        }
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, &ranges);
+        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, &iova_ranges());
         argument.answer_with(
             &chain,
             least,

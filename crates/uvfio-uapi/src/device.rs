@@ -20,6 +20,7 @@ use self::dma::Way;
 use self::irqs::Irqs;
 use self::notify::Doorbells;
 pub(crate) use self::place::{Placement, place};
+use crate::iommufd::Bound;
 use crate::refusal::{Outcome, Refusal};
 use crate::requests::device as request;
 use crate::space::Space;
@@ -43,6 +44,23 @@ pub(crate) struct Device {
     irqs: Mutex<Irqs>,
     doorbells: Mutex<Doorbells>,
     low_power: Mutex<feature::LowPower>,
+    tie: Mutex<Option<Tie>>,
+}
+
+/// What a device that is opened begins with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// What it reaches.
+    pub(crate) space: Option<Arc<Space>>,
+    pub(crate) tie: Option<Tie>,
+}
+
+/// A device's tie to a file of `/dev/iommu`.
+#[derive(Debug)]
+pub(crate) struct Tie {
+    pub(crate) bound: Bound,
+    /// It is bound by a file of its own, not by way of its group.
+    pub(crate) by_file: bool,
 }
 
 impl Device {
@@ -57,6 +75,7 @@ impl Device {
             irqs: Mutex::default(),
             doorbells: Mutex::default(),
             low_power: Mutex::default(),
+            tie: Mutex::default(),
         }
     }
 
@@ -68,23 +87,38 @@ impl Device {
         self.users.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file of it is opened; it reaches what `space` maps. The first one makes it ready: BARs placed and answering,
-    /// bus master off.
-    pub(crate) fn open(&self, space: Arc<Space>) -> Outcome<()> {
+    /// A file of it is opened. The first one makes it ready: BARs placed and answering, bus master off; `start` says
+    /// what it begins with.
+    pub(crate) fn open(&self, start: impl FnOnce() -> Outcome<Start>) -> Outcome<()> {
         let mut users = self.users_mut();
         if *users == 0 {
-            self.begin(space)?;
+            self.begin(start()?)?;
         }
         *users += 1;
         Ok(())
     }
 
-    fn begin(&self, space: Arc<Space>) -> Outcome<()> {
+    /// As [`open`](Self::open), by the only file that may have it open.
+    pub(crate) fn open_alone(&self, start: Start) -> Outcome<()> {
+        let mut users = self.users_mut();
+        if *users > 0 {
+            return Err(Refusal::invalid(format!(
+                "{} is bound by another file",
+                self.address
+            )));
+        }
+        self.begin(start)?;
+        *users = 1;
+        Ok(())
+    }
+
+    fn begin(&self, start: Start) -> Outcome<()> {
         let gone = || Refusal::new(Errno::NODEV, format!("{} is gone; start it again", self.address));
         if self.device.is_gone() {
             return Err(gone());
         }
-        self.way.set_space(Some(space));
+        self.way.set_space(start.space);
+        *self.tie() = start.tie;
         self.device
             .attach(Some(Arc::clone(&self.way) as Arc<dyn DmaMessages>));
         // All addresses go by message; the way looks each up in the space. Two maps: one can't have 2^64 bytes.
@@ -121,11 +155,36 @@ impl Device {
             tracing::error!(target: "uapi", device = self.address, %error, "the device did not come back from its user");
         }
         self.way.set_space(None);
+        *self.tie() = None;
+    }
+
+    /// Attaches to an address space of the file that it is bound to: the number of what it is attached to then.
+    pub(crate) fn attach_to(&self, id: u32) -> Outcome<u32> {
+        let _used = self.enter()?;
+        let mut tie = self.tie();
+        let tie = tie
+            .as_mut()
+            .ok_or_else(|| Refusal::invalid(format!("{} is not bound", self.address)))?;
+        let (attached, space) = tie.bound.attach(id)?;
+        self.way.set_space(Some(space));
+        Ok(attached)
+    }
+
+    /// Detaches from the address space: it reaches nothing any more.
+    pub(crate) fn detach_from(&self) {
+        self.way.set_space(None);
+        if let Some(tie) = self.tie().as_mut() {
+            tie.bound.detach();
+        }
     }
 
     /// Where its BARs lie while it is open.
     pub(crate) fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    fn tie(&self) -> MutexGuard<'_, Option<Tie>> {
+        self.tie.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn irqs(&self) -> MutexGuard<'_, Irqs> {

@@ -12,7 +12,8 @@ use vfio_bindings::bindings::vfio as sys;
 
 use crate::argument::{Argument, field};
 use crate::container::Container;
-use crate::device::Device;
+use crate::device::{Device, Start, Tie};
+use crate::iommufd::{Bound, Iommufd};
 use crate::refusal::{Outcome, Refusal};
 use crate::requests::group as request;
 use crate::uapi::{File, Uapi};
@@ -34,9 +35,19 @@ struct State {
     open: bool,
     /// Its file has been closed.
     closed: bool,
-    container: Option<Arc<Container>>,
+    container: Option<Owner>,
     /// Files of its devices that are open by way of the group.
     users: usize,
+    /// Devices of it that are bound by files of their own.
+    bound: usize,
+}
+
+/// What a group may have for its container.
+#[derive(Clone)]
+enum Owner {
+    Container(Arc<Container>),
+    /// A file of `/dev/iommu`, which plays one.
+    Iommufd(Arc<Iommufd>),
 }
 
 impl Group {
@@ -55,10 +66,13 @@ impl Group {
     /// Its file is opened.
     pub(crate) fn open(&self) -> Outcome<()> {
         let mut state = self.lock();
-        if state.open {
+        if state.open || state.bound > 0 {
             return Err(Refusal::new(
                 Errno::BUSY,
-                format!("group {} is open, and opens once", self.number),
+                format!(
+                    "group {} is open, or a device of it bound by a file of its own; a group opens once",
+                    self.number
+                ),
             ));
         }
         state.open = true;
@@ -79,6 +93,30 @@ impl Group {
         device.close();
         state.users = state.users.saturating_sub(1);
         state.release();
+    }
+
+    /// Runs `bind`, which takes a device for a file of its own, unless the group is open.
+    pub(crate) fn bind(&self, bind: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        let mut state = self.lock();
+        if state.open {
+            return Err(Refusal::new(
+                Errno::BUSY,
+                format!(
+                    "group {} is open; its devices can't be bound by files of their own",
+                    self.number
+                ),
+            ));
+        }
+        bind()?;
+        state.bound += 1;
+        Ok(())
+    }
+
+    /// Undoes [`bind`](Self::bind): `device` is closed.
+    pub(crate) fn unbind(&self, device: &Device) {
+        let mut state = self.lock();
+        device.close();
+        state.bound = state.bound.saturating_sub(1);
     }
 
     /// An ioctl.
@@ -120,14 +158,22 @@ impl Group {
                 self.number
             )));
         }
-        let Some(File::Container(container)) = uapi.given(given) else {
-            return Err(Refusal::new(
-                Errno::BADFD,
-                format!("descriptor {number} is not one of /dev/vfio/vfio"),
-            ));
-        };
-        container.attach_group();
-        state.container = Some(container);
+        state.container = Some(match uapi.given(given) {
+            Some(File::Container(container)) => {
+                container.attach_group();
+                Owner::Container(container)
+            }
+            Some(File::Iommu(iommufd)) => {
+                iommufd.attach_group()?;
+                Owner::Iommufd(iommufd)
+            }
+            _ => {
+                return Err(Refusal::new(
+                    Errno::BADFD,
+                    format!("descriptor {number} is one of neither /dev/vfio/vfio nor /dev/iommu"),
+                ));
+            }
+        });
         Ok(Answer::Value(0))
     }
 
@@ -156,19 +202,13 @@ impl Group {
         let name = string(caller, address)?;
         let device = self.find(&name)?;
         let mut state = self.lock();
-        let container = state.container.as_ref().ok_or_else(|| {
+        let owner = state.container.as_ref().ok_or_else(|| {
             Refusal::invalid(format!(
                 "group {} has no container; send VFIO_GROUP_SET_CONTAINER first",
                 self.number
             ))
         })?;
-        let space = container.space().ok_or_else(|| {
-            Refusal::invalid(format!(
-                "the container of group {} has no IOMMU; send it VFIO_SET_IOMMU first",
-                self.number
-            ))
-        })?;
-        device.open(space)?;
+        device.open(|| owner.start(self.number))?;
         state.users += 1;
         Ok(Answer::Descriptor {
             file: uapi.add(File::Device(Arc::clone(self), Arc::clone(device))),
@@ -225,8 +265,38 @@ impl State {
     }
 
     fn leave_container(&mut self) {
-        if let Some(container) = self.container.take() {
+        if let Some(Owner::Container(container)) = self.container.take() {
             container.detach_group();
+        }
+    }
+}
+
+impl Owner {
+    /// What a device of group `number` begins with.
+    fn start(&self, number: u32) -> Outcome<Start> {
+        match self {
+            Self::Container(container) => {
+                let space = container.space().ok_or_else(|| {
+                    Refusal::invalid(format!(
+                        "the container of group {number} has no IOMMU; send it VFIO_SET_IOMMU first"
+                    ))
+                })?;
+                Ok(Start {
+                    space: Some(space),
+                    tie: None,
+                })
+            }
+            Self::Iommufd(iommufd) => {
+                let mut bound = Bound::new(iommufd)?;
+                let space = bound.attach_compat()?;
+                Ok(Start {
+                    space: Some(space),
+                    tie: Some(Tie {
+                        bound,
+                        by_file: false,
+                    }),
+                })
+            }
         }
     }
 }

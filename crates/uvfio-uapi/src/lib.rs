@@ -6,6 +6,7 @@
 //!   -> Uapi            one "kernel": the files open, the groups and who holds them
 //!     container        IOMMU type 1: what its devices reach of their users' memory
 //!     group            which container, which devices are open
+//!     iommufd          address spaces by number, and devices by files of their own (cdev)
 //!     device           regions, interrupts, resets over a VirtualDevice
 //! ```
 //!
@@ -13,11 +14,13 @@
 
 mod argument;
 mod caller;
+mod cdev;
 mod container;
 mod descriptor;
 mod device;
 mod file;
 mod group;
+mod iommufd;
 mod refusal;
 mod requests;
 mod space;

@@ -59,4 +59,42 @@ requests!(
     DEVICE_PCI_HOT_RESET = 13,
     DEVICE_IOEVENTFD = 16,
     DEVICE_FEATURE = 17,
+    DEVICE_BIND_IOMMUFD = 18,
+    DEVICE_ATTACH_IOMMUFD_PT = 19,
+    DEVICE_DETACH_IOMMUFD_PT = 20,
 );
+
+/// Of `/dev/iommu`.
+pub(crate) mod iommufd {
+    use iommufd_bindings::iommufd as sys;
+
+    const fn number(command: u32) -> u32 {
+        ((sys::IOMMUFD_TYPE as u32) << 8) | command
+    }
+
+    pub(crate) const DESTROY: u32 = number(sys::IOMMUFD_CMD_DESTROY);
+    pub(crate) const IOAS_ALLOC: u32 = number(sys::IOMMUFD_CMD_IOAS_ALLOC);
+    pub(crate) const IOAS_ALLOW_IOVAS: u32 = number(sys::IOMMUFD_CMD_IOAS_ALLOW_IOVAS);
+    pub(crate) const IOAS_COPY: u32 = number(sys::IOMMUFD_CMD_IOAS_COPY);
+    pub(crate) const IOAS_IOVA_RANGES: u32 = number(sys::IOMMUFD_CMD_IOAS_IOVA_RANGES);
+    pub(crate) const IOAS_MAP: u32 = number(sys::IOMMUFD_CMD_IOAS_MAP);
+    pub(crate) const IOAS_UNMAP: u32 = number(sys::IOMMUFD_CMD_IOAS_UNMAP);
+    pub(crate) const OPTION: u32 = number(sys::IOMMUFD_CMD_OPTION);
+    pub(crate) const VFIO_IOAS: u32 = number(sys::IOMMUFD_CMD_VFIO_IOAS);
+
+    /// The name in the kernel's header; of VFIO's requests, which it answers too, VFIO's.
+    pub(crate) fn name(request: u32) -> &'static str {
+        match request {
+            DESTROY => "IOMMU_DESTROY",
+            IOAS_ALLOC => "IOMMU_IOAS_ALLOC",
+            IOAS_ALLOW_IOVAS => "IOMMU_IOAS_ALLOW_IOVAS",
+            IOAS_COPY => "IOMMU_IOAS_COPY",
+            IOAS_IOVA_RANGES => "IOMMU_IOAS_IOVA_RANGES",
+            IOAS_MAP => "IOMMU_IOAS_MAP",
+            IOAS_UNMAP => "IOMMU_IOAS_UNMAP",
+            OPTION => "IOMMU_OPTION",
+            VFIO_IOAS => "IOMMU_VFIO_IOAS",
+            other => super::container::name(other),
+        }
+    }
+}

@@ -43,8 +43,52 @@ pub(crate) struct Mapped {
     pub(crate) memory: Arc<dyn ProcessMemory>,
 }
 
-/// The ranges, in the order of their addresses, none over another.
-pub(crate) type Ranges = BTreeMap<u64, Mapped>;
+/// The ranges, by their first addresses, none over another.
+#[derive(Debug, Default)]
+pub(crate) struct Ranges {
+    by_first: BTreeMap<u64, Mapped>,
+    /// How many bytes they have.
+    bytes: u64,
+}
+
+impl Ranges {
+    /// How many bytes are mapped; at most 2^64 - 1.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds one where there is room.
+    pub(crate) fn insert(&mut self, first: u64, range: Mapped) {
+        self.bytes = self.bytes.saturating_add(bytes_of(first, range.last));
+        self.by_first.insert(first, range);
+    }
+
+    /// Takes one away, and says how many bytes it had.
+    pub(crate) fn remove(&mut self, first: u64) -> u64 {
+        let range = self.by_first.remove(&first);
+        let bytes = range.map_or(0, |range| bytes_of(first, range.last));
+        self.bytes = self.bytes.saturating_sub(bytes);
+        bytes
+    }
+
+    /// One of them, to be given another address.
+    pub(crate) fn get_mut(&mut self, first: u64) -> Option<&mut Mapped> {
+        self.by_first.get_mut(&first)
+    }
+
+    /// Takes all away.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl std::ops::Deref for Ranges {
+    type Target = BTreeMap<u64, Mapped>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_first
+    }
+}
 
 /// Why a copy was not made.
 #[derive(Debug, PartialEq, Eq)]

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use uvfio_core::VirtualDevice;
 
+use crate::cdev::{Cdev, refuse_binding};
 use crate::container::Container;
 use crate::device::{Device, place};
 use crate::group::Group;
+use crate::iommufd::Iommufd;
 use crate::refusal::{Outcome, Refusal};
 use crate::{Answer, Caller, FileId, Given, Node, Part, requests};
 
@@ -45,6 +47,10 @@ pub(crate) enum File {
     Group(Arc<Group>),
     /// Of a device, by way of its group.
     Device(Arc<Group>, Arc<Device>),
+    /// Of a device, by itself.
+    Cdev(Arc<Cdev>),
+    /// Of `/dev/iommu`.
+    Iommu(Arc<Iommufd>),
 }
 
 impl Uapi {
@@ -90,12 +96,14 @@ impl Uapi {
     /// Opens a node.
     ///
     /// # Errors
-    /// ENOENT for a group or device that is not there, EBUSY for one that is open (a group opens once).
+    /// ENOENT for a group or device that is not there; EBUSY for a group that is open, or a device of which is bound by
+    /// a file of its own.
     pub fn open(&self, node: Node) -> Result<FileId, Errno> {
         let result = match node {
             Node::Container => Ok(File::Container(Arc::default())),
             Node::Group(number) => self.open_group(number),
-            Node::Device(_) | Node::Iommu => Err(Refusal::new(Errno::NOENT, "there is no such node")),
+            Node::Device(number) => self.open_device(number),
+            Node::Iommu => Ok(File::Iommu(Arc::default())),
         };
         result
             .map(|file| self.add(file))
@@ -111,6 +119,17 @@ impl Uapi {
         Ok(File::Group(Arc::clone(group)))
     }
 
+    fn open_device(&self, number: u32) -> Outcome<File> {
+        let found = self.devices.get(number as usize);
+        let found = found.and_then(|device| Some((device, self.groups.get(&device.group)?)));
+        let (device, group) =
+            found.ok_or_else(|| Refusal::new(Errno::NOENT, format!("there is no device vfio{number}")))?;
+        Ok(File::Cdev(Arc::new(Cdev::new(
+            Arc::clone(group),
+            Arc::clone(device),
+        ))))
+    }
+
     /// The last descriptor and the last mapping of an open file are gone. Closing a device's last file resets it.
     /// Nothing happens for a file that is not open.
     pub fn close(&self, file: FileId) {
@@ -118,7 +137,8 @@ impl Uapi {
         match closed {
             Some(File::Group(group)) => group.close(),
             Some(File::Device(group, device)) => group.close_device(&device),
-            Some(File::Container(_)) | None => {}
+            Some(File::Cdev(cdev)) => cdev.close(),
+            Some(File::Container(_) | File::Iommu(_)) | None => {}
         }
     }
 
@@ -144,7 +164,19 @@ impl Uapi {
             ),
             File::Device(_, device) => (
                 requests::device::name(request),
-                device.ioctl(self, request, argument, caller),
+                if request == requests::device::DEVICE_BIND_IOMMUFD {
+                    refuse_binding(argument, caller)
+                } else {
+                    device.ioctl(self, request, argument, caller)
+                },
+            ),
+            File::Cdev(cdev) => (
+                requests::device::name(request),
+                cdev.ioctl(self, request, argument, caller),
+            ),
+            File::Iommu(iommufd) => (
+                requests::iommufd::name(request),
+                iommufd.ioctl(request, argument, caller),
             ),
         };
         result.map_err(|refusal| log(name, &refusal))
@@ -204,7 +236,11 @@ impl Uapi {
     fn device(&self, file: FileId) -> Result<Arc<Device>, Errno> {
         match self.file(file)? {
             File::Device(_, device) => Ok(device),
-            File::Container(_) | File::Group(_) => Err(Errno::INVAL),
+            File::Cdev(cdev) => cdev
+                .device()
+                .map(Arc::clone)
+                .map_err(|refusal| log("an access", &refusal)),
+            File::Container(_) | File::Group(_) | File::Iommu(_) => Err(Errno::INVAL),
         }
     }
 

@@ -131,7 +131,7 @@ impl Map {
         };
         let (first, end) = found.ok_or_else(none)?;
         let last = self.last();
-        let range = ranges.get_mut(&first).ok_or_else(none)?;
+        let range = ranges.get_mut(first).ok_or_else(none)?;
         if range.address.is_some() || first != self.iova || end != last {
             return Err(Refusal::invalid(format!(
                 "iova {:#x}..={last:#x} must be one whole mapping, whose address was taken away before",
@@ -161,11 +161,8 @@ pub(crate) fn check_memory(
             )
         })?;
     let limit = memory.lockable();
-    let mapped = ranges
-        .iter()
-        .map(|(&first, range)| bytes_of(first, range.last))
-        .fold(bytes, u64::saturating_add);
-    if limit != u64::MAX && mapped > limit {
+    let mapped = ranges.bytes().saturating_add(bytes);
+    if mapped > limit {
         return Err(Refusal::new(
             Errno::NOMEM,
             format!(
@@ -271,11 +268,11 @@ impl Unmap {
         for &(first, last) in found {
             bytes = bytes.saturating_add(bytes_of(first, last));
             if self.moves() {
-                if let Some(range) = ranges.get_mut(&first) {
+                if let Some(range) = ranges.get_mut(first) {
                     range.address = None;
                 }
             } else {
-                ranges.remove(&first);
+                ranges.remove(first);
             }
         }
         bytes

@@ -62,7 +62,15 @@ impl Device {
         let mut argument = Argument::new(caller, address, least)?;
         let bus = self.bus(uapi)?;
         let each = size_of::<sys::vfio_pci_dependent_device>();
-        argument.set_u32(field!(vfio_pci_hot_reset_info.flags), 0);
+        let by_file = self.is_bound_by_file();
+        let mut flags = 0;
+        if by_file {
+            flags |= sys::VFIO_PCI_HOT_RESET_FLAG_DEV_ID;
+            if bus.iter().all(|(_, device)| self.owns(uapi, device)) {
+                flags |= sys::VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+            }
+        }
+        argument.set_u32(field!(vfio_pci_hot_reset_info.flags), flags);
         argument.set_u32(field!(vfio_pci_hot_reset_info.count), bus.len() as u32);
         argument.answer(least)?;
         if argument.argsz() < least + bus.len() * each {
@@ -73,7 +81,12 @@ impl Device {
         }
         let mut list = Vec::new();
         for (place, device) in bus {
-            list.extend(device.group.to_ne_bytes());
+            let id = if by_file {
+                self.id_of(uapi, device)
+            } else {
+                device.group
+            };
+            list.extend(id.to_ne_bytes());
             list.extend(place.segment.to_ne_bytes());
             list.extend([place.bus, place.devfn]);
         }
@@ -89,6 +102,9 @@ impl Device {
         }
         let bus = self.bus(uapi)?;
         let count = argument.u32(field!(vfio_pci_hot_reset.count)) as usize;
+        if self.is_bound_by_file() {
+            return self.reset_owned(uapi, count, bus);
+        }
         if count == 0 || count > bus.len() {
             return Err(Refusal::invalid(format!(
                 "it takes 1 to {} group descriptors, and {count} are given",
@@ -116,11 +132,66 @@ impl Device {
                 )));
             }
         }
-        for (_, device) in bus {
-            device.reset()?;
-        }
-        Ok(())
+        reset_all(bus)
     }
+
+    /// For a device that is bound by a file of its own: all of the bus must be the file's of `/dev/iommu`.
+    fn reset_owned(&self, uapi: &Uapi, count: usize, bus: Vec<(Place, &Device)>) -> Outcome<()> {
+        if count != 0 {
+            return Err(Refusal::invalid(
+                "the device is bound by a file of its own, so no groups are to be given",
+            ));
+        }
+        if let Some((_, other)) = bus.iter().find(|(_, device)| !self.owns(uapi, device)) {
+            return Err(Refusal::invalid(format!(
+                "{} is reset too, and neither it nor a device of its group is bound to the same file",
+                other.address
+            )));
+        }
+        reset_all(bus)
+    }
+
+    fn is_bound_by_file(&self) -> bool {
+        self.tie().as_ref().is_some_and(|tie| tie.by_file)
+    }
+
+    /// How `device` is known to the file that this one is bound to: by its number there; 0, nobody else's since a device
+    /// of its group is bound there; -1, none of its.
+    fn id_of(&self, uapi: &Uapi, device: &Device) -> u32 {
+        if let Some(id) = self.bound_with(device) {
+            return id;
+        }
+        let free = device.tie().is_none();
+        let mut group = uapi.devices().filter(|other| other.group == device.group);
+        if free && group.any(|other| self.bound_with(other).is_some()) {
+            sys::VFIO_PCI_DEVID_OWNED
+        } else {
+            sys::VFIO_PCI_DEVID_NOT_OWNED as u32
+        }
+    }
+
+    fn owns(&self, uapi: &Uapi, device: &Device) -> bool {
+        self.id_of(uapi, device) != sys::VFIO_PCI_DEVID_NOT_OWNED as u32
+    }
+
+    /// The number of `other`, if both are bound to one file of `/dev/iommu`.
+    fn bound_with(&self, other: &Device) -> Option<u32> {
+        if std::ptr::eq(self, other) {
+            return self.tie().as_ref().map(|tie| tie.bound.id());
+        }
+        // One at a time: two threads may ask for each other's.
+        let file = self.tie().as_ref().map(|tie| tie.bound.file())?;
+        let other = other.tie();
+        let bound = &other.as_ref()?.bound;
+        bound.is_of(&file).then(|| bound.id())
+    }
+}
+
+fn reset_all(bus: Vec<(Place, &Device)>) -> Outcome<()> {
+    for (_, device) in bus {
+        device.reset()?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

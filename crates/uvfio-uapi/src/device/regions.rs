@@ -127,8 +127,8 @@ impl Device {
         let mut plain = info.mappable.clone();
         plain.sort_unstable();
         for (start, length) in plain {
+            let stop = start.saturating_add(length).clamp(next, end);
             let start = start.clamp(next, end);
-            let stop = start.max(start.saturating_add(length).min(end));
             let Some(memory) = info.memory.as_ref().filter(|_| start < stop) else {
                 continue;
             };
