@@ -72,6 +72,7 @@ pub(crate) fn tree(functions: &[Function]) -> Tree {
     tree.root("/dev/vfio");
     tree.socket(SOCKET);
     tree.node("/dev/vfio/vfio", Node::Container);
+    tree.node("/dev/iommu", Node::Iommu);
     tree.folder("/dev/vfio/devices");
     for (root, text) in [
         ("/sys/module/vfio", None),

@@ -45,7 +45,11 @@ pub(crate) fn place(tree: &Tree) -> Result<Placed, PlaceError> {
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
     )
     .map_err(|errno| failed("could not keep mounts to itself below", "/")(errno.into()))?;
-    let mut places = Places::default();
+    let mut places = Places {
+        entries: tree.entries.iter().map(|(path, _)| path.as_path()).collect(),
+        hidden: Vec::new(),
+        ours: BTreeSet::new(),
+    };
     for root in &tree.roots {
         places.make(root)?;
         places.hide(root)?;
@@ -54,6 +58,10 @@ pub(crate) fn place(tree: &Tree) -> Result<Placed, PlaceError> {
     for (path, what) in &tree.entries {
         if let Some(folder) = path.parent() {
             places.make(folder)?;
+            // Never in a folder of the machine's.
+            if !places.ours.contains(folder) {
+                places.hide_and_show_again(folder)?;
+            }
         }
         put(path, what, &mut placed).map_err(failed("could not make", path))?;
     }
@@ -66,15 +74,16 @@ fn failed(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error
     move |why| PlaceError { what, path, why }
 }
 
-#[derive(Default)]
-struct Places {
+struct Places<'a> {
+    /// What is to be put into them: nothing of the machine's is shown in its place
+    entries: BTreeSet<&'a Path>,
     /// Where a `tmpfs` of ours is mounted
     hidden: Vec<PathBuf>,
     /// Folders in them
     ours: BTreeSet<PathBuf>,
 }
 
-impl Places {
+impl Places<'_> {
     /// Makes a folder, where it isn't there yet, and room for it.
     fn make(&mut self, folder: &Path) -> Result<(), PlaceError> {
         if folder.is_dir() {
@@ -117,6 +126,9 @@ impl Places {
         let names = fs::read_dir(&before).map_err(failed("could not list", folder))?;
         for name in names.flatten() {
             let (from, to) = (before.join(name.file_name()), folder.join(name.file_name()));
+            if self.entries.contains(to.as_path()) {
+                continue;
+            }
             match show(&from, &to) {
                 // It was removed meanwhile, as a module's folder can be.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !from.exists() => {}

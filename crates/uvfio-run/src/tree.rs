@@ -27,6 +27,7 @@ pub(crate) enum What {
 pub(crate) enum Node {
     Container,
     Group(u32),
+    Iommu,
     Device(u32),
 }
 
@@ -35,6 +36,7 @@ impl From<Node> for uvfio_uapi::Node {
         match node {
             Node::Container => Self::Container,
             Node::Group(number) => Self::Group(number),
+            Node::Iommu => Self::Iommu,
             Node::Device(number) => Self::Device(number),
         }
     }

@@ -79,6 +79,13 @@ pub trait ProcessMemory: Debug + Send + Sync {
         Ok(())
     }
 
+    /// The memory that is at a range now, by the same addresses, and stays that whatever the process then maps there; none
+    /// where it can't be kept. The kernel, which pins pages, keeps all. The default keeps nothing.
+    fn kept(&self, address: u64, bytes: u64) -> Option<Arc<dyn ProcessMemory>> {
+        let _ = (address, bytes);
+        None
+    }
+
     /// Most bytes that may be mapped for DMA at a time (RLIMIT_MEMLOCK, without CAP_IPC_LOCK). The default is no
     /// limit.
     fn lockable(&self) -> u64 {

@@ -108,12 +108,12 @@ impl Map {
                 self.iova
             )));
         }
-        check_memory(ranges, &self.memory, self.address, self.bytes, self.access())?;
+        let memory = check_memory(ranges, &self.memory, self.address, self.bytes, self.access())?;
         let range = Mapped {
             last,
             access: self.access(),
             address: Some(self.address),
-            memory: self.memory,
+            memory,
         };
         ranges.insert(self.iova, range);
         Ok(())
@@ -144,14 +144,14 @@ impl Map {
     }
 }
 
-/// Looks whether the process has the memory, and may have it mapped.
+/// Looks whether the process has the memory, and may have it mapped; gives what it is reached by from now on.
 pub(crate) fn check_memory(
     ranges: &Ranges,
     memory: &Arc<dyn ProcessMemory>,
     address: u64,
     bytes: u64,
     access: DmaAccess,
-) -> Outcome<()> {
+) -> Outcome<Arc<dyn ProcessMemory>> {
     memory
         .check(address, bytes, access.contains(DmaAccess::WRITE))
         .map_err(|errno| {
@@ -170,7 +170,7 @@ pub(crate) fn check_memory(
             ),
         ));
     }
-    Ok(())
+    Ok(memory.kept(address, bytes).unwrap_or_else(|| Arc::clone(memory)))
 }
 
 /// VFIO_IOMMU_UNMAP_DMA.

@@ -101,7 +101,7 @@ impl Ioas {
                 format!("there are {MAX_MAPPINGS} mappings, the most that there may be"),
             ));
         }
-        check_memory(&ranges, &memory, address, bytes, access)?;
+        let memory = check_memory(&ranges, &memory, address, bytes, access)?;
         let range = Mapped {
             last,
             access,

@@ -51,10 +51,14 @@ fn lspci_understands_them() {
 
 #[test]
 fn nodes_are_there_for_the_container_each_group_and_each_device() {
-    let nodes = shell(&["edu", "edu"], "cd /dev/vfio && stat -c '%n %F' * devices/*");
+    let nodes = shell(
+        &["edu", "edu"],
+        "cd /dev/vfio && stat -c '%n %F' * devices/* ../iommu",
+    );
     assert_eq!(
         nodes.lines().collect::<BTreeSet<_>>(),
         [
+            "../iommu character special file",
             "1 character special file",
             "2 character special file",
             "devices directory",

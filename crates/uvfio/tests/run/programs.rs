@@ -104,3 +104,12 @@ fn instructions_do_to_a_bar_what_they_do_to_memory() {
 fn a_mapped_bar_leaves_the_program_its_signals_and_lasts_as_long_as_it_is_mapped() {
     assert_eq!(printed_by("mapped.c", &["-O1", "-pthread"], "edu"), "mapped\n");
 }
+
+#[test]
+fn memory_mapped_for_dma_stays_what_it_was() {
+    for way in ["preload", "seccomp"] {
+        let (_folder, program) = compile("memory.c", &[]);
+        let mut run = uvfio_run_by(way, &["edu"]);
+        assert_eq!(text_of(run.arg(program)), "pinned\n", "{way}");
+    }
+}

@@ -1,3 +1,6 @@
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 /* What every program here begins with: a device of a group of its own, opened, with memory decoding and bus mastering on. */
 #include <errno.h>
 #include <fcntl.h>
