@@ -22,18 +22,25 @@ fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
     (folder, program)
 }
 
+/// It is the book's, with what the book says that it prints, and how it is compiled and run.
 #[test]
-fn a_program_in_c_reaches_configuration_registers_memory_and_interrupts() {
+fn the_program_in_the_book_reaches_configuration_registers_memory_and_interrupts() {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/run.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    for said in [
+        "{{#include ../../crates/uvfio/tests/run/programs/edu.c}}",
+        "uvfio run --device edu -- ./edu /dev/vfio/1 0000:01:00.0\n",
+    ] {
+        assert!(book.contains(said), "the page does not say {said:?}");
+    }
     let (_folder, program) = compile("edu.c", &[]);
-    let seen = text_of(
-        uvfio_run(&["edu"])
-            .arg(program)
-            .args(["/dev/vfio/1", "0000:01:00.0"]),
+    let mut run = uvfio_run(&["edu"]);
+    let seen = text_of(run.arg(program).args(["/dev/vfio/1", "0000:01:00.0"]));
+    assert!(
+        book.contains(&format!("```text\n{seen}```")),
+        "the page does not say:\n{seen}"
     );
-    assert_eq!(
-        seen,
-        "1234:11e8\nidentification 010000ed\n10! = 3628800\nDMA: 4096 bytes there and back\ninterrupts: 1\n"
-    );
+    assert!(seen.ends_with("interrupts: 1\n"), "{seen}");
 }
 
 #[test]
