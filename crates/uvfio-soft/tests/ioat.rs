@@ -634,13 +634,39 @@ fn an_error_interrupts_where_it_is_enabled_and_not_masked() {
 }
 
 #[test]
-fn without_bus_master_no_descriptor_is_read() {
+fn while_bus_master_is_off_a_chain_waits_and_can_be_stopped() {
     let driver = Driver::new(1);
-    driver.config(0x04, &[0x02, 0x00]);
-    driver.run(0, &[Descriptor::copy(SOURCE, DESTINATION, 8)]);
-    assert_eq!(driver.error(0), ERROR_CHAIN_ADDRESS | ERROR_COMPLETION_ADDRESS);
-    driver.config(0x04, &[0x06, 0x00]);
-    driver.still_copies(0);
+    let data = driver.fill_source();
+    let fds = driver.enable_messages(1);
+    for round in 0..3 {
+        driver.config(0x04, &[0x02, 0x00]);
+        driver
+            .memory
+            .write_all_at(&[0; 8], DESTINATION)
+            .expect("memory is written");
+        driver.write_ring(0, &[Descriptor::copy(SOURCE, DESTINATION, 8).interrupting()]);
+        driver.arm(0);
+        driver.ring_doorbell(0, 1);
+        assert_eq!(driver.status(0), STATE_ACTIVE, "CHANSTS in round {round}");
+        if round == 0 {
+            driver.command(0, COMMAND_SUSPEND);
+            until("it is suspended", || driver.state(0) == STATE_SUSPENDED);
+            continue;
+        }
+        if round == 1 {
+            driver.device.reset(PATIENCE).expect("it is reset");
+            assert_eq!(driver.status(0), STATE_HALTED);
+            let control = INTERRUPT_MASTER | INTERRUPT_VECTORS;
+            driver.put::<1>(DeviceReg::InterruptControl.offset(), control.into());
+            continue;
+        }
+        assert_eq!(driver.memory(DESTINATION, 8), [0; 8]);
+        driver.config(0x04, &[0x06, 0x00]);
+        arrives(&fds, 0);
+        driver.ends(0);
+        assert_eq!(driver.memory(DESTINATION, 8), data.get(..8).expect("as much"));
+    }
+    assert_eq!(driver.error(0), 0);
 }
 
 #[test]

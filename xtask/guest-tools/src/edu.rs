@@ -33,7 +33,7 @@ pub(crate) const BUFFER: u64 = 0x40000;
 const IOVA: u64 = 0x10_0000;
 
 /// How long the device may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<()> {
     let edu = Edu {
@@ -172,13 +172,13 @@ impl Edu {
     }
 }
 
-fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
+pub(crate) fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
     ensure!(count <= 32, "{count} messages: MSI has at most 32");
     let new = |_| Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     (0..count).map(new).collect()
 }
 
-fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
+pub(crate) fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
     let patience = Timespec::try_from(patience)?;
     Ok(poll(&mut [PollFd::new(eventfd, PollFlags::IN)], Some(&patience))? > 0)
 }
@@ -207,7 +207,7 @@ fn same_bytes(memory: &DmaMemory, pattern: &[u8], report: &mut Report) -> Result
     )
 }
 
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let step = Duration::from_millis(10);
     for _ in 0..PATIENCE.as_millis() / step.as_millis() {
         if done()? {

@@ -58,6 +58,8 @@ pub(super) enum Outcome {
     },
     /// With `ERROR_*` bits.
     Failed(u32),
+    /// To be done once bus mastering is on; or abandoned.
+    Undone,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub(super) struct Channel {
     pub(super) busy: bool,
     /// The job under way is of a former epoch.
     abandoned: bool,
+    /// The next job waits for bus mastering.
+    waits: bool,
     /// Where to go once the job under way has ended.
     stop: Option<State>,
     state: State,
@@ -93,6 +97,7 @@ impl Channel {
             epoch: 0,
             busy: false,
             abandoned: false,
+            waits: false,
             stop: None,
             state: State::Halted,
             control: 0,
@@ -233,7 +238,7 @@ impl Channel {
 
     /// Whether there is a job to take.
     pub(super) fn has_job(&self) -> bool {
-        !self.busy && self.state == State::Active
+        !self.busy && !self.waits && self.state == State::Active
     }
 
     /// Takes the next job.
@@ -260,8 +265,14 @@ impl Channel {
         self.epoch == job.epoch
     }
 
-    /// Puts a job's outcome into the registers, unless it was abandoned.
-    pub(super) fn finish(&mut self, job: &Job, outcome: Outcome) -> Consequence {
+    /// Goes on with what waits for bus mastering.
+    pub(super) fn go_on(&mut self) {
+        self.waits = false;
+    }
+
+    /// Puts a job's outcome into the registers, unless it was abandoned. `again`: bus mastering has been switched on
+    /// since the job began.
+    pub(super) fn finish(&mut self, job: &Job, outcome: Outcome, again: bool) -> Consequence {
         (self.busy, self.abandoned) = (false, false);
         let stop = self.stop.take();
         if let Some(state) = stop {
@@ -285,6 +296,7 @@ impl Channel {
                 self.state = State::Halted;
                 return self.fail(errors);
             }
+            Outcome::Undone => self.waits = !again,
         }
         Consequence::None
     }

@@ -6,13 +6,16 @@
 //!
 //! A chain may be a circle, and its user may ring for ever: each descriptor is a job of its own, and a copy looks
 //! after each [`CHUNK_BYTES`] whether it is still wanted.
+//!
+//! While bus mastering is off a chain waits; the descriptor that met it begins again afterwards. An error would be
+//! wrong: Linux switches bus mastering off before it resets a function, and expects to hear nothing.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use uvfio_core::{DmaError, DmaSpace, Host, Width};
 
-use super::channel::{Job, Outcome};
+use super::channel::{Channel, Job, Outcome};
 use super::descriptor::{DESCRIPTOR_BYTES, Descriptor, Operation};
 use super::map::{
     ERROR_CHAIN_ADDRESS, ERROR_COMPLETION_ADDRESS, ERROR_DESTINATION_ADDRESS, ERROR_NEXT_ADDRESS,
@@ -46,6 +49,8 @@ struct Inner {
     host: Option<Host>,
     /// Threads with a job, from taking it until its interrupt is on its way.
     working: usize,
+    /// How often bus mastering was switched on: what waited for it goes on then.
+    bus_master_on: u64,
     stop: bool,
 }
 
@@ -56,6 +61,7 @@ impl Engine {
                 registers: Registers::new(channels),
                 host: None,
                 working: 0,
+                bus_master_on: 0,
                 stop: false,
             }),
             work: Condvar::new(),
@@ -108,6 +114,15 @@ impl Engine {
         self.shared.lock().host = None;
     }
 
+    /// Bus mastering is on.
+    pub(super) fn bus_master_on(&self) {
+        let mut inner = self.shared.lock();
+        inner.bus_master_on = inner.bus_master_on.wrapping_add(1);
+        inner.registers.channels.iter_mut().for_each(Channel::go_on);
+        drop(inner);
+        self.shared.work.notify_all();
+    }
+
     /// Back to power-on; on return no job of before is under way.
     pub(super) fn reset(&self) {
         let mut inner = self.shared.lock();
@@ -142,33 +157,34 @@ impl Shared {
 
     fn run(&self, number: usize) {
         let mut chunk = vec![0; CHUNK_BYTES];
-        while let Some((job, host)) = self.next(number) {
+        while let Some((job, host, job_began)) = self.next(number) {
             let outcome = match &host {
                 Some(host) => self.work_off(number, &job, host.dma(), &mut chunk),
-                None => Outcome::Failed(address_error(job.first)),
+                None => Outcome::Undone,
             };
-            let effects = self.lock().registers.finish(number, &job, outcome);
+            let effects = {
+                let mut inner = self.lock();
+                let again = inner.bus_master_on != job_began;
+                inner.registers.finish(number, &job, outcome, again)
+            };
             self.tell(effects, host.as_ref());
             self.lock().working -= 1;
             self.idle.notify_all();
         }
     }
 
-    /// Waits for a job of the channel's; none at the end.
-    fn next(&self, number: usize) -> Option<(Job, Option<Host>)> {
+    /// Waits for a job of the channel's; none at the end. With it come the user, and how often bus mastering had been
+    /// switched on.
+    fn next(&self, number: usize) -> Option<(Job, Option<Host>, u64)> {
         let mut inner = self.lock();
         loop {
             if inner.stop {
                 return None;
             }
-            let job = inner
-                .registers
-                .channels
-                .get_mut(number)
-                .and_then(super::channel::Channel::take);
+            let job = inner.registers.channels.get_mut(number).and_then(Channel::take);
             if let Some(job) = job {
                 inner.working += 1;
-                return Some((job, inner.host.clone()));
+                return Some((job, inner.host.clone(), inner.bus_master_on));
             }
             inner = self.work.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
@@ -182,27 +198,28 @@ impl Shared {
                 .get(number)
                 .is_some_and(|channel| channel.wants(job))
         };
-        match carry_out(job, memory, chunk, &wanted) {
-            Ok(outcome) => outcome,
-            Err(mut errors) => {
-                if errors & ERROR_COMPLETION_ADDRESS == 0
-                    && let Some(status) = job.when_failed
-                    && wanted()
-                {
-                    errors |= complete(job, status, memory).err().unwrap_or(0);
-                }
-                if wanted() {
-                    tracing::warn!(
-                        target: "audit",
-                        device = "ioat",
-                        "channel {number}, descriptor at {:#x}: CHANERR bits {errors:#x}; the channel is halted until \
-                         CHAINADDR is written again",
-                        job.address
-                    );
-                }
-                Outcome::Failed(errors)
-            }
+        let mut errors = match carry_out(job, memory, chunk, &wanted) {
+            Ok(outcome) => return outcome,
+            Err(Trouble::BusMasterOff | Trouble::Abandoned) => return Outcome::Undone,
+            Err(Trouble::Errors(errors)) => errors,
+        };
+        if !wanted() {
+            return Outcome::Undone;
         }
+        if errors & ERROR_COMPLETION_ADDRESS == 0
+            && let Some(status) = job.when_failed
+            && complete(job, status, memory).is_err()
+        {
+            errors |= ERROR_COMPLETION_ADDRESS;
+        }
+        tracing::warn!(
+            target: "audit",
+            device = "ioat",
+            "channel {number}, descriptor at {:#x}: CHANERR bits {errors:#x}; the channel is halted until CHAINADDR is \
+             written again",
+            job.address
+        );
+        Outcome::Failed(errors)
     }
 
     /// Tells the user what it has to know.
@@ -225,26 +242,48 @@ impl Shared {
     }
 }
 
-/// Works one descriptor off; the `ERROR_*` bits where that fails.
+/// Why a descriptor was not worked off.
+enum Trouble {
+    /// It may be, once bus mastering is on again.
+    BusMasterOff,
+    /// A reset came between.
+    Abandoned,
+    /// With `ERROR_*` bits.
+    Errors(u32),
+}
+
+impl Trouble {
+    /// Of an access that failed: `address` where nothing is mapped there, `data` where the memory could not be had.
+    fn of(error: &DmaError, address: u32, data: u32) -> Self {
+        match error {
+            DmaError::BusMasterOff { .. } => Self::BusMasterOff,
+            DmaError::NotMapped { .. } => Self::Errors(address),
+            DmaError::Truncated { .. } | DmaError::Message { .. } => Self::Errors(data),
+        }
+    }
+}
+
+/// Works one descriptor off.
 fn carry_out(
     job: &Job,
     memory: &DmaSpace,
     chunk: &mut [u8],
     wanted: &dyn Fn() -> bool,
-) -> Result<Outcome, u32> {
+) -> Result<Outcome, Trouble> {
+    let (unaligned, unreadable) = if job.first {
+        (ERROR_CHAIN_ADDRESS, ERROR_CHAIN_ADDRESS)
+    } else {
+        (ERROR_NEXT_ALIGNMENT, ERROR_NEXT_ADDRESS)
+    };
     let mut raw = [0; DESCRIPTOR_BYTES];
     if !job.address.is_multiple_of(DESCRIPTOR_BYTES as u64) {
-        return Err(if job.first {
-            ERROR_CHAIN_ADDRESS
-        } else {
-            ERROR_NEXT_ALIGNMENT
-        });
+        return Err(Trouble::Errors(unaligned));
     }
     memory
         .read(job.address, &mut raw)
-        .map_err(|_| address_error(job.first))?;
+        .map_err(|error| Trouble::of(&error, unreadable, unreadable))?;
     let descriptor = Descriptor::new(&raw);
-    match descriptor.operation()? {
+    match descriptor.operation().map_err(Trouble::Errors)? {
         Operation::Null => {}
         Operation::Copy {
             source,
@@ -255,7 +294,7 @@ fn carry_out(
                 let part = chunk.get_mut(..size).unwrap_or_default();
                 memory
                     .read(source + at, part)
-                    .map_err(|error| data_error(&error, ERROR_SOURCE_ADDRESS, ERROR_READ_DATA))?;
+                    .map_err(|error| Trouble::of(&error, ERROR_SOURCE_ADDRESS, ERROR_READ_DATA))?;
                 write(memory, destination + at, part, wanted)?;
             }
         }
@@ -287,38 +326,21 @@ fn carry_out(
     })
 }
 
-/// Writes data, unless the job was abandoned; its outcome does not count then.
-fn write(memory: &DmaSpace, iova: u64, data: &[u8], wanted: &dyn Fn() -> bool) -> Result<(), u32> {
+/// Writes data, unless a reset came between.
+fn write(memory: &DmaSpace, iova: u64, data: &[u8], wanted: &dyn Fn() -> bool) -> Result<(), Trouble> {
     if !wanted() {
-        return Err(0);
+        return Err(Trouble::Abandoned);
     }
     memory
         .write(iova, data)
-        .map_err(|error| data_error(&error, ERROR_DESTINATION_ADDRESS, ERROR_WRITE_DATA))
+        .map_err(|error| Trouble::of(&error, ERROR_DESTINATION_ADDRESS, ERROR_WRITE_DATA))
 }
 
 /// Writes the status at CHANCMP.
-fn complete(job: &Job, status: u64, memory: &DmaSpace) -> Result<(), u32> {
+fn complete(job: &Job, status: u64, memory: &DmaSpace) -> Result<(), Trouble> {
     memory
         .write(job.completion, &status.to_le_bytes())
-        .map_err(|_| ERROR_COMPLETION_ADDRESS)
-}
-
-/// The error of a descriptor that can't be read.
-fn address_error(first: bool) -> u32 {
-    if first {
-        ERROR_CHAIN_ADDRESS
-    } else {
-        ERROR_NEXT_ADDRESS
-    }
-}
-
-/// Tells an address that is none from memory that could not be had.
-fn data_error(error: &DmaError, address: u32, data: u32) -> u32 {
-    match error {
-        DmaError::BusMasterOff { .. } | DmaError::NotMapped { .. } => address,
-        DmaError::Truncated { .. } | DmaError::Message { .. } => data,
-    }
+        .map_err(|error| Trouble::of(&error, ERROR_COMPLETION_ADDRESS, ERROR_COMPLETION_ADDRESS))
 }
 
 /// Cuts `bytes` into chunks: where each begins, and how long it is.

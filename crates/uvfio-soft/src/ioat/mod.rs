@@ -158,4 +158,10 @@ impl Device for Ioat {
         self.engine.reset();
         Ok(())
     }
+
+    fn bus_master_changed(&self, on: bool) {
+        if on {
+            self.engine.bus_master_on();
+        }
+    }
 }

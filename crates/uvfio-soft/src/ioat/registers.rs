@@ -95,13 +95,13 @@ impl Registers {
         effects
     }
 
-    /// Puts the outcome of a channel's job into the registers.
-    pub(super) fn finish(&mut self, number: usize, job: &Job, outcome: Outcome) -> Effects {
+    /// Puts the outcome of a channel's job into the registers; see [`Channel::finish`].
+    pub(super) fn finish(&mut self, number: usize, job: &Job, outcome: Outcome, again: bool) -> Effects {
         let before = self.asserted();
         let consequence = self
             .channels
             .get_mut(number)
-            .map_or(Consequence::None, |channel| channel.finish(job, outcome));
+            .map_or(Consequence::None, |channel| channel.finish(job, outcome, again));
         let vectors = match consequence {
             Consequence::Interrupt => self.interrupt(number),
             Consequence::None | Consequence::Work => 0,

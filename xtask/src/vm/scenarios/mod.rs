@@ -20,6 +20,7 @@ mod functions;
 mod gone;
 mod hardware;
 mod hardware_virtual;
+mod ioat;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -59,6 +60,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    ioat::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
