@@ -15,6 +15,8 @@ use uvfio_core::{
     Policy, SetIrqs, VirtualDevice, region_index::CONFIG,
 };
 
+pub(crate) mod ioat;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const MEMORY_BYTES: u64 = 1 << 20;
 pub(crate) const IOVA: u64 = 0x10_0000;
