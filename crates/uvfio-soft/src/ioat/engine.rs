@@ -254,8 +254,10 @@ enum Trouble {
 
 impl Trouble {
     /// Of an access that failed: `address` where nothing is mapped there, `data` where the memory could not be had.
-    fn of(error: &DmaError, address: u32, data: u32) -> Self {
+    fn of(error: &DmaError, memory: &DmaSpace, address: u32, data: u32) -> Self {
         match error {
+            // By message it may have been under way when bus mastering went off.
+            _ if !memory.enabled() => Self::BusMasterOff,
             DmaError::BusMasterOff { .. } => Self::BusMasterOff,
             DmaError::NotMapped { .. } => Self::Errors(address),
             DmaError::Truncated { .. } | DmaError::Message { .. } => Self::Errors(data),
@@ -281,7 +283,7 @@ fn carry_out(
     }
     memory
         .read(job.address, &mut raw)
-        .map_err(|error| Trouble::of(&error, unreadable, unreadable))?;
+        .map_err(|error| Trouble::of(&error, memory, unreadable, unreadable))?;
     let descriptor = Descriptor::new(&raw);
     match descriptor.operation().map_err(Trouble::Errors)? {
         Operation::Null => {}
@@ -294,7 +296,7 @@ fn carry_out(
                 let part = chunk.get_mut(..size).unwrap_or_default();
                 memory
                     .read(source + at, part)
-                    .map_err(|error| Trouble::of(&error, ERROR_SOURCE_ADDRESS, ERROR_READ_DATA))?;
+                    .map_err(|error| Trouble::of(&error, memory, ERROR_SOURCE_ADDRESS, ERROR_READ_DATA))?;
                 write(memory, destination + at, part, wanted)?;
             }
         }
@@ -333,14 +335,14 @@ fn write(memory: &DmaSpace, iova: u64, data: &[u8], wanted: &dyn Fn() -> bool) -
     }
     memory
         .write(iova, data)
-        .map_err(|error| Trouble::of(&error, ERROR_DESTINATION_ADDRESS, ERROR_WRITE_DATA))
+        .map_err(|error| Trouble::of(&error, memory, ERROR_DESTINATION_ADDRESS, ERROR_WRITE_DATA))
 }
 
 /// Writes the status at CHANCMP.
 fn complete(job: &Job, status: u64, memory: &DmaSpace) -> Result<(), Trouble> {
     memory
         .write(job.completion, &status.to_le_bytes())
-        .map_err(|error| Trouble::of(&error, ERROR_COMPLETION_ADDRESS, ERROR_COMPLETION_ADDRESS))
+        .map_err(|error| Trouble::of(&error, memory, ERROR_COMPLETION_ADDRESS, ERROR_COMPLETION_ADDRESS))
 }
 
 /// Cuts `bytes` into chunks: where each begins, and how long it is.

@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::{Context, Reach, STEP, Scenario};
 use crate::vm::checks::Checks;
-use crate::vm::device::Device;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "ioat",
@@ -15,14 +14,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const CHANNELS: u32 = 4;
 
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
-    let Some(uvfio) = &context.programs.uvfio else {
-        checks.ok("QEMU has no such device: nothing to do without our server");
-        return Ok(());
-    };
     for (reach, how) in [(Reach::Iommu, "behind an IOMMU"), (Reach::Messages, "by message")] {
         checks.part(how);
-        let server = context.serve(uvfio, "ioat", &format!("ioat,channels={CHANNELS}"))?;
-        let mut ioat = Device::served("ioat", server);
+        let Some(mut ioat) = context.ioat(CHANNELS)? else {
+            checks.ok("QEMU has no such device: nothing to do without our server");
+            return Ok(());
+        };
         let mut guest = context
             .guest_reached_by(reach)
             .attach(&ioat)

@@ -173,6 +173,15 @@ impl<'a> Context<'a> {
         Ok((Device::served("edu", self.serve(uvfio, "edu", "edu")?), 8))
     }
 
+    /// A DMA engine; QEMU has none of its own.
+    fn ioat(&self, channels: u32) -> Result<Option<Device>> {
+        let Some(uvfio) = &self.programs.uvfio else {
+            return Ok(None);
+        };
+        let server = self.serve(uvfio, "ioat", &format!("ioat,channels={channels}"))?;
+        Ok(Some(Device::served("ioat", server)))
+    }
+
     /// Checks a file system in an image from outside, without changing it.
     fn image_is_clean(&self, image: &Path, checks: &mut Checks) -> Result<()> {
         let output = self
