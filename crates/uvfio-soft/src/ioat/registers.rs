@@ -52,16 +52,14 @@ impl Registers {
     pub(super) fn read(&mut self, offset: u64, width: Width) -> (u64, Effects) {
         let before = self.asserted();
         let mut value = 0;
-        match self.channel_at(offset) {
-            Ok((channel, offset)) => {
-                for (register, lane, shift) in touched(CHANNEL, offset, width, 0) {
-                    value |= shift.there(channel.read(register, lane) & lane.mask);
-                }
+        let channel = self.channel_number(offset);
+        if let Some(channel) = channel.and_then(|number| self.channels.get_mut(number)) {
+            for (register, lane, shift) in touched(CHANNEL, offset % CHANNEL_BYTES, width, 0) {
+                value |= shift.there(channel.read(register, lane) & lane.mask);
             }
-            Err(offset) => {
-                for (register, lane, shift) in touched(DEVICE, offset, width, 0) {
-                    value |= shift.there(self.read_own(register, lane) & lane.mask);
-                }
+        } else {
+            for (register, lane, shift) in touched(DEVICE, offset, width, 0) {
+                value |= shift.there(self.read_own(register, lane) & lane.mask);
             }
         }
         let effects = Effects {
@@ -117,17 +115,6 @@ impl Registers {
     fn channel_number(&self, offset: u64) -> Option<usize> {
         let number = usize::try_from((offset / CHANNEL_BYTES).checked_sub(1)?).ok()?;
         (number < self.channels.len()).then_some(number)
-    }
-
-    /// The channel whose block an offset lies in, with the offset there; else the offset.
-    fn channel_at(&mut self, offset: u64) -> Result<(&mut Channel, u64), u64> {
-        match self
-            .channel_number(offset)
-            .and_then(|number| self.channels.get_mut(number))
-        {
-            Some(channel) => Ok((channel, offset % CHANNEL_BYTES)),
-            None => Err(offset),
-        }
     }
 
     fn read_own(&mut self, register: DeviceReg, lane: Lane) -> u64 {
