@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 
 use common::ioat::{DESTINATION, Descriptor, Driver, RUN, SOURCE};
-use common::{PATIENCE, arrives, taken, until};
+use common::{IOVA, PATIENCE, arrives, taken, until};
 use uvfio_core::{IrqIndex, region_index::CONFIG};
 use uvfio_soft::ioat::{
     COMMAND_SUSPEND, CONTROL_IN_USE, CONTROL_INTERRUPT_DISABLED, ChannelReg, Config, DESCRIPTOR_NULL,
@@ -285,4 +285,75 @@ fn numbers_of_channels_that_cannot_be_are_refused_in_a_sentence() {
             format!("ioat: {channels} channels are not possible; give it 1 to 8")
         );
     }
+}
+
+/// As DPDK's driver does it, by the numbers in its header: probe, start, an error, recovery, stop, start.
+#[test]
+fn a_polling_driver_probes_starts_recovers_and_stops() {
+    const CHANCTRL: u64 = 0x80;
+    const CHANCMD: u64 = 0x84;
+    const DMACOUNT: u64 = 0x86;
+    const CHANSTS: u64 = 0x88;
+    const CHAINADDR: u64 = 0x90;
+    const CHANCMP: u64 = 0x98;
+    const CHANERR: u64 = 0xa8;
+    let driver = Driver::new(1);
+    let data = driver.fill_source();
+    let ring = Driver::address(0, 0);
+    let completion = || driver.completion(0);
+    let start = |chain: u64| {
+        driver.put::<8>(CHAINADDR, chain);
+        driver.put::<8>(CHANCMP, IOVA + 0x1_0000);
+        driver.put::<2>(CHANCTRL, 0x0c);
+    };
+
+    assert_eq!(driver.get::<2>(CHANCTRL) & 0x100, 0, "locked by nobody");
+    assert_eq!(driver.get::<4>(CHANERR), 0);
+    driver.put::<1>(CHANCMD, 0x04);
+    driver.put::<1>(CHANCMD, 0x20);
+    until("the reset ends", || driver.get::<1>(CHANCMD) & 0x20 == 0);
+    driver.write_ring(
+        0,
+        &[
+            Descriptor::copy(SOURCE, DESTINATION, 64),
+            Descriptor {
+                source: 0,
+                ..Descriptor::copy(0, DESTINATION, 64)
+            },
+            Descriptor::copy(SOURCE + 1, DESTINATION + 64, 64),
+            Descriptor::fill(7, DESTINATION + 128, 64),
+        ],
+    );
+    start(ring);
+    assert_eq!(driver.get::<8>(CHANSTS), 4, "armed");
+    driver.put::<2>(DMACOUNT, 4);
+    until("the status says that it halted", || completion() & 7 == 3);
+    assert_eq!(
+        completion(),
+        ring | 3,
+        "the descriptor before the one that failed"
+    );
+    assert_eq!(driver.get::<4>(CHANERR), 1, "source address");
+
+    driver.put::<4>(CHANERR, 1);
+    driver.put::<1>(CHANCMD, 0x20);
+    start(ring + 2 * 64);
+    assert_eq!(driver.get::<8>(CHANSTS), 4, "armed, and nothing completed");
+    driver.put::<2>(DMACOUNT, 2);
+    until("the last is done", || completion() & !7 == ring + 3 * 64);
+    assert_eq!(driver.memory(DESTINATION, 64), data.get(..64).expect("as much"));
+    assert_eq!(
+        driver.memory(DESTINATION + 64, 64),
+        data.get(1..65).expect("as much")
+    );
+    assert_eq!(
+        driver.memory(DESTINATION + 128, 64),
+        [7, 0, 0, 0, 0, 0, 0, 0].repeat(8)
+    );
+
+    until("it is idle", || driver.get::<8>(CHANSTS) & 7 == 1);
+    driver.put::<1>(CHANCMD, 0x04);
+    assert_eq!(driver.get::<8>(CHANSTS) & 7, 2, "suspended");
+    start(ring);
+    assert_eq!(driver.get::<8>(CHANSTS), 4, "armed again");
 }
