@@ -80,6 +80,8 @@ pub(crate) fn run(address: &str, channels: u8, rounds: u32, report: &mut Report)
         }
         device.reset()?;
         for channel in &channels {
+            // Where the host is busy the reset may outlast what the kernel waits; the registers read all ones so long.
+            eventually("the reset", || Ok(channel.status()? != u64::MAX))?;
             let state = (channel.status()?, channel.error()?);
             ensure!(
                 state == (HALTED, 0),
