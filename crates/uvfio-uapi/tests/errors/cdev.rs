@@ -170,6 +170,10 @@ fn a_bus_is_reset_by_the_file_that_all_of_it_is_bound_to() {
     bind(&program, third, elsewhere).expect("bound");
     assert_eq!(info().1, [own as i32, 0, -1]);
     program.close(third);
+    let second = program.open(Node::Device(1));
+    bind(&program, second, elsewhere).expect("bound");
+    assert_eq!(info().1, [own as i32, -1, -1], "its group's, bound elsewhere");
+    program.close(second);
     let third = program.open(Node::Device(2));
     let other = bind(&program, third, iommu).expect("bound");
     assert_eq!(info(), (3, [own as i32, 0, other as i32]));
