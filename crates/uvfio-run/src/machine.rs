@@ -7,16 +7,14 @@ use std::sync::Arc;
 
 use uvfio_calls::SOCKET;
 use uvfio_core::{CreateError, Device, Policy, VirtualDevice, region_index};
+use uvfio_pci::tables::header;
 use uvfio_pci::{Bar, Blueprint};
+use uvfio_uapi::Uapi;
 
 use crate::tree::{Node, Tree};
 
 /// The bus that they are on, a root bus of its own: nothing of this machine's first one is in the way.
 const BUS: &str = "pci0000:01";
-/// Where BARs would be, had the machine's firmware placed them: each starts on a multiple of its size.
-const MEMORY_BASE: u64 = 0xe000_0000;
-const IO_BASE: u64 = 0xc000;
-const PAGE: u64 = 4096;
 /// Functions on one bus, one a slot.
 pub(crate) const MOST: usize = 32;
 
@@ -67,7 +65,7 @@ impl Function {
 }
 
 /// Everything that the program sees of them.
-pub(crate) fn tree(functions: &[Function]) -> Tree {
+pub(crate) fn tree(functions: &[Function], uapi: &Uapi) -> Tree {
     let mut tree = Tree::default();
     tree.root("/dev/vfio");
     tree.socket(SOCKET);
@@ -101,17 +99,13 @@ pub(crate) fn tree(functions: &[Function]) -> Tree {
     }
     tree.root(Path::new("/sys/devices").join(BUS));
     tree.link("/sys/bus/pci/drivers/vfio-pci/module", "/sys/module/vfio_pci");
-    let mut places = Places {
-        memory: MEMORY_BASE,
-        io: IO_BASE,
-    };
     for function in functions {
-        add(&mut tree, function, &mut places);
+        add(&mut tree, function, &uapi.bar_addresses(function.number));
     }
     tree
 }
 
-fn add(tree: &mut Tree, function: &Function, places: &mut Places) {
+fn add(tree: &mut Tree, function: &Function, addresses: &Addresses) {
     let Function {
         address,
         group,
@@ -123,7 +117,7 @@ fn add(tree: &mut Tree, function: &Function, places: &mut Places) {
     tree.node(format!("/dev/vfio/{group}"), Node::Group(*group));
     tree.node(format!("/dev/vfio/devices/{node}"), Node::Device(*number));
 
-    describe(tree, &folder, function, places);
+    describe(tree, &folder, function, addresses);
     tree.link(folder.join("subsystem"), "/sys/bus/pci");
     tree.link(Path::new("/sys/bus/pci/devices").join(address), &folder);
     tree.link(folder.join("driver"), "/sys/bus/pci/drivers/vfio-pci");
@@ -147,7 +141,7 @@ fn add(tree: &mut Tree, function: &Function, places: &mut Places) {
 }
 
 /// What the function itself is.
-fn describe(tree: &mut Tree, folder: &Path, function: &Function, places: &mut Places) {
+fn describe(tree: &mut Tree, folder: &Path, function: &Function, addresses: &Addresses) {
     let (blueprint, device) = (function.device.blueprint(), &function.user);
     let identity = blueprint.identity;
     let [base, sub, interface] = identity.class;
@@ -185,42 +179,43 @@ fn describe(tree: &mut Tree, folder: &Path, function: &Function, places: &mut Pl
         tree.text(folder.join("reset_method"), "flr\n");
         tree.file(folder.join("reset"), Vec::new(), 0, 0o200);
     }
-    tree.file(folder.join("config"), config(device), 0, 0o444);
-    resources(tree, folder, &blueprint, places);
+    tree.file(folder.join("config"), config(function, addresses), 0, 0o444);
+    resources(tree, folder, &blueprint, addresses);
 }
 
-/// Configuration space as its user will find it.
-fn config(device: &VirtualDevice) -> Vec<u8> {
-    let region = region_index::CONFIG;
-    let bytes = device.region_info(region).map_or(0, |info| info.bytes);
+/// Where BARs 0 to 5 and the ROM are, as the machine's firmware would have placed them.
+type Addresses = [u64; 7];
+
+/// Configuration space of a function that nobody has opened.
+fn config(function: &Function, addresses: &Addresses) -> Vec<u8> {
+    let device = &function.user;
+    let bars = (0..).zip(function.device.blueprint().bars).zip(addresses);
+    for ((bar, kind), address) in bars {
+        let address = address.to_le_bytes();
+        let bytes = match kind {
+            Bar::None => 0,
+            Bar::Memory32 { .. } | Bar::Io { .. } => 4,
+            Bar::Memory64 { .. } => 8,
+        };
+        let register = header::BAR0 + bar * 4;
+        // What can't be written there has no address, which is then what is shown.
+        let _ = device.write(
+            region_index::CONFIG,
+            register.into(),
+            address.get(..bytes).unwrap_or_default(),
+        );
+    }
+    let bytes = device
+        .region_info(region_index::CONFIG)
+        .map_or(0, |info| info.bytes);
     let mut config = vec![0; bytes as usize];
     // Of a region that is there, and whole: it can't be refused.
-    let _ = device.read(region, 0, &mut config);
+    let _ = device.read(region_index::CONFIG, 0, &mut config);
     config
 }
 
-/// Where the next BAR may be.
-struct Places {
-    memory: u64,
-    io: u64,
-}
-
-impl Places {
-    /// The first address of the next `bytes` bytes of a kind, which is a power of two.
-    fn next(&mut self, io: bool, bytes: u64) -> u64 {
-        let (next, unit) = if io {
-            (&mut self.io, 1)
-        } else {
-            (&mut self.memory, PAGE)
-        };
-        let first = next.next_multiple_of(bytes.max(1));
-        *next = first.saturating_add(bytes.next_multiple_of(unit));
-        first
-    }
-}
-
 /// `resource`, and the files by which BARs could be mapped, which can't be here: a program that has VFIO needs none.
-fn resources(tree: &mut Tree, folder: &Path, blueprint: &Blueprint<'_>, places: &mut Places) {
+fn resources(tree: &mut Tree, folder: &Path, blueprint: &Blueprint<'_>, addresses: &Addresses) {
     let memory = |prefetchable| flag::MEMORY | if prefetchable { flag::PREFETCH } else { 0 };
     let bars = blueprint.bars.iter().map(|bar| match *bar {
         Bar::None => (0, 0),
@@ -230,11 +225,11 @@ fn resources(tree: &mut Tree, folder: &Path, blueprint: &Blueprint<'_>, places: 
     });
     let rom = (u64::from(blueprint.rom_bytes), memory(true) | flag::READ_ONLY);
     let mut text = String::new();
-    for (index, (bytes, kind)) in bars.chain([rom]).enumerate() {
+    for (index, ((bytes, kind), address)) in bars.chain([rom]).zip(addresses).enumerate() {
         let (mut first, mut last, mut flags) = (0, 0, 0);
         if bytes != 0 {
-            first = places.next(kind & flag::IO != 0, bytes);
-            last = first + (bytes - 1);
+            first = *address;
+            last = first.saturating_add(bytes - 1);
             // The low bits are those of the BAR itself.
             let register = match kind {
                 flag::IO => 1,

@@ -310,10 +310,10 @@ impl ProcessMemory for FileMemory {
 /// A file that can be read and written at offsets as memory is.
 fn is_memory(file: &OwnedFd) -> bool {
     // Those of hugetlbfs can't be written.
-    const HUGETLBFS: i64 = 0x9584_58f6;
+    const HUGETLBFS: i128 = 0x9584_58f6;
     let regular =
         fstat(file).is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::RegularFile);
-    regular && fstatfs(file).is_ok_and(|system| system.f_type as i64 != HUGETLBFS)
+    regular && fstatfs(file).is_ok_and(|system| i128::from(system.f_type) != HUGETLBFS)
 }
 
 /// Who makes a call, while it is made.

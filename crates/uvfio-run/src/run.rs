@@ -190,12 +190,12 @@ impl Parent {
     }
 
     fn supervise(&mut self, functions: &[Function], go: Go) -> Result<ExitStatus, RunError> {
-        self.tell(&ToInside::Tree(machine::tree(functions)))?;
+        let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
+        self.tell(&ToInside::Tree(machine::tree(functions, &uapi)))?;
         let FromInside::Placed { nodes, listener } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
         let listener = descriptor_of(Some(Pid::from_child(&self.process)), listener)?;
-        let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
         let calls = Calls::answer(uapi, &nodes, listener.into())
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);

@@ -219,3 +219,120 @@ pub(crate) fn cut(ranges: &Ranges, iova: u64, last: u64) -> Option<u64> {
 pub(crate) fn bytes_of(first: u64, last: u64) -> u64 {
     (last - first).saturating_add(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    /// Memory whose reads tell that they have begun, and wait until they may end.
+    #[derive(Debug)]
+    struct Slow {
+        begun: Mutex<Sender<usize>>,
+        open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Slow {
+        fn new() -> (Arc<Self>, Receiver<usize>) {
+            let (begun, told) = channel();
+            let slow = Self {
+                begun: Mutex::new(begun),
+                open: Mutex::new(false),
+                opened: Condvar::new(),
+            };
+            (Arc::new(slow), told)
+        }
+
+        fn open(&self) {
+            *self.open.lock().unwrap() = true;
+            self.opened.notify_all();
+        }
+    }
+
+    impl ProcessMemory for Slow {
+        fn read(&self, _: u64, data: &mut [u8]) -> Result<(), Errno> {
+            self.begun.lock().unwrap().send(data.len()).unwrap();
+            let open = self.open.lock().unwrap();
+            drop(self.opened.wait_while(open, |open| !*open).unwrap());
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+            Err(Errno::FAULT)
+        }
+    }
+
+    fn space(memory: &Arc<Slow>, bytes: u64) -> Space {
+        let space = Space::default();
+        let range = Mapped {
+            last: bytes - 1,
+            access: DmaAccess::all(),
+            address: Some(0),
+            memory: Arc::clone(memory) as _,
+        };
+        space.change().insert(0, range);
+        space
+    }
+
+    #[test]
+    fn a_change_waits_for_the_copy_under_way() {
+        let (memory, begun) = Slow::new();
+        let space = space(&memory, 4096);
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(|| space.copy(0, Copy::Read(&mut [0; 8]), || true));
+            begun.recv().unwrap();
+            assert!(
+                space.ranges.try_write().is_err(),
+                "it can be changed under a copy"
+            );
+            let change = scope.spawn(|| space.change().clear());
+            memory.open();
+            copy.join().unwrap().unwrap();
+            change.join().unwrap();
+        });
+        assert!(space.ranges().is_empty());
+    }
+
+    #[test]
+    fn an_access_that_is_abandoned_ends_with_the_piece_under_way() {
+        let (memory, begun) = Slow::new();
+        let space = space(&memory, 1 << 20);
+        let goes_on = Mutex::new(true);
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(|| {
+                let mut data = vec![0; 3 * COPY_BYTES];
+                space.copy(0, Copy::Read(&mut data), || *goes_on.lock().unwrap())
+            });
+            assert_eq!(begun.recv().unwrap(), COPY_BYTES);
+            *goes_on.lock().unwrap() = false;
+            memory.open();
+            assert_eq!(copy.join().unwrap(), Err((COPY_BYTES as u64, Fault::Abandoned)));
+        });
+        assert!(begun.try_recv().is_err(), "nothing more is read");
+    }
+
+    #[test]
+    fn a_fault_names_the_first_address_that_is_not_there() {
+        let (memory, _begun) = Slow::new();
+        memory.open();
+        let space = space(&memory, 4096);
+        let copied = space.copy(4000, Copy::Read(&mut [0; 200]), || true);
+        assert_eq!(copied, Err((4096, Fault::NotMapped)));
+        let copied = space.copy(u64::MAX, Copy::Read(&mut [0; 2]), || true);
+        assert_eq!(copied, Err((u64::MAX, Fault::NotMapped)));
+        let written = space.copy(8, Copy::Write(&[0; 2]), || true);
+        assert_eq!(
+            written,
+            Err((
+                8,
+                Fault::Process {
+                    address: 8,
+                    errno: Errno::FAULT
+                }
+            ))
+        );
+    }
+}

@@ -195,6 +195,80 @@ fn an_address_that_is_taken_away_is_out_of_reach_until_there_is_a_new_one() {
 }
 
 #[test]
+fn nothing_of_a_process_is_held_once_its_files_are_closed() {
+    let program = Program::edu();
+    assert_eq!(program.holders(), 1);
+    let memory = Memory::new(4096);
+    let (container, group, device) = program.opened();
+    program
+        .map(container, IOVA, memory.address(), 4096, sys::READ)
+        .expect("mapped");
+    assert!(program.holders() > 1, "the mapping");
+    for number in [container, group, device] {
+        program.close(number);
+    }
+    assert_eq!(program.holders(), 1, "by container and group");
+    let (iommu, device) = (program.open(Node::Iommu), program.open(Node::Device(0)));
+    program
+        .ioctl(device, sys::BIND, &mut sys::bind(0, iommu))
+        .expect("bound");
+    let mut space = sys::words(&[12, 0, 0]);
+    program
+        .ioctl(iommu, sys::IOAS_ALLOC, &mut space)
+        .expect("an address space");
+    let space = sys::u32_at(&space, 8);
+    let mut map = sys::ioas_map(sys::READABLE, space, memory.address(), 4096, 0);
+    program.ioctl(iommu, sys::IOAS_MAP, &mut map).expect("mapped");
+    program
+        .ioctl(device, sys::ATTACH, &mut sys::words(&[12, 0, space]))
+        .expect("attached");
+    program.close(iommu);
+    assert!(program.holders() > 1, "the device keeps what it is attached to");
+    program.close(device);
+    assert_eq!(program.holders(), 1, "by /dev/iommu");
+}
+
+#[test]
+fn an_ioeventfd_ends_with_the_device_s_last_file() {
+    let (program, _odd) = odd();
+    let (_, group, device) = program.opened();
+    let (doorbell, number) = program.eventfd();
+    let write = |number| sys::ioeventfd(4, 0, 0x1234_5678, number);
+    program
+        .ioctl(device, sys::IOEVENTFD, &mut write(number))
+        .expect("the eventfd is taken");
+    program.close(device);
+    let device = program.device_fd(group, "0000:01:00.0").expect("opened");
+    rustix::io::write(&doorbell, &1_u64.to_ne_bytes()).expect("signalled");
+    let (second, number) = program.eventfd();
+    assert_eq!(
+        program.ioctl(device, sys::IOEVENTFD, &mut write(number)),
+        Ok(0),
+        "as if there had been none"
+    );
+    rustix::io::write(&second, &1_u64.to_ne_bytes()).expect("signalled");
+    until("that one is served", || {
+        program.read_u32(device, 0, 0) == 0x1234_5678
+    });
+    assert_eq!(count(&doorbell), 1, "the first is not");
+}
+
+#[test]
+fn a_reset_by_register_is_done_when_the_write_returns_however_long_it_takes() {
+    let odd = Odd::slow();
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Given(odd))]);
+    let (_, _, device) = program.opened();
+    let express = (0x34..0x100)
+        .step_by(4)
+        .find(|at| program.config_u16(device, *at) & 0xff == 0x10 && *at > 0x3f)
+        .expect("the PCI Express capability");
+    program
+        .write(device, 7, express + 8, &0x8000_u16.to_le_bytes())
+        .expect("written");
+    assert_eq!(program.read(device, 0, 0, 4), Ok(vec![0; 4]), "it answers");
+}
+
+#[test]
 fn a_device_that_is_gone_is_not_opened_and_reads_ones_to_who_has_it_open() {
     let (program, _odd) = odd();
     let (_, group, device) = program.opened();

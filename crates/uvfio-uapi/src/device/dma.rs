@@ -112,3 +112,49 @@ impl DmaMessages for Way {
         self.stop(self.space().as_deref());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uvfio_core::DmaAccess;
+
+    use super::*;
+    use crate::ProcessMemory;
+    use crate::space::Mapped;
+
+    #[derive(Debug)]
+    struct Zeros;
+
+    impl ProcessMemory for Zeros {
+        fn read(&self, _: u64, data: &mut [u8]) -> Result<(), rustix::io::Errno> {
+            data.fill(0);
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> Result<(), rustix::io::Errno> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_access_begun_before_it_is_abandoned_fails_and_one_begun_later_does_not() {
+        let space = Arc::new(Space::default());
+        let range = Mapped {
+            last: 4095,
+            access: DmaAccess::all(),
+            address: Some(0),
+            memory: Arc::new(Zeros),
+        };
+        space.change().insert(0, range);
+        let way = Way::new("0000:01:00.0".to_owned());
+        way.set_space(Some(Arc::clone(&space)));
+        let before = way.begin(0, 7);
+        assert_eq!(way.read(before, 0, &mut [0; 8]), Ok(()));
+        way.abandon();
+        assert!(way.read(before, 0, &mut [0; 8]).is_err());
+        assert!(way.write(before, 0, &[0; 8]).is_err());
+        let after = way.begin(0, 7);
+        assert_eq!(way.write(after, 0, &[0; 8]), Ok(()));
+        way.set_space(Some(space));
+        assert!(way.read(after, 0, &mut [0; 8]).is_err(), "it leads elsewhere now");
+    }
+}

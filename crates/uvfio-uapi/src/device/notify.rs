@@ -234,7 +234,7 @@ impl Device {
         if bar >= region_index::ROM {
             return Err(Refusal::invalid(format!("region {bar} is not a BAR")));
         }
-        let have = self.device.region_info(bar).map_or(0, |info| info.bytes);
+        let have = self.region_bytes(bar).unwrap_or(0);
         // Offsets have 40 bits.
         let end = offset + bytes as u64;
         if end > have {

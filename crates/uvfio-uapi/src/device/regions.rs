@@ -150,6 +150,21 @@ impl Device {
         Ok(parts)
     }
 
+    /// How large a region is, in bytes: 0 for a BAR that the function has not; none for a region that it can't have.
+    pub(super) fn region_bytes(&self, region: u32) -> Option<u64> {
+        let layout = self.device.layout();
+        Some(match region {
+            0..region_index::ROM => match layout.bar(region as u8) {
+                Bar::None => 0,
+                Bar::Memory32 { bytes, .. } | Bar::Io { bytes } => bytes.into(),
+                Bar::Memory64 { bytes, .. } => bytes,
+            },
+            region_index::ROM => layout.rom_bytes().into(),
+            region_index::CONFIG => layout.config_bytes().into(),
+            _ => return None,
+        })
+    }
+
     /// Checks an access by read or write: the region, the offset in it, and how many bytes of it there are.
     fn accessed(&self, offset: u64, len: usize, write: bool) -> Outcome<(u32, u64, usize)> {
         let (region, at) = split(offset);
@@ -157,9 +172,8 @@ impl Device {
             return Ok((region, at, 0));
         }
         let have = match region {
-            region_index::VGA => None,
             region_index::ROM if write => None,
-            _ => self.device.region_info(region).ok().map(|info| info.bytes),
+            _ => self.region_bytes(region),
         };
         let have = have.ok_or_else(|| {
             let how = if write { "written" } else { "read" };

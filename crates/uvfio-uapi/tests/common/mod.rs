@@ -160,6 +160,11 @@ impl Program {
         Self::with(&[("0000:01:00.0", 7, Kind::Edu)])
     }
 
+    /// How many hold this process' memory.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.own)
+    }
+
     pub(crate) fn limit_locked_memory(&self, bytes: u64) {
         self.own.lockable.store(bytes, Ordering::Relaxed);
     }

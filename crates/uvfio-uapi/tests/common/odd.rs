@@ -23,6 +23,7 @@ pub(crate) struct Odd {
     memory: Arc<OwnedFd>,
     resettable: AtomicBool,
     express: AtomicBool,
+    slow: AtomicBool,
     rom: [u8; 100],
     host: Mutex<Option<Host>>,
 }
@@ -36,6 +37,7 @@ impl Odd {
             memory: Arc::new(memory),
             resettable: AtomicBool::new(true),
             express: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             rom: [0x55; 100],
             host: Mutex::new(None),
         })
@@ -51,6 +53,13 @@ impl Odd {
     pub(crate) fn express() -> Arc<Self> {
         let odd = Self::new();
         odd.express.store(true, Ordering::Relaxed);
+        odd
+    }
+
+    /// PCI Express, with resets that take their time.
+    pub(crate) fn slow() -> Arc<Self> {
+        let odd = Self::express();
+        odd.slow.store(true, Ordering::Relaxed);
         odd
     }
 
@@ -162,6 +171,9 @@ impl Device for Odd {
     }
 
     fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {
+        if self.slow.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! The tables are written from what is known of the kernel, not from this crate.
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
+mod cdev;
 #[path = "../common/mod.rs"]
 mod common;
 mod container;

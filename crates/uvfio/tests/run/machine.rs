@@ -41,7 +41,7 @@ fn lspci_understands_them() {
         "01:00.0 ",
         "[1234:11e8]",
         "IOMMU group 1",
-        "(32-bit, non-prefetchable) [virtual] [size=1M]",
+        "Memory at c0000000 (32-bit, non-prefetchable)",
         "MSI: Enable- Count=1/8",
         "Kernel driver in use: vfio-pci",
     ] {

@@ -1,7 +1,7 @@
 //! Programs that drive a device through VFIO.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::{text_of, uvfio_run, uvfio_run_by};
 
@@ -119,4 +119,32 @@ fn memory_mapped_for_dma_stays_what_it_was() {
         let mut run = uvfio_run_by(way, &["edu"]);
         assert_eq!(text_of(run.arg(program)), "pinned\n", "{way}");
     }
+}
+
+/// DPDK's own test of DMA engines, of Debian's package `dpdk-dev`.
+#[test]
+#[ignore = "needs dpdk-test, which no other test needs: apt install dpdk-dev, then --ignored"]
+fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let mut run = uvfio_run(&["ioat"]);
+    run.args([
+        "dpdk-test",
+        "--no-huge",
+        "-m",
+        "64",
+        "--iova-mode=va",
+        "-l",
+        "0",
+        "--no-telemetry",
+    ])
+    .args(["-a", "0000:01:00.0"])
+    .env("DPDK_TEST", "dmadev_autotest")
+    .env("XDG_RUNTIME_DIR", folder.path())
+    .stdin(Stdio::null());
+    let seen = text_of(&mut run);
+    assert!(
+        seen.contains("Running copy Tests") && seen.contains("Test OK"),
+        "{seen}"
+    );
 }
