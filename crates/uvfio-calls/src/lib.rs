@@ -1,10 +1,8 @@
-//! What a program under `uvfio run` and its supervisor say to each other: one [`Call`], one [`Reply`], each of a fixed
-//! size, over a connection to [`SOCKET`] made for that call alone.
+//! What a program under `uvfio run` and its supervisor say to each other: [`Call`] and [`Reply`], each of a fixed size,
+//! one after the other, over a connection to [`SOCKET`].
 //!
-//! A connection for each call needs no state in the program: nothing to lock, to make again after a fork, or to lose when
-//! the program closes descriptors that it does not know. Which process calls, the supervisor hears from the kernel
-//! (`SO_PEERCRED`), and it reads and writes that process's memory by itself, so what a program can say here it could also
-//! have said by a system call.
+//! Which process calls, the supervisor hears from the kernel (`SO_PEERCRED`: who made the connection), and it reads and
+//! writes that process's memory by itself, so what a program can say here it could also have said by a system call.
 //!
 //! Files of VFIO's are, in the program, descriptors of UNIX sockets that the supervisor holds the other ends of. The
 //! kernel then does three things that would otherwise have to be done here: it keeps one identity for what `dup`, `fork`

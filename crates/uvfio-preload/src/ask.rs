@@ -1,16 +1,15 @@
 //! One call to the supervisor.
 
 use core::mem::MaybeUninit;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags,
-    SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with,
-};
-use uvfio_calls::{Call, PARTS, Reply, SOCKET, kind};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use uvfio_calls::{Call, PARTS, Reply, kind};
 use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use crate::connection;
 
 /// The descriptors that came with a reply.
 pub(crate) type Descriptors = [Option<OwnedFd>; PARTS];
@@ -23,24 +22,28 @@ pub(crate) fn ask(call: &Call) -> Option<(Reply, Descriptors)> {
 }
 
 fn converse(call: &Call, descriptors: &mut Descriptors) -> rustix::io::Result<Reply> {
-    let socket = socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let address = SocketAddrUnix::new(SOCKET)?;
-    again(|| connect(&socket, &address))?;
+    let kept = connection::take().filter(|connection| send(connection, call).is_ok());
+    let connection = match kept {
+        Some(connection) => connection,
+        // Nothing of the call has gone by the other, if there was one.
+        None => {
+            let connection = connection::make()?;
+            send(&connection, call)?;
+            connection
+        }
+    };
+    let reply = receive(&connection, descriptors)?;
+    connection::keep(connection);
+    Ok(reply)
+}
+
+fn send(connection: &OwnedFd, call: &Call) -> rustix::io::Result<()> {
     let bytes = call.as_bytes();
-    let sent = again(|| {
-        let mut nothing = SendAncillaryBuffer::default();
-        sendmsg(&socket, &[IoSlice::new(bytes)], &mut nothing, SendFlags::NOSIGNAL)
-    })?;
-    // So few bytes go at once or not at all.
-    if sent != bytes.len() {
-        return Err(Errno::IO);
+    // So few go at once or not at all.
+    match again(|| rustix::net::send(connection, bytes, SendFlags::NOSIGNAL))? {
+        sent if sent == bytes.len() => Ok(()),
+        _ => Err(Errno::IO),
     }
-    receive(&socket, descriptors)
 }
 
 /// Receives a reply, which may come in two pieces, descriptors with the first.
@@ -72,7 +75,7 @@ fn receive(socket: impl AsFd, descriptors: &mut Descriptors) -> rustix::io::Resu
 
 /// Makes a system call once more where a signal came in between: the program's calls on VFIO's files end in no other way
 /// than done.
-fn again<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+pub(crate) fn again<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     loop {
         match call() {
             Err(Errno::INTR) => {}

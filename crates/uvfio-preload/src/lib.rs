@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What is not VFIO's costs a comparison: `ioctl` looks at its request; the others make the system call, and only where
-//! that fails, in the way that it does for nodes and files of ours, is the supervisor asked. Nothing here has state, takes a
-//! lock, or allocates, so it may be called from any thread, after fork, and in a signal's handler.
+//! that fails, in the way that it does for nodes and files of ours, is the supervisor asked. Nothing here waits for a lock
+//! or allocates, so it may be called from any thread, after fork, and in a signal's handler.
 //!
 //! Nothing here may panic; were it to, the process would be aborted, since no panic crosses an `extern "C"` function.
 
@@ -27,6 +27,7 @@ macro_rules! exported {
 }
 
 mod ask;
+mod connection;
 mod files;
 mod instruction;
 mod map;

@@ -1,6 +1,7 @@
 //! Answers the calls that the preloaded library makes.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,8 +22,8 @@ use crate::tree::Node;
 
 /// Bytes of a read or write that are under way at a time.
 const CHUNK: usize = 64 << 10;
-/// Most threads that answer. A call waits for another only where so many take long: resets do.
-const THREADS: usize = 64;
+/// Most threads that answer, which is most connections: a process has as many as it makes calls at a time.
+const THREADS: usize = 1024;
 const STACK: usize = 256 << 10;
 
 /// What answering needs.
@@ -87,12 +88,14 @@ impl Calls {
         while let Ok((connection, _)) = self.listener.accept() {
             let last = self.idle.fetch_sub(1, Ordering::Relaxed) == 1;
             if last && self.threads.load(Ordering::Relaxed) < THREADS {
-                // Without another, the next call waits for this one.
+                // Without another, the next caller would wait for this one.
                 let _ = self.start_thread();
             }
-            // A caller that has gone, or says nothing that makes sense, hears nothing.
-            if let Err(error) = self.serve(&connection) {
-                tracing::debug!(%error, "a call was not answered");
+            // Until the caller has gone, which ends it with an error.
+            if let Err(error) = self.serve(&connection)
+                && error.kind() != io::ErrorKind::UnexpectedEof
+            {
+                tracing::debug!(%error, "a caller is served no more");
             }
             self.idle.fetch_add(1, Ordering::Relaxed);
         }
@@ -104,16 +107,19 @@ impl Calls {
         self.files.end();
     }
 
-    fn serve(&self, mut connection: &UnixStream) -> io::Result<()> {
-        let mut call = Call::new_zeroed();
-        connection.read_exact(call.as_mut_bytes())?;
+    /// Answers the calls of one connection. Never comes back without an error.
+    fn serve(&self, mut connection: &UnixStream) -> io::Result<Infallible> {
         let process = self.processes.get(sockopt::socket_peercred(connection)?.pid)?;
         // The library does that, where it knows the processor.
         let traps = cfg!(target_arch = "x86_64");
-        let (reply, descriptors) = self
-            .answered(&call, process, traps)
-            .unwrap_or_else(|errno| (Reply::of(kind::ERROR, errno.raw_os_error() as u64), Vec::new()));
-        Ok(send(connection, &reply, descriptors)?)
+        loop {
+            let mut call = Call::new_zeroed();
+            connection.read_exact(call.as_mut_bytes())?;
+            let (reply, descriptors) = self
+                .answered(&call, process.clone(), traps)
+                .unwrap_or_else(|errno| (Reply::of(kind::ERROR, errno.raw_os_error() as u64), Vec::new()));
+            send(connection, &reply, descriptors)?;
+        }
     }
 
     /// What a call gives that the kernel has told of.

@@ -67,6 +67,19 @@ os.set_inheritable(duplicate, True)
 script = f"import os; assert os.pread({duplicate}, 4, {CONFIG}) == bytes.fromhex('3412e811')"
 in_child(lambda: os.execv(sys.executable, [sys.executable, "-c", script]))
 
+# In one that closes everything that it does not know, and has files of its own by these numbers.
+def closes_what_is_not_its_own():
+    os.closerange(duplicate + 1, 1000)
+    reader, writer = os.pipe()
+    for number in range(duplicate + 3, 300):
+        os.dup2(writer, number)
+    works(duplicate)
+    os.set_blocking(reader, False)
+    refused(errno.EAGAIN, os.read, reader, 1)
+
+
+in_child(closes_what_is_not_its_own)
+
 # Sent to a process that has nothing of it.
 ours, theirs = socket.socketpair()
 
