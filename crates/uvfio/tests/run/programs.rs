@@ -160,3 +160,14 @@ fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
         "{seen}"
     );
 }
+
+/// Cargo builds a package's examples for its tests.
+#[test]
+fn a_program_by_the_library_of_rust_vmm_drives_edu() {
+    let example = Path::new(env!("CARGO_BIN_EXE_uvfio")).with_file_name("examples/rust_vmm");
+    for way in ["preload", "seccomp"] {
+        let mut run = uvfio_run_by(way, &["edu"]);
+        let seen = text_of(run.arg(&example).arg("0000:01:00.0"));
+        assert_eq!(seen, "8 interrupts at most\n6! = 720\ninterrupts: 1\n", "{way}");
+    }
+}
