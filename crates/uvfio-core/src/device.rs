@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
 
-use crate::{Host, Iommu};
+use crate::{Host, Iommu, Routes};
 
 /// The width of one register access; accesses are naturally aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,8 +46,8 @@ pub struct DeviceError {
 ///
 /// Calls come from the front end's thread, which answers the user's messages, except [`reset`](Device::reset),
 /// [`power`](Device::power) and [`detach`](Device::detach), which come from a thread of their own, and
-/// [`interrupts_changed`](Device::interrupts_changed) and [`bus_master_changed`](Device::bus_master_changed), which
-/// come from either. Every method but those three returns without waiting: not for the disk, and never for the user
+/// [`interrupts_changed`](Device::interrupts_changed), [`routes_changed`](Device::routes_changed) and
+/// [`bus_master_changed`](Device::bus_master_changed), which come from either. Every method but those three returns without waiting: not for the disk, and never for the user
 /// (DMA may go by message, and the user answers only once it has its reply). So **DMA is done by the device's own
 /// threads, never in `read` or `write`**; by message it is refused there.
 pub trait Device: Send + Sync {
@@ -108,6 +108,25 @@ pub trait Device: Send + Sync {
     /// Another kind or number of interrupts is enabled.
     fn interrupts_changed(&self, mode: InterruptMode) {
         let _ = mode;
+    }
+
+    /// Whether it takes its interrupts to the user itself: a device that exists has the kernel signal the user's
+    /// eventfds. It is then told where they go, and calls [`Host::signal`] only for what came while a vector was not
+    /// open; [`Host::set_intx`] not at all. Asked once.
+    fn direct_interrupts(&self) -> bool {
+        false
+    }
+
+    /// The interrupts of a device that takes them to the user itself go elsewhere. On return none that is sent from now
+    /// on goes where it went before, and of the eventfds of before only those are held that are named again.
+    fn routes_changed(&self, routes: &Routes) {
+        let _ = routes;
+    }
+
+    /// The user has masked or unmasked INTx by request. A device that takes its interrupts to the user itself masks the
+    /// line whenever it signals it, and at an unmask signals again if the line is still asserted.
+    fn intx_masked(&self, masked: bool) {
+        let _ = masked;
     }
 
     /// The IOMMU in front of a device that exists: it is kept in step with the user's mappings. Asked once.

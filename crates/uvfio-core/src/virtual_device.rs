@@ -273,8 +273,11 @@ impl VirtualDevice {
     /// Nothing is changed then.
     pub fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
         let _inside = FrontEnd::enter();
-        self.core.lines.set_irqs(request)?;
+        let masked = self.core.lines.set_irqs(request)?;
         self.core.tell();
+        if let (Some(masked), true) = (masked, self.core.lines.direct()) {
+            self.core.device.intx_masked(masked);
+        }
         Ok(())
     }
 

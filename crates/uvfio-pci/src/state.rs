@@ -213,6 +213,13 @@ impl State {
         InterruptMode::Intx
     }
 
+    /// Whether interrupt `vector` of the kind in use ([`interrupt_mode`](Self::interrupt_mode)) is open: it would be
+    /// delivered at once if the device sent it now. INTx is vector 0, and open whether or not it has masked itself.
+    #[must_use]
+    pub fn open(&self, layout: &Layout, vector: u16) -> bool {
+        crate::interrupt::open(layout, self, vector)
+    }
+
     /// Whether a reset is under way.
     #[must_use]
     pub const fn resetting(&self) -> bool {

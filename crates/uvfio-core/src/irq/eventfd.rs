@@ -39,14 +39,20 @@ impl Inspector {
     }
 }
 
-/// A descriptor known to be an eventfd.
+/// A descriptor known to be an eventfd. Whoever shares an `EventFd` may be writing it; whoever shares only the
+/// descriptor in it gives it to the kernel.
 #[derive(Debug)]
-pub(super) struct EventFd(OwnedFd);
+pub(super) struct EventFd(Arc<OwnedFd>);
 
 impl EventFd {
     /// Takes a descriptor that [`Inspector::is_eventfd`] has accepted.
     pub(super) fn new(file: OwnedFd) -> Self {
-        Self(file)
+        Self(Arc::new(file))
+    }
+
+    /// The descriptor alone.
+    pub(super) fn file(&self) -> &Arc<OwnedFd> {
+        &self.0
     }
 
     /// Adds 1. May block if its user works against us; no lock may be held, and the thread may not be a front

@@ -13,6 +13,7 @@ use uvfio_pci::access::split;
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
 use super::request::{self, Inspected};
+use super::routes::Routes;
 use super::{IrqError, IrqIndex, IrqInfo, SetIrqs};
 use crate::front_end::FrontEnd;
 
@@ -29,6 +30,8 @@ const DETACH_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lines {
     layout: Layout,
+    /// The device takes its interrupts to the user itself.
+    direct: bool,
     model: Mutex<Model>,
     pub(super) queue: Queue,
     inspector: Inspector,
@@ -101,8 +104,12 @@ impl Targets {
 }
 
 impl Lines {
-    /// A function at power-on, without a user.
-    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>) -> std::io::Result<Arc<Self>> {
+    /// A function at power-on, without a user; see [`crate::Device::direct_interrupts`].
+    pub(crate) fn new(
+        layout: Layout,
+        blueprint: &Blueprint<'_>,
+        direct: bool,
+    ) -> std::io::Result<Arc<Self>> {
         let state = State::new(&layout);
         let lines = Arc::new(Self {
             model: Mutex::new(Model {
@@ -113,6 +120,7 @@ impl Lines {
                 user: 0,
             }),
             layout,
+            direct,
             queue: Queue::new()?,
             inspector: Inspector::new()?,
             decodes: AtomicU8::new(0),
@@ -163,6 +171,20 @@ impl Lines {
     /// Whether the function may access memory, as the model says.
     pub(crate) fn bus_master(&self) -> bool {
         self.bus_master.load(Ordering::Acquire)
+    }
+
+    /// Whether the device takes its interrupts to the user itself.
+    pub(crate) fn direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Where a device takes its interrupts that does so itself; nowhere for any other.
+    pub(crate) fn routes(&self) -> Routes {
+        if !self.direct {
+            return Routes::default();
+        }
+        let model = self.lock();
+        Routes::new(&self.layout, &model.state, &model.targets)
     }
 
     /// A copy of the registers.
@@ -244,15 +266,16 @@ impl Lines {
         })
     }
 
-    /// SET_IRQS.
-    pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
+    /// SET_IRQS. Says where INTx was masked (true) or unmasked.
+    pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<Option<bool>, IrqError> {
         // Asked before the lock is taken: that may be two thousand questions to the kernel.
         let request = Inspected::new(request, &self.inspector);
         let mut model = self.lock();
         if model.closed {
-            return Ok(());
+            return Ok(None);
         }
         let change = request.check(&model.targets, self.mode())?;
+        let masked = change.masks_intx();
         let mut removed = Vec::new();
         let wake = change.apply(&self.layout, &mut model, &self.queue, &mut removed);
         self.publish(&model.state);
@@ -268,7 +291,7 @@ impl Lines {
             model.held.retain(|target| Arc::strong_count(target) > 1);
             model.held.extend(held);
         }
-        Ok(())
+        Ok(masked)
     }
 
     /// Signals ERR or REQ, by the delivery thread: whoever takes a device away must not wait for its user.
@@ -390,9 +413,10 @@ impl Lines {
         }
     }
 
-    /// The eventfd by which the user unmasks INTx.
+    /// The eventfd by which the user unmasks INTx, where it is listened to here.
     pub(super) fn unmask_eventfd(&self) -> Option<Arc<EventFd>> {
-        self.lock().targets.unmask.clone()
+        let unmask = || self.lock().targets.unmask.clone();
+        (!self.direct).then(unmask).flatten()
     }
 
     /// On the delivery thread: the user has unmasked INTx by eventfd `by`, if that is still the one.
@@ -447,7 +471,12 @@ mod tests {
             capabilities: CAPABILITIES,
             extended: &[],
         };
-        Lines::new(Layout::compile(&blueprint, View::Virtual).unwrap(), &blueprint).unwrap()
+        Lines::new(
+            Layout::compile(&blueprint, View::Virtual).unwrap(),
+            &blueprint,
+            false,
+        )
+        .unwrap()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
 use super::{CreateError, GoneReason};
 use crate::front_end::FrontEnd;
-use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy};
+use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy, Routes};
 
 /// The parts, shared by the front end's thread and the thread of effects.
 pub(super) struct Core {
@@ -33,6 +33,7 @@ struct Told {
     /// Bus mastering, where no missing range holds it back.
     reach: bool,
     mode: InterruptMode,
+    routes: Routes,
 }
 
 impl Core {
@@ -65,7 +66,7 @@ impl Core {
             device: name,
             why: why.to_string(),
         };
-        let lines = Lines::new(layout, &blueprint).map_err(system)?;
+        let lines = Lines::new(layout, &blueprint, device.direct_interrupts()).map_err(system)?;
         let core = Arc::new(Self {
             dma: Arc::new(DmaSpace::with_iommu(policy, device.iommu())),
             lines,
@@ -101,7 +102,8 @@ impl Core {
     pub(super) fn step(&self, input: Input) {
         let mut effects = Effects::new();
         self.lines.step(input, &mut effects);
-        if effects.iter().next().is_some() {
+        // A mask is no effect to anybody but a device that takes its interrupts to the user itself.
+        if effects.iter().next().is_some() || self.lines.direct() {
             self.carry_out(&effects);
         }
     }
@@ -169,6 +171,7 @@ impl Core {
                 bus_master,
                 reach: bus_master && !self.dma.held_back(),
                 mode: self.lines.mode(),
+                routes: self.lines.routes(),
             };
             if *told == now {
                 return;
@@ -176,11 +179,18 @@ impl Core {
             if told.bus_master != now.bus_master {
                 self.dma.set_bus_master(now.bus_master);
             }
-            if told.reach != now.reach {
-                self.device.bus_master_changed(now.reach);
+            // Off first and on last: a device that exists sends nothing while its vectors are changed.
+            if told.reach && !now.reach {
+                self.device.bus_master_changed(false);
             }
             if told.mode != now.mode {
                 self.device.interrupts_changed(now.mode);
+            }
+            if told.routes != now.routes {
+                self.device.routes_changed(&now.routes);
+            }
+            if now.reach && !told.reach {
+                self.device.bus_master_changed(true);
             }
             *told = now;
         }

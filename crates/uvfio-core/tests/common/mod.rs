@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use uvfio_core::{
-    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, SetIrqs, VirtualDevice, Width,
+    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, Routes, SetIrqs, VirtualDevice, Width,
 };
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, PowerState, ResetKind};
 
@@ -24,6 +24,8 @@ pub enum Told {
     Power(PowerState, PowerState),
     Mode(InterruptMode),
     BusMaster(bool),
+    Routes,
+    IntxMasked(bool),
     WriteVpd(u16, u32),
 }
 
@@ -53,6 +55,10 @@ pub struct Recorder {
     pub iommu: Option<Arc<dyn uvfio_core::Iommu>>,
     /// There is no way to reset it.
     pub unresettable: bool,
+    /// It takes its interrupts to the user itself.
+    pub direct: bool,
+    /// Where they go.
+    pub routes: Mutex<Routes>,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -239,6 +245,19 @@ impl Device for Recorder {
 
     fn bus_master_changed(&self, on: bool) {
         self.tell(Told::BusMaster(on));
+    }
+
+    fn direct_interrupts(&self) -> bool {
+        self.direct
+    }
+
+    fn routes_changed(&self, routes: &Routes) {
+        *self.routes.lock().unwrap() = routes.clone();
+        self.tell(Told::Routes);
+    }
+
+    fn intx_masked(&self, masked: bool) {
+        self.tell(Told::IntxMasked(masked));
     }
 
     fn iommu(&self) -> Option<Arc<dyn uvfio_core::Iommu>> {

@@ -1,8 +1,8 @@
 //! From what the hardware says of itself to what its user is shown: a blueprint, from bytes that are not believed.
 //!
 //! Shown are the identity, the BARs, and five capabilities: power management, MSI, MSI-X, PCI Express and advanced
-//! features. Everything else is hidden, the extended capabilities and the expansion ROM too. The interrupt pin is not
-//! shown: the kernel masks INTx when it signals it, and a device is not told when its user unmasks it.
+//! features. Everything else is hidden, the extended capabilities and the expansion ROM too. The interrupt pin is shown
+//! where the kernel has INTx.
 
 use uvfio_pci::chain::{self, Finding, Found, Item};
 use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
@@ -24,6 +24,8 @@ pub(super) struct Seen<'a> {
     pub(super) messages: u8,
     /// MSI-X vectors that the kernel grants.
     pub(super) vectors: u16,
+    /// Whether the kernel has INTx.
+    pub(super) line: bool,
     /// Whether the kernel can reset it.
     pub(super) resettable: bool,
 }
@@ -54,7 +56,7 @@ impl Declared {
             });
         }
         let mut declared = Self {
-            identity: identity(page),
+            identity: identity(page, seen.line),
             bars: [Bar::None; 6],
             capabilities: Vec::new(),
             power: None,
@@ -85,6 +87,12 @@ impl Declared {
     /// The kinds of BARs, by number.
     pub(super) fn bars(&self) -> &[Bar; 6] {
         &self.bars
+    }
+
+    /// Whether it has MSI with mask bits.
+    pub(super) fn masks_messages(&self) -> bool {
+        let masks = |capability: &Capability<'_>| matches!(capability, Capability::Msi { maskable: true, .. });
+        self.capabilities.iter().any(masks)
     }
 
     /// Goes along the capability chain. What is wrong with a structure that is not shown does not matter.
@@ -170,7 +178,7 @@ impl Declared {
     }
 }
 
-fn identity(page: &[u8]) -> Identity {
+fn identity(page: &[u8], line: bool) -> Identity {
     let value = |field| value(page, 0, field);
     Identity {
         vendor: value(&header::VENDOR) as u16,
@@ -179,7 +187,7 @@ fn identity(page: &[u8]) -> Identity {
         class: [&header::BASE_CLASS, &header::SUBCLASS, &header::INTERFACE].map(|field| value(field) as u8),
         subsystem_vendor: value(&header::SUBSYSTEM_VENDOR) as u16,
         subsystem: value(&header::SUBSYSTEM) as u16,
-        interrupt_pin: 0,
+        interrupt_pin: if line { value(&header::INTERRUPT_PIN) as u8 } else { 0 },
     }
 }
 

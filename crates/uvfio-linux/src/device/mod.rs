@@ -5,7 +5,7 @@
 //!   declare          the blueprint, out of bytes that are not believed
 //!   registers        the hardware's own COMMAND and power state; whether it is as it was
 //!   reset            resets, power states, and the quiet between users
-//!   interrupts       eventfds that the kernel signals, and the thread that tells the model
+//!   interrupts       the user's eventfds, which the kernel signals, and latches for what is masked
 //!   dma              the container as the user's address space
 //! ```
 //!
@@ -29,8 +29,8 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use uvfio_core::{Device, DeviceError, Host, Iommu, Width};
-use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
+use uvfio_core::{Device, DeviceError, Host, Iommu, Routes, Width};
+use uvfio_pci::{Blueprint, PowerState, ResetKind};
 
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
@@ -55,8 +55,8 @@ pub struct Parts {
 
 /// A PCI function that exists, for one user after another.
 ///
-/// What its user is shown: identity, BARs, power management, MSI with as many messages as the kernel granted at a trial,
-/// MSI-X with as many vectors (256 at most), PCI Express, advanced features. There is no INTx (the interrupt pin is 0), no
+/// What its user is shown: identity, BARs, power management, INTx where the kernel has it, MSI with as many messages as the
+/// kernel granted at a trial, MSI-X with as many vectors (256 at most), PCI Express, advanced features. There is no
 /// expansion ROM, and nothing else of its configuration space.
 #[derive(Debug)]
 pub struct Hardware {
@@ -110,21 +110,23 @@ impl Hardware {
         config.read(0, &mut page).map_err(vfio)?;
         let resettable = device.info().map_err(vfio)?.reset;
         let bars = bars(&device).map_err(vfio)?;
-        let (interrupts, granted) = Interrupts::new(&device)?;
+        let (mut interrupts, granted) = Interrupts::new(&device)?;
         let declared = Declared::new(&Seen {
             page: &page,
             bars: std::array::from_fn(|n| bars[n].as_ref().map_or(0, |region| region.info().size)),
             messages: granted.messages,
             vectors: granted.vectors,
+            line: granted.line,
             resettable,
         })
         .map_err(lies)?;
+        interrupts.set_maskable(declared.masks_messages());
         for finding in &declared.oddities {
             tracing::warn!(device = name, %finding, "the capability chain is odd, which nobody will see");
         }
         let registers = Registers::new(Box::new(config), &declared);
         registers.set_power(PowerState::D0).map_err(vfio)?;
-        registers.set_command(false).map_err(vfio)?;
+        registers.set_command(false, false).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
         let hardware = Self {
             name: name.clone().leak(),
@@ -236,8 +238,16 @@ impl Device for Hardware {
         changed
     }
 
-    fn interrupts_changed(&self, mode: InterruptMode) {
-        self.want_interrupts(mode);
+    fn direct_interrupts(&self) -> bool {
+        true
+    }
+
+    fn routes_changed(&self, routes: &Routes) {
+        self.want_interrupts(routes);
+    }
+
+    fn intx_masked(&self, masked: bool) {
+        self.interrupts.mask_line(masked);
     }
 
     fn iommu(&self) -> Option<Arc<dyn Iommu>> {

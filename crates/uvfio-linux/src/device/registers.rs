@@ -2,6 +2,7 @@
 //! and the comparison that says whether a device came back from a reset.
 
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use uvfio_pci::tables::{advanced, express, header, power};
@@ -70,12 +71,14 @@ pub(super) struct Registers {
     advanced: Option<u16>,
     /// COMMAND's bits that are set while the device has a user or waits for one.
     decode: u32,
+    /// The device may be bus master.
+    master: AtomicBool,
 }
 
 impl Registers {
     pub(super) fn new(config: Box<dyn Config>, declared: &Declared) -> Self {
         let has = |kind: fn(&Bar) -> bool| declared.bars().iter().any(kind);
-        let mut decode = header::INTX_DISABLE.mask();
+        let mut decode = 0;
         if has(|bar| matches!(bar, Bar::Memory32 { .. } | Bar::Memory64 { .. })) {
             decode |= header::MEMORY.mask();
         }
@@ -88,15 +91,27 @@ impl Registers {
             express: declared.express,
             advanced: declared.advanced,
             decode,
+            master: AtomicBool::new(true),
         }
     }
 
-    /// Switches memory and I/O on, INTx off, and bus mastering as told.
-    pub(super) fn set_command(&self, bus_master: bool) -> Result<()> {
+    /// Switches memory and I/O on, bus mastering and INTx as told.
+    pub(super) fn set_command(&self, bus_master: bool, line: bool) -> Result<()> {
         let mine = COMMAND.iter().fold(0, |bits, field| bits | field.mask());
         let master = if bus_master { header::BUS_MASTER.mask() } else { 0 };
+        let no_line = if line { 0 } else { header::INTX_DISABLE.mask() };
         let before = self.register(0, &header::BUS_MASTER)?;
-        self.write(0, &header::BUS_MASTER, before & !mine | self.decode | master)
+        let command = before & !mine | self.decode | master | no_line;
+        // Where it is not known what a failed write did, the bus master may be on.
+        self.master.store(true, Ordering::Release);
+        self.write(0, &header::BUS_MASTER, command)?;
+        self.master.store(bus_master, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the device may be bus master: not after it was last switched off.
+    pub(super) fn bus_master(&self) -> bool {
+        self.master.load(Ordering::Acquire)
     }
 
     /// Changes the power state, and waits until the device says so.

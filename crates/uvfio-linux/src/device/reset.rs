@@ -6,8 +6,8 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use uvfio_core::DeviceError;
-use uvfio_pci::{InterruptMode, PowerState, ResetKind};
+use uvfio_core::{DeviceError, Routes};
+use uvfio_pci::{PowerState, ResetKind};
 
 use super::Hardware;
 use crate::vfio::{Rule, VfioError};
@@ -20,7 +20,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     bus_master: bool,
-    mode: InterruptMode,
+    routes: Routes,
     /// Carried out later: a reset is under way.
     later: bool,
     /// Never carried out any more: the device did not come back.
@@ -36,9 +36,9 @@ impl Hardware {
     }
 
     /// Interrupts, as the user has them.
-    pub(super) fn want_interrupts(&self, mode: InterruptMode) {
+    pub(super) fn want_interrupts(&self, routes: &Routes) {
         let mut wanted = self.wanted();
-        wanted.mode = mode;
+        wanted.routes = routes.clone();
         self.carry_out(&wanted);
     }
 
@@ -62,10 +62,10 @@ impl Hardware {
     pub(super) fn leave(&self) {
         let mut wanted = self.wanted();
         wanted.bus_master = false;
-        wanted.mode = InterruptMode::Intx;
+        wanted.routes = Routes::default();
         drop(wanted);
         self.interrupts.silence();
-        if let Err(error) = self.registers.set_command(false) {
+        if let Err(error) = self.registers.set_command(false, false) {
             tracing::error!(device = self.name, %error, "bus mastering could not be switched off");
         }
     }
@@ -84,7 +84,7 @@ impl Hardware {
     fn reset_quietly(&self, kind: ResetKind) -> Result<(), DeviceError> {
         self.interrupts.silence();
         self.registers
-            .set_command(false)
+            .set_command(false, false)
             .map_err(|error| self.failure(&error))?;
         self.change_power(PowerState::D0)?;
         match self.registers.wait_for_transactions() {
@@ -105,7 +105,7 @@ impl Hardware {
         }
         // The kernel puts BARs back that a reset has cleared when memory is switched on.
         self.registers
-            .set_command(false)
+            .set_command(false, false)
             .map_err(|error| self.failure(&error))?;
         match self.registers.same(&self.quiet) {
             Ok(Ok(())) => Ok(()),
@@ -133,23 +133,25 @@ impl Hardware {
             return;
         }
         // The last thing on, and the first thing off: no interrupt before its vector is there.
-        let bus_master = wanted.bus_master && !wanted.lost;
-        if !bus_master {
-            self.set_bus_master(false);
-        }
-        self.interrupts.set(if wanted.lost {
-            InterruptMode::Intx
+        let nothing = Routes::default();
+        let (bus_master, routes) = if wanted.lost {
+            (false, &nothing)
         } else {
-            wanted.mode
-        });
+            (wanted.bus_master, &wanted.routes)
+        };
+        let line = routes.intx.is_some();
+        if !bus_master {
+            self.set_command(false, line);
+        }
+        self.interrupts.set(routes, self.registers.bus_master());
         if bus_master {
-            self.set_bus_master(true);
+            self.set_command(true, line);
         }
     }
 
-    fn set_bus_master(&self, on: bool) {
-        if let Err(error) = self.registers.set_command(on) {
-            tracing::error!(device = self.name, %error, on, "bus mastering could not be switched");
+    fn set_command(&self, bus_master: bool, line: bool) {
+        if let Err(error) = self.registers.set_command(bus_master, line) {
+            tracing::error!(device = self.name, %error, bus_master, line, "COMMAND could not be changed");
         }
     }
 

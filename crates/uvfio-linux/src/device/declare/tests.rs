@@ -36,12 +36,27 @@ fn seen(page: &[u8]) -> Seen<'_> {
         bars: NVME_BARS,
         messages: 0,
         vectors: 65,
+        line: false,
         resettable: true,
     }
 }
 
 fn lie(page: &[u8]) -> Lie {
     Declared::new(&seen(page)).expect_err("a page that lies")
+}
+
+#[test]
+fn the_interrupt_pin_is_shown_where_the_kernel_has_intx() {
+    let page = nvme();
+    let pin = |line| {
+        let seen = Seen { line, ..seen(&page) };
+        Declared::new(&seen).unwrap().blueprint().identity.interrupt_pin
+    };
+    assert_eq!([pin(false), pin(true)], [0, 1]);
+    let mut page = page.clone();
+    put(&mut page, 0x3d, &[0x05]);
+    let lie = Declared::new(&Seen { line: true, ..seen(&page) }).unwrap_err();
+    assert!(lie.to_string().contains("pin"), "{lie}");
 }
 
 #[test]
@@ -313,7 +328,7 @@ proptest! {
             // As far as the chain.
             page[..0x40].copy_from_slice(&nvme()[..0x40]);
         }
-        if let Ok(declared) = Declared::new(&Seen { page: &page, bars, messages, vectors, resettable }) {
+        if let Ok(declared) = Declared::new(&Seen { page: &page, bars, messages, vectors, line: resettable, resettable }) {
             prop_assert!(Layout::compile(&declared.blueprint(), View::Virtual).is_ok());
         }
     }

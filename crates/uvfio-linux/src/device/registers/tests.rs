@@ -53,6 +53,7 @@ fn function() -> (std::sync::Arc<Bytes>, Registers) {
         bars: [0x1000, 0, 0, 0, 0, 0],
         messages: 0,
         vectors: 0,
+        line: false,
         resettable: true,
     });
     let registers = Registers::new(Box::new(bytes.clone()), &declared.unwrap());
@@ -60,12 +61,19 @@ fn function() -> (std::sync::Arc<Bytes>, Registers) {
 }
 
 #[test]
-fn command_has_memory_on_and_intx_off_and_what_is_not_ours_stays() {
+fn command_has_memory_on_and_intx_as_told_and_what_is_not_ours_stays() {
     let (bytes, registers) = function();
     // Before: parity, SERR#, bus master; no memory.
-    registers.set_command(true).unwrap();
-    registers.set_command(false).unwrap();
-    let expected = [(4, vec![0x46, 0x05]), (4, vec![0x42, 0x05])];
+    registers.set_command(true, false).unwrap();
+    assert!(registers.bus_master());
+    registers.set_command(false, false).unwrap();
+    assert!(!registers.bus_master());
+    registers.set_command(false, true).unwrap();
+    let expected = [
+        (4, vec![0x46, 0x05]),
+        (4, vec![0x42, 0x05]),
+        (4, vec![0x42, 0x01]),
+    ];
     assert_eq!(bytes.written(), expected);
 }
 
