@@ -105,11 +105,7 @@ impl Targets {
 
 impl Lines {
     /// A function at power-on, without a user; see [`crate::Device::direct_interrupts`].
-    pub(crate) fn new(
-        layout: Layout,
-        blueprint: &Blueprint<'_>,
-        direct: bool,
-    ) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>, direct: bool) -> std::io::Result<Arc<Self>> {
         let state = State::new(&layout);
         let lines = Arc::new(Self {
             model: Mutex::new(Model {

@@ -63,7 +63,12 @@ impl Routes {
         let mode = state.interrupt_mode(layout);
         let eventfd = |index, vector| targets.get(index, vector).map(UserEventfd::of);
         let vectors = |index, count| {
-            let open = |vector| state.open(layout, vector).then(|| eventfd(index, vector)).flatten();
+            let open = |vector| {
+                state
+                    .open(layout, vector)
+                    .then(|| eventfd(index, vector))
+                    .flatten()
+            };
             (0..count).map(open).collect()
         };
         Self {

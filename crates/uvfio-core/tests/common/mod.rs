@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use uvfio_core::{
-    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, Routes, SetIrqs, VirtualDevice, Width,
+    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, Routes, SetIrqs,
+    VirtualDevice, Width,
 };
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, PowerState, ResetKind};
 

@@ -1,7 +1,7 @@
 //! A user of the virtual view: a function behind [`Hardware`] and a virtual device, as a front end would have it; and what
 //! is checked of every function.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,12 @@ pub(crate) const MSIX: u8 = 0x11;
 pub(crate) const EXPRESS: u8 = 0x10;
 /// What may be shown, with the bytes that each has: MSI's with a 64-bit address, whose mask bits are 0 as yet
 const SHOWN: [(u8, u64); 5] = [(POWER, 8), (MSI, 14), (MSIX, 12), (EXPRESS, 60), (0x13, 6)];
+
+/// Where MSI-X says that its table is, and its pending bits (PCI Local Bus 3.0, 6.8.2).
+pub(crate) const MSIX_TABLE: u64 = 4;
+pub(crate) const MSIX_PENDING: u64 = 8;
+/// How far into a table entry its mask bit is.
+pub(crate) const VECTOR_CONTROL: u64 = 12;
 
 // PCI Express capability (PCI Express Base 5.0, 7.5.3).
 const DEVICE_CONTROL: u64 = 0x08;
@@ -137,19 +143,61 @@ impl User {
         Ok(found)
     }
 
+    /// Reads MSI-X's table or its pending bits.
+    pub(crate) fn window<W: Word>(&self, which: u64, offset: u64) -> Result<W> {
+        let (bar, at) = self.msix(which)?;
+        self.read(bar, at + offset)
+    }
+
+    /// Writes there.
+    pub(crate) fn set_window<W: Word>(&self, which: u64, offset: u64, value: W) -> Result<()> {
+        let (bar, at) = self.msix(which)?;
+        self.write(bar, at + offset, value)
+    }
+
+    /// The BAR and the offset in it of MSI-X's table or its pending bits.
+    fn msix(&self, which: u64) -> Result<(u32, u64)> {
+        let place: u32 = self.config(self.capability(MSIX)? + which)?;
+        Ok((place & 7, u64::from(place & !7)))
+    }
+
     /// Has an interrupt's vectors, from the first on, signal the user's eventfds.
     pub(crate) fn signal(&self, index: IrqIndex, eventfds: &Eventfds) -> Result<()> {
-        let files = eventfds.all();
-        let mut own = Vec::new();
-        for file in files.into_iter().flatten() {
-            own.push(Some(file.try_clone_to_owned()?));
-        }
+        self.eventfds(index, 0, IrqAction::Trigger, &eventfds.all())
+    }
+
+    /// SET_IRQS with eventfds for vectors from `first` on.
+    pub(crate) fn eventfds(
+        &self,
+        index: IrqIndex,
+        first: u32,
+        action: IrqAction,
+        files: &[Option<BorrowedFd<'_>>],
+    ) -> Result<()> {
+        let own = |file: &Option<BorrowedFd<'_>>| file.map(|file| file.try_clone_to_owned()).transpose();
+        let data = IrqData::EventFd(files.iter().map(own).collect::<Result<_, _>>()?);
+        self.interrupts(index, first, u32::try_from(files.len())?, action, data)
+    }
+
+    /// SET_IRQS without eventfds: masks or unmasks INTx, or disables an interrupt (trigger 0).
+    pub(crate) fn set_interrupt(&self, index: IrqIndex, count: u32, action: IrqAction) -> Result<()> {
+        self.interrupts(index, 0, count, action, IrqData::None)
+    }
+
+    fn interrupts(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        count: u32,
+        action: IrqAction,
+        data: IrqData,
+    ) -> Result<()> {
         Ok(self.virt.set_irqs(SetIrqs {
             index: index as u32,
-            start: 0,
-            count: u32::try_from(own.len())?,
-            action: IrqAction::Trigger,
-            data: IrqData::EventFd(own),
+            start,
+            count,
+            action,
+            data,
         })?)
     }
 
@@ -204,9 +252,14 @@ impl User {
             );
             report.same(&what, &of(&self.hardware), &of(&page))?;
         }
+        let line = self.device.irq(Irq::Intx)?.count > 0;
+        let pin = *self
+            .hardware
+            .get(usize::try_from(INTERRUPT_PIN)?)
+            .context("a pin")?;
         report.same(
-            "there is no interrupt pin",
-            &0,
+            "the interrupt pin is the hardware's, where the kernel has INTx",
+            &(if line { pin } else { 0 }),
             &self.config::<u8>(INTERRUPT_PIN)?,
         )?;
         let capabilities = self.capabilities()?;

@@ -91,7 +91,8 @@ impl Declared {
 
     /// Whether it has MSI with mask bits.
     pub(super) fn masks_messages(&self) -> bool {
-        let masks = |capability: &Capability<'_>| matches!(capability, Capability::Msi { maskable: true, .. });
+        let masks =
+            |capability: &Capability<'_>| matches!(capability, Capability::Msi { maskable: true, .. });
         self.capabilities.iter().any(masks)
     }
 
@@ -187,7 +188,11 @@ fn identity(page: &[u8], line: bool) -> Identity {
         class: [&header::BASE_CLASS, &header::SUBCLASS, &header::INTERFACE].map(|field| value(field) as u8),
         subsystem_vendor: value(&header::SUBSYSTEM_VENDOR) as u16,
         subsystem: value(&header::SUBSYSTEM) as u16,
-        interrupt_pin: if line { value(&header::INTERRUPT_PIN) as u8 } else { 0 },
+        interrupt_pin: if line {
+            value(&header::INTERRUPT_PIN) as u8
+        } else {
+            0
+        },
     }
 }
 

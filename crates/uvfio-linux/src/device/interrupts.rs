@@ -325,9 +325,7 @@ impl Interrupts {
                 .device
                 .set_eventfds(irq, 0, files.get(..count).unwrap_or(files))
             {
-                Err(VfioError::FewerVectors { available, .. })
-                    if (1..count as u32).contains(&available) =>
-                {
+                Err(VfioError::FewerVectors { available, .. }) if (1..count as u32).contains(&available) => {
                     count = available as usize;
                 }
                 other => return other.map(|()| count as u16),

@@ -55,7 +55,11 @@ fn the_interrupt_pin_is_shown_where_the_kernel_has_intx() {
     assert_eq!([pin(false), pin(true)], [0, 1]);
     let mut page = page.clone();
     put(&mut page, 0x3d, &[0x05]);
-    let lie = Declared::new(&Seen { line: true, ..seen(&page) }).unwrap_err();
+    let lie = Declared::new(&Seen {
+        line: true,
+        ..seen(&page)
+    })
+    .unwrap_err();
     assert!(lie.to_string().contains("pin"), "{lie}");
 }
 
