@@ -236,6 +236,9 @@ pub(crate) fn switches(names: &[&str]) -> Result<Vec<(String, u64)>> {
             found.push((name.to_owned(), times));
         }
     }
+    if found.len() < names.len() {
+        bail!("of the threads {names:?} there are only {found:?}");
+    }
     Ok(found)
 }
 
