@@ -129,6 +129,10 @@ serve_edu_as_owner() {
     drives "edu copies by DMA for another user of an ordinary one" "^the same: true" edu /tmp/edu.sock
 }
 
+serve_interrupts() {
+    su guest -c "exec uvfio-guest-tools interrupts /tmp/edu.sock $(cat /tmp/edu.pid)" >&3
+}
+
 # in_background NAME NOTE COMMAND...: starts what runs until it is killed, and waits until it has said its note.
 in_background() {
     name=$1

@@ -16,8 +16,8 @@ const LIVENESS: u64 = 0x04;
 const FACTORIAL: u64 = 0x08;
 const STATUS: u64 = 0x20;
 const INTERRUPT_STATUS: u64 = 0x24;
-const INTERRUPT_RAISE: u64 = 0x60;
-const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+pub(crate) const INTERRUPT_RAISE: u64 = 0x60;
+pub(crate) const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
 pub(crate) const DMA_SOURCE: u64 = 0x80;
 pub(crate) const DMA_DESTINATION: u64 = 0x88;
 pub(crate) const DMA_COUNT: u64 = 0x90;
@@ -172,13 +172,13 @@ impl Edu {
     }
 }
 
-fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
+pub(crate) fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
     ensure!(count <= 32, "{count} messages: MSI has at most 32");
     let new = |_| Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     (0..count).map(new).collect()
 }
 
-fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
+pub(crate) fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
     let patience = Timespec::try_from(patience)?;
     Ok(poll(&mut [PollFd::new(eventfd, PollFlags::IN)], Some(&patience))? > 0)
 }

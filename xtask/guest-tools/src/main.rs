@@ -68,6 +68,13 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Has an edu that a process serves by vfio-user interrupt its user, and looks for what that costs the process
+    Interrupts {
+        /// The server's socket
+        socket: PathBuf,
+        /// The server's process, of which the one that serves is a child
+        server: u32,
+    },
     /// Keeps hold of the VFIO device that a process has, until it is killed
     HoldOf {
         /// The process
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Interrupts { socket, server } => served::interrupts(&socket, server, &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

@@ -1,6 +1,7 @@
 //! Users of a function that our server owns and serves, by the client that Cloud Hypervisor uses; the function is QEMU's
 //! edu. And somebody who keeps hold of such a function when its lease is over.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
@@ -13,9 +14,12 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use vfio_user::Client;
 
-use crate::edu::{BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY};
+use crate::edu::{
+    self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY,
+    INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE,
+};
 use crate::report::Report;
-use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI, TO_EVENTFDS};
 
 const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -122,6 +126,76 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
         &0,
         &found,
     )
+}
+
+/// A thousand interrupts, in which the threads of the worker of `server` must have no part.
+pub(crate) fn interrupts(socket: &Path, server: u32, report: &mut Report) -> Result<()> {
+    const MANY: u64 = 1000;
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    // Each user has another one.
+    let pid = child_of(server)?;
+    let eventfd = edu::eventfds(1)?.pop().context("an eventfd")?;
+    edu.client
+        .set_irqs(MSI, TO_EVENTFDS, 0, 1, &[eventfd.as_raw_fd()])?;
+    let before = switches(pid)?;
+    let mut came = 0;
+    for _ in 0..MANY {
+        for register in [INTERRUPT_RAISE, INTERRUPT_ACKNOWLEDGE] {
+            edu.client.region_write(0, register, &1_u32.to_le_bytes())?;
+        }
+        if !edu::wait(&eventfd, PATIENCE)? {
+            bail!("the device's interrupt {came} did not come");
+        }
+        let mut count = [0; 8];
+        rustix::io::read(&eventfd, &mut count)?;
+        came += u64::from_ne_bytes(count);
+    }
+    report.same(
+        "a thousand messages of the device's come to its user",
+        &MANY,
+        &came,
+    )?;
+    report.same(
+        "the server's threads of interrupts have not run meanwhile: not a system call",
+        &before,
+        &switches(pid)?,
+    )
+}
+
+/// The only child of a process.
+fn child_of(parent: u32) -> Result<u32> {
+    let is_child = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let found = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        found.is_some_and(|found| found.trim().parse() == Ok(parent))
+    };
+    fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(|pid| is_child(*pid))
+        .with_context(|| format!("process {parent} has no child"))
+}
+
+/// How often the threads of a process that have to do with interrupts have been put to sleep or off the processor, by
+/// name. One that sleeps and has not been since has made no system call.
+fn switches(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.map(str::trim).context("a line of a thread's status")
+        };
+        let times = |key| anyhow::Ok(value(key)?.parse::<u64>()?);
+        found.insert(
+            value("Name:")?.to_owned(),
+            times("voluntary_ctxt_switches:")? + times("nonvoluntary_ctxt_switches:")?,
+        );
+    }
+    found.retain(|name, _| ["interrupts", "delivery"].contains(&name.as_str()));
+    if found.len() != 2 {
+        bail!("process {pid} has not both threads of interrupts: {found:?}");
+    }
+    Ok(found)
 }
 
 /// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.

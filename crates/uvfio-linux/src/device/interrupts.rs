@@ -171,17 +171,17 @@ impl Interrupts {
         if enabled.line.is_none() {
             return;
         }
+        // What was latched does not unmask the line when it opens: the user has said what the line is to be.
         let done = if masked {
-            self.device.mask_intx()
+            let done = self.device.mask_intx();
+            self.latches.take_line();
+            done
         } else {
+            self.latches.take_line();
             self.device.unmask_intx()
         };
         if let Err(error) = done {
             tracing::error!(%error, masked, "INTx could not be masked or unmasked");
-        }
-        if masked {
-            // It stays masked until the user unmasks it, also where it opens meanwhile.
-            self.latches.take_line();
         }
     }
 

@@ -35,7 +35,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("serve_not_viable", STEP, checks)?;
     guest.run("serve_edu", STEP, checks)?;
     guest.run("serve_edu_as_owner", STEP, checks)?;
-    for step in ["serve_user_killed", "serve_held", "serve_worker_killed"] {
+    for step in [
+        "serve_interrupts",
+        "serve_user_killed",
+        "serve_held",
+        "serve_worker_killed",
+    ] {
         guest.run(step, STEP, checks)?;
     }
     guest.run("serve_locked_memory", STEP, checks)?;
