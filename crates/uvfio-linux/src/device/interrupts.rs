@@ -409,3 +409,17 @@ fn messages(mode: InterruptMode) -> Option<(Irq, u16)> {
         InterruptMode::MsiX(count) => Some((Irq::Msix, count)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_vectors_that_change_are_changed_and_a_missing_one_is_not_sought_for_its_latch() {
+        use Target::{Latch, Nowhere};
+        let now = [Latch, Latch, Nowhere, Nowhere, Latch, Latch];
+        assert_eq!(changes(&now, &[const { Latch }; 6]), []);
+        let wanted = [Nowhere, Nowhere, Latch, Nowhere, Latch, Nowhere];
+        assert_eq!(changes(&now, &wanted), [0..2, 5..6]);
+    }
+}
