@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::thread;
@@ -16,7 +16,7 @@ use vfio_user::Client;
 
 use crate::edu::{
     self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY,
-    INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE,
+    INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE, Registers,
 };
 use crate::report::Report;
 use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI, TO_EVENTFDS};
@@ -75,10 +75,30 @@ impl Edu {
         Ok(u64::from_le_bytes(bytes) & DMA_START != 0)
     }
 
+    /// Enables messages, with an eventfd each.
+    fn eventfds(&mut self, count: u32) -> Result<Vec<OwnedFd>> {
+        let eventfds = edu::eventfds(count)?;
+        let numbers: Vec<_> = eventfds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.client.set_irqs(MSI, TO_EVENTFDS, 0, count, &numbers)?;
+        Ok(eventfds)
+    }
+
     fn memory(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; PAGE as usize];
         self.memory.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
+    }
+}
+
+impl Registers for Edu {
+    fn read(&mut self, register: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.client.region_read(0, register, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn write(&mut self, register: u64, value: u32) -> Result<()> {
+        Ok(self.client.region_write(0, register, &value.to_le_bytes())?)
     }
 }
 
@@ -128,21 +148,129 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
     )
 }
 
+/// Two users at a time, each with a device of its own: each has its device try the other one's memory, at the address
+/// where it lies for the other one's device.
+pub(crate) fn neighbours(sockets: [&Path; 2], report: &mut Report) -> Result<()> {
+    let mut first = User::come(sockets[0], "first", FIRST, SECRET)?;
+    let mut second = User::come(sockets[1], "second", SECOND, OWN)?;
+    tries(&mut first, &mut second, report)?;
+    tries(&mut second, &mut first, report)
+}
+
+struct User {
+    name: &'static str,
+    edu: Edu,
+    iova: u64,
+    /// What its memory is full of.
+    byte: u8,
+}
+
+impl User {
+    fn come(socket: &Path, name: &'static str, iova: u64, byte: u8) -> Result<Self> {
+        Ok(Self {
+            name,
+            edu: Edu::open(socket, iova, byte)?,
+            iova,
+            byte,
+        })
+    }
+}
+
+fn tries(intruder: &mut User, other: &mut User, report: &mut Report) -> Result<()> {
+    let (who, whose) = (intruder.name, other.name);
+    let own = vec![intruder.byte; PAGE as usize];
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(other.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, intruder.iova, DMA_TO_MEMORY)?;
+    let found = intruder
+        .edu
+        .memory()?
+        .iter()
+        .filter(|byte| **byte == other.byte)
+        .count();
+    report.same(
+        &format!("bytes of the {whose} user's memory that the {who} one's device reads"),
+        &0,
+        &found,
+    )?;
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(intruder.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, other.iova, DMA_TO_MEMORY)?;
+    let theirs = vec![other.byte; PAGE as usize];
+    report.same(
+        &format!("the {who} user's device changes nothing of the {whose} one's memory"),
+        &true,
+        &(other.edu.memory()? == theirs),
+    )?;
+    for user in [other, intruder] {
+        let full = vec![user.byte; PAGE as usize];
+        user.edu.copy(user.iova, BUFFER, 0)?;
+        user.edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+        user.edu.copy(BUFFER, user.iova, DMA_TO_MEMORY)?;
+        let name = user.name;
+        report.same(
+            &format!("the {name} user's device works on"),
+            &true,
+            &(user.edu.memory()? == full),
+        )?;
+    }
+    Ok(())
+}
+
+/// Resets a device that takes longer than its user waits for an answer.
+pub(crate) fn slow_reset(socket: &Path, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.client.reset()?;
+    let live = edu::is_alive(&mut edu)?;
+    report.same("the device lives when its reset is answered", &false, &live)?;
+    let mut identity = [0; 4];
+    edu.client.region_read(CONFIG, 0, &mut identity)?;
+    report.same(
+        "its identity is answered meanwhile",
+        &0x11e8_1234,
+        &u32::from_le_bytes(identity),
+    )?;
+    let start = Instant::now();
+    while !edu::is_alive(&mut edu)? {
+        if start.elapsed() > PATIENCE {
+            bail!("the device did not come back from its reset");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    report.ok("it comes back from it")?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+    edu.copy(BUFFER, FIRST, DMA_TO_MEMORY)?;
+    let own = vec![OWN; PAGE as usize];
+    report.same(
+        "it masters the bus, and reaches what was mapped, as before",
+        &true,
+        &(edu.memory()? == own),
+    )
+}
+
+/// Raises each MSI message of an edu that has `count` of them.
+pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    let offered = edu.client.get_irq_info(MSI)?.count;
+    report.same("the device offers MSI messages", &count, &offered)?;
+    let eventfds = edu.eventfds(count)?;
+    edu::interrupts(&mut edu, &eventfds, report)
+}
+
 /// A thousand interrupts, in which the threads of the worker of `server` must have no part.
 pub(crate) fn interrupts(socket: &Path, server: u32, report: &mut Report) -> Result<()> {
     const MANY: u64 = 1000;
     let mut edu = Edu::open(socket, FIRST, OWN)?;
     // Each user has another one.
     let pid = child_of(server)?;
-    let eventfd = edu::eventfds(1)?.pop().context("an eventfd")?;
-    edu.client
-        .set_irqs(MSI, TO_EVENTFDS, 0, 1, &[eventfd.as_raw_fd()])?;
+    let eventfd = edu.eventfds(1)?.pop().context("an eventfd")?;
     let before = switches(pid)?;
     let mut came = 0;
     for _ in 0..MANY {
-        for register in [INTERRUPT_RAISE, INTERRUPT_ACKNOWLEDGE] {
-            edu.client.region_write(0, register, &1_u32.to_le_bytes())?;
-        }
+        edu.write(INTERRUPT_RAISE, 1)?;
+        edu.write(INTERRUPT_ACKNOWLEDGE, 1)?;
         if !edu::wait(&eventfd, PATIENCE)? {
             bail!("the device's interrupt {came} did not come");
         }
