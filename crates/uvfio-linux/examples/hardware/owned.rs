@@ -192,9 +192,9 @@ impl Eventfds {
         Ok(u64::from_ne_bytes(count))
     }
 
-    /// Signals one.
-    pub(crate) fn write(&self, number: usize) -> Result<()> {
-        rustix::io::write(self.get(number)?, &1_u64.to_ne_bytes())?;
+    /// Adds to one.
+    pub(crate) fn write(&self, number: usize, count: u64) -> Result<()> {
+        rustix::io::write(self.get(number)?, &count.to_ne_bytes())?;
         Ok(())
     }
 

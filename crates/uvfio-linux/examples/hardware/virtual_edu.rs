@@ -228,7 +228,18 @@ impl Edu<User> {
             "the threads of interrupts have not run meanwhile: not a system call",
             &before,
             &switches(THREADS)?,
-        )
+        )?;
+        eventfds.write(0, u64::MAX - 1)?;
+        for _ in 0..3 {
+            self.raise(0x100)?;
+            self.acknowledge()?;
+        }
+        report.same(
+            "an eventfd that its user has filled stops nobody",
+            &(true, before),
+            &(eventfds.next(0)? >= u64::MAX - 1, switches(THREADS)?),
+        )?;
+        self.message("and once it is read, a message comes again", &eventfds, report)
     }
 
     /// The line: masked by itself, by request and by COMMAND, each apart from the others.
@@ -317,10 +328,10 @@ impl Edu<User> {
         let before = switches(THREADS)?;
         self.raise(0x100)?;
         report.same("INTx comes", &vec![(0, 1)], &eventfds.after(0)?)?;
-        unmask.write(0)?;
+        unmask.write(0, 1)?;
         report.same("unmasked by eventfd, again", &vec![(0, 1)], &eventfds.after(0)?)?;
         self.acknowledge()?;
-        unmask.write(0)?;
+        unmask.write(0, 1)?;
         report.same("acknowledged, not", &vec![], &eventfds.quiet()?)?;
         self.raise(0x100)?;
         report.same("raised, again", &vec![(0, 1)], &eventfds.after(0)?)?;
@@ -331,7 +342,7 @@ impl Edu<User> {
             &(unmask.quiet()?, switches(THREADS)?),
         )?;
         user.set_interrupt(IrqIndex::Intx, 0, IrqAction::Trigger)?;
-        unmask.write(0)?;
+        unmask.write(0, 1)?;
         report.same("disabled, nobody reads it", &vec![(0, 1)], &unmask.quiet()?)
     }
 

@@ -109,7 +109,7 @@ impl Interrupts {
             enabled: Mutex::default(),
         };
         let granted = Granted {
-            line: count(Irq::Intx)? > 0,
+            line: count(Irq::Intx)? > 0 && interrupts.grants_line(),
             messages: interrupts.granted(Irq::Msi, messages) as u8,
             vectors: interrupts.granted(Irq::Msix, vectors),
         };
@@ -339,7 +339,24 @@ impl Interrupts {
         if most == 0 {
             return 0;
         }
-        let granted = self.enable(irq, &self.files(&vec![Target::Latch; most.into()]));
+        self.tried(
+            irq,
+            self.enable(irq, &self.files(&vec![Target::Latch; most.into()])),
+        )
+    }
+
+    /// Whether the kernel can have INTx: of a function that can't mask it, not where others have the line, too.
+    fn grants_line(&self) -> bool {
+        let enabled = self
+            .device
+            .set_eventfds(Irq::Intx, 0, &[Some(self.latches.line())]);
+        let granted = self.tried(Irq::Intx, enabled.map(|()| 1)) > 0;
+        self.latches.take_line();
+        granted
+    }
+
+    /// Ends a trial.
+    fn tried(&self, irq: Irq, granted: Result<u16, VfioError>) -> u16 {
         if let Ok(1..) = granted
             && let Err(error) = self.device.disable(irq)
         {
