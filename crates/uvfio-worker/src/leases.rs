@@ -16,6 +16,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_linux::sysfs::{Address, Host};
+use uvfio_pci::View;
 
 use crate::opened::Opened;
 use crate::orders::Orders;
@@ -87,7 +88,7 @@ impl<'a> Leases<'a> {
                 Over::Server(ended) => return Ok(ended),
                 Over::Lease => {}
             }
-            let Some(function) = own_again(address, orders)? else {
+            let Some(function) = own_again(address, job.view, orders)? else {
                 return Ok(Ended::Stopped);
             };
             let is = function.identity().map_err(OwnError::Vfio)?;
@@ -134,7 +135,7 @@ fn one_lease(
 
 /// Opens the function for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
 /// first.
-fn own_again(address: Address, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
+fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
     let host = Host::default();
     let mut wait = FIRST_WAIT;
     let mut said = String::new();
@@ -142,7 +143,7 @@ fn own_again(address: Address, orders: &Orders) -> Result<Option<Owned>, Supervi
         if orders.stopping() {
             return Ok(None);
         }
-        match Owned::open(&host, address) {
+        match Owned::open(&host, address, view) {
             Ok(function) => {
                 if !said.is_empty() {
                     tracing::warn!(target: "audit", "{address}: free again");

@@ -106,7 +106,7 @@ impl<'a> Supervisor<'a> {
         if job.spec.address().is_some() {
             raise_locked_memory();
         }
-        Self::start_over(job, orders, job.spec.open()?)
+        Self::start_over(job, orders, job.spec.open(job.view)?)
     }
 
     /// As [`start`](Self::start), over what is open already.

@@ -11,6 +11,7 @@ use uvfio_core::{
     Backing, DmaAccess, DmaMap, IrqAction, IrqData, IrqIndex, Policy, SetIrqs, VirtualDevice, region_index,
 };
 use uvfio_linux::device::{Hardware, Parts};
+use uvfio_linux::sysfs::Sysfs;
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
 
 use crate::owned::{Eventfds, Function, Owned, Registers};
@@ -68,6 +69,7 @@ impl User {
             container,
             group,
             device: device.clone(),
+            config: Some(Sysfs::default().open_config(address.parse()?, false)?),
         };
         let virt = VirtualDevice::new(Hardware::new(parts)?, &Policy::default())?;
         virt.attach(None);

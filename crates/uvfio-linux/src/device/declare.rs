@@ -249,7 +249,7 @@ fn one_bar(page: &[u8], register: u16, bytes: u64) -> Result<Bar, BarRule> {
 }
 
 /// A field of the structure at byte `at` of `bytes`; 0 where it is not there.
-fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
+pub(super) fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
     chain::value(bytes, at, field).unwrap_or_default()
 }
 

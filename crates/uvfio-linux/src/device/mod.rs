@@ -38,6 +38,7 @@ pub use self::error::{BarRule, HardwareError, Lie};
 use self::interrupts::Interrupts;
 use self::registers::{Held, Registers};
 use self::reset::Wanted;
+use crate::sysfs::ConfigFile;
 use crate::vfio::{Container, DeviceFile, Group, Region, VfioError};
 
 /// What a [`Hardware`] is made of; all of it open, by whomever.
@@ -51,6 +52,9 @@ pub struct Parts {
     pub group: Group,
     /// The function.
     pub device: DeviceFile,
+    /// Its configuration space through `/sys`, where there is a `/sys`: what the hardware holds of it, no copy of the
+    /// kernel's.
+    pub config: Option<ConfigFile>,
 }
 
 /// A PCI function that exists, for one user after another.
@@ -92,6 +96,7 @@ impl Hardware {
             container,
             group,
             device,
+            config: hardware_config,
         } = parts;
         let vfio = |source| HardwareError::Vfio {
             device: name.clone(),
@@ -108,6 +113,12 @@ impl Hardware {
             return Err(lies(Lie::Short { bytes }));
         }
         config.read(0, &mut page).map_err(vfio)?;
+        if let Some(file) = &hardware_config {
+            registers::same_function(file, &page).map_err(|why| HardwareError::OtherFunction {
+                device: name.clone(),
+                why,
+            })?;
+        }
         let resettable = device.info().map_err(vfio)?.reset;
         let bars = bars(&device).map_err(vfio)?;
         let (interrupts, granted) = Interrupts::new(&device)?;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use uvfio_pci::tables::{advanced, express, header, power};
 use uvfio_pci::{Bar, Field, PowerState};
 
-use super::declare::Declared;
+use super::declare::{Declared, value};
+use crate::sysfs::ConfigFile;
 use crate::vfio::{Region, Result};
 
 /// Bytes of configuration space, by their offset.
@@ -56,6 +57,33 @@ const COMMAND: [&Field; 4] = [
     &header::BUS_MASTER,
     &header::INTX_DISABLE,
 ];
+
+/// Registers by which a function is known, and for which no kernel answers itself. (For a virtual function it answers
+/// for vendor and device ID: the hardware reads all ones there.)
+const KNOWN_BY: [&Field; 5] = [
+    &header::REVISION,
+    &header::SUBCLASS,
+    &header::BASE_CLASS,
+    &header::SUBSYSTEM_VENDOR,
+    &header::SUBSYSTEM,
+];
+
+/// Whether a descriptor of configuration space in `/sys` is of the function whose first bytes VFIO read as `page`; what
+/// differs, where it is not.
+pub(super) fn same_function(file: &ConfigFile, page: &[u8]) -> std::result::Result<(), String> {
+    let mut seen = [0; 64];
+    file.read(0, &mut seen).map_err(|error| error.to_string())?;
+    for field in KNOWN_BY {
+        let (there, here) = (value(&seen, 0, field), value(page, 0, field));
+        if there != here {
+            let Field { name, register, .. } = field;
+            return Err(format!(
+                "{name} (register {register:#04x}) is {there:#x} there and {here:#x} here"
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// What configuration space held when the device was quiet: what must be there again after each reset.
 #[derive(Clone, Debug, PartialEq, Eq)]
