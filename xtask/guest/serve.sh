@@ -151,8 +151,44 @@ serve_next_user() {
     su guest -c "exec uvfio-guest-tools next-user /tmp/edu.sock" >&3
 }
 
+# header_of ADDRESS: COMMAND, class and BARs as the hardware has them.
+header_of() {
+    for part in "4 2" "8 4" "16 24"; do
+        od -An -tx1 -j "${part% *}" -N "${part#* }" "/sys/bus/pci/devices/$1/config"
+    done | tr -d '\n'
+}
+
+has_header() {
+    [ "$(header_of "$1")" = "$2" ]
+}
+
+# has_vectors ADDRESS COUNT: so many interrupts by message are the function's.
+has_vectors() {
+    [ "$(ls "/sys/bus/pci/devices/$1/msi_irqs" 2>/dev/null | wc -l)" = "$2" ]
+}
+
+# A user is killed in the midst of DMA: what the function is like before and after, and for the next user.
 serve_user_killed() {
+    edu=$(pci_find 1234:11e8)
+    before=$(header_of "$edu")
     serve_keep_busy
+    check "while it has a user, the function masters the bus" masters_the_bus "$edu"
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+    check "COMMAND, class and BARs in the hardware are as before the first user" \
+        eventually 30 has_header "$edu" "$before" || echo "before: $before, now: $(header_of "$edu")"
+    check "and no vector is left" has_vectors "$edu" 0
+}
+
+# Something resets the function behind the back of its server, and takes the BARs of it.
+serve_bars_lost() {
+    edu=$(pci_find 1234:11e8)
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy /tmp/edu.sock"
+    before=$(header_of "$edu")
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    check "BARs that are lost while it has a user are put back" eventually 30 has_header "$edu" "$before" ||
+        echo "before: $before, now: $(header_of "$edu")"
+    logged edu "and that is said" "BARs were lost behind our back, and are put back"
     kill -9 "$(cat /tmp/busy.pid)"
     serve_next_user
 }
@@ -250,6 +286,32 @@ serve_nvme_driver() {
     drives "the driver for NVMe reads what it wrote" "the same: true|blocks are as they were written" \
         nvme /tmp/nvme.sock --overwrite --reads=200
     serve_end nvme
+}
+
+# Policy: what it stores is erased for the next user. The host looks into the disk meanwhile.
+serve_nvme_to_be_erased() {
+    nvme=$(pci_find 1b36:0010)
+    serve_as root nvme "$nvme --between-users format" || return 1
+    drives "the first user finds what was stored before" "the same: true|blocks are as they were written" \
+        nvme /tmp/nvme.sock --overwrite --reads=20
+}
+
+serve_nvme_erased() {
+    logged nvme "the controller is erased for the next user" "erased"
+    check "who is served" eventually 60 uvfio show /tmp/nvme.sock
+    serve_end nvme
+}
+
+# Policy: one user. And what can't be erased.
+serve_once() {
+    edu=$(pci_find 1234:11e8)
+    eventually 30 nobody_holds "$edu"
+    refuses "what is no NVMe controller can't be erased" "--between-users format: $edu: this driver can't run the controller" \
+        uvfio serve "$edu" --between-users format --socket /tmp/no.sock
+    serve_as root edu "$edu --between-users never" || return 1
+    check "its only user is served" uvfio show /tmp/edu.sock
+    logged edu "it has no other" "policy lets it have no other one"
+    check "and the server has ended" eventually 10 server_is_gone edu
 }
 
 # A function that nobody can reset has one user.

@@ -22,6 +22,9 @@ use crate::owned::Descriptors;
 /// The longest message, bytes; a path and then some.
 const LONGEST: usize = 16 * 1024;
 
+/// The most descriptors in a message: those of a function.
+const DESCRIPTORS: usize = 4;
+
 /// What the supervisor says.
 #[derive(Debug)]
 pub(crate) enum Order {
@@ -144,8 +147,10 @@ impl Channel {
                     group,
                     device,
                     group_number,
+                    config,
                 } = descriptors;
-                let descriptors = [container.as_fd(), group.as_fd(), device.as_fd()];
+                let mut descriptors = vec![container.as_fd(), group.as_fd(), device.as_fd()];
+                descriptors.extend(config.as_ref().map(AsFd::as_fd));
                 self.send(b'F', &group_number.to_ne_bytes(), &descriptors)
             }
             Order::Make(setup) => self.send(b'M', setup.to_text().as_bytes(), &[]),
@@ -162,7 +167,7 @@ impl Channel {
     /// Waits for an order; `None` where the supervisor is gone.
     pub(crate) fn next_order(&self) -> io::Result<Option<Order>> {
         let mut bytes = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut pieces = [IoSliceMut::new(&mut bytes)];
         let got = recvmsg(&self.0, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
@@ -187,6 +192,7 @@ impl Channel {
                 container: fds.next().ok_or_else(bad)?,
                 group: fds.next().ok_or_else(bad)?,
                 device: fds.next().ok_or_else(bad)?,
+                config: fds.next(),
                 group_number: u32::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
             }),
             b'M' => Order::Make(Setup::from_text(&text()).ok_or_else(bad)?),
@@ -248,7 +254,7 @@ impl Channel {
         if text.len() >= LONGEST {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::InvalidInput.into());

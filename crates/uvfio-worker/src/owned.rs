@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use uvfio_linux::device::Parts;
-use uvfio_linux::sysfs::{self, Address, Host};
+use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
+use uvfio_pci::View;
 use uvfio_pci::tables::header;
 
 /// Why a function can't be owned.
@@ -111,6 +112,7 @@ pub struct Owned {
     group: Group,
     group_number: u32,
     device: DeviceFile,
+    config: Option<ConfigFile>,
 }
 
 /// What is handed to the worker.
@@ -120,14 +122,18 @@ pub(crate) struct Descriptors {
     pub(crate) group: OwnedFd,
     pub(crate) group_number: u32,
     pub(crate) device: OwnedFd,
+    pub(crate) config: Option<OwnedFd>,
 }
 
 impl Owned {
     /// Opens a function and its group.
     ///
+    /// Its configuration space in `/sys` is opened too: to be written only under the `raw` view, whose user is trusted
+    /// with that, and where this user may. By it a BAR could be moved onto another device's memory.
+    ///
     /// # Errors
     /// Where it is not there, not free, or not this user's.
-    pub fn open(host: &Host, address: Address) -> Result<Self, OwnError> {
+    pub fn open(host: &Host, address: Address, view: View) -> Result<Self, OwnError> {
         let function = host.sysfs().function(address)?;
         if !function.has_vfio_driver() {
             let driver = function.driver;
@@ -166,29 +172,39 @@ impl Owned {
         group.set_container(&container)?;
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
+        let config = config_file(host, address, view);
         Ok(Self {
             address,
             container,
             group,
             group_number: number,
             device,
+            config,
         })
     }
 
     /// Takes what [`descriptors`](Self::descriptors) gave.
     pub(crate) fn from_descriptors(address: Address, given: Descriptors) -> Result<Self, VfioError> {
+        // A function that no longer answers shows that by its other descriptors.
+        let config = given.config.map(ConfigFile::from_descriptor);
         Ok(Self {
             address,
             container: Container::from_descriptor(given.container)?,
             group: Group::from_descriptor(given.group, given.group_number)?,
             group_number: given.group_number,
             device: DeviceFile::from_descriptor(given.device, &address.to_string())?,
+            config: config.and_then(Result::ok),
         })
     }
 
-    /// Duplicates of all three descriptors.
+    /// Duplicates of all descriptors.
     pub(crate) fn descriptors(&self) -> io::Result<Descriptors> {
+        let config = self
+            .config
+            .as_ref()
+            .map(|config| config.as_fd().try_clone_to_owned());
         Ok(Descriptors {
+            config: config.transpose()?,
             container: self.container.as_fd().try_clone_to_owned()?,
             group: self.group.as_fd().try_clone_to_owned()?,
             group_number: self.group_number,
@@ -203,6 +219,7 @@ impl Owned {
             container: self.container,
             group: self.group,
             device: self.device,
+            config: self.config,
         }
     }
 
@@ -249,6 +266,19 @@ impl Owned {
     pub(crate) fn reset(&self) -> Result<(), VfioError> {
         self.device.reset()
     }
+}
+
+/// A function's configuration space in `/sys`, as far as this user may have it.
+fn config_file(host: &Host, address: Address, view: View) -> Option<ConfigFile> {
+    let sysfs = host.sysfs();
+    let writable = (view == View::Raw).then(|| sysfs.open_config(address, true));
+    let opened = match writable {
+        Some(Ok(file)) => return Some(file),
+        _ => sysfs.open_config(address, false),
+    };
+    opened
+        .inspect_err(|error| tracing::warn!("{address}: {error}"))
+        .ok()
 }
 
 /// Who holds a function, as far as this user may see.
@@ -329,7 +359,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         machine(root.path(), drivers);
         let address = ADDRESS.parse().expect("an address");
-        let refused = Owned::open(&Host::at(root.path()), address);
+        let refused = Owned::open(&Host::at(root.path()), address, View::Virtual);
         refused.expect_err("no such machine").to_string()
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uvfio_core::{Device, DeviceError};
 use uvfio_linux::device::{Hardware, HardwareError};
 use uvfio_linux::sysfs::{Address, AddressError, Host};
+use uvfio_pci::View;
 
 use crate::devices::{KINDS, Plan};
 use crate::image::ImageError;
@@ -163,14 +164,14 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        self.build_over(self.open()?)
+        self.build_over(self.open(View::Virtual)?)
     }
 
-    /// Opens what the device needs of the system.
+    /// Opens what the device needs of the system for users of this view.
     ///
     /// # Errors
     /// Where something of it can't be used.
-    pub fn open(&self) -> Result<Opened, BuildError> {
+    pub fn open(&self, view: View) -> Result<Opened, BuildError> {
         Ok(match &self.kind {
             Wanted::Software(plan) => Opened {
                 images: plan.open()?,
@@ -178,7 +179,7 @@ impl DeviceSpec {
             },
             Wanted::Function(address) => Opened {
                 images: Vec::new(),
-                function: Some(Owned::open(&Host::default(), *address)?),
+                function: Some(Owned::open(&Host::default(), *address, view)?),
             },
         })
     }

@@ -17,7 +17,7 @@ const MSIX_CONTROL: u64 = 2;
 const FUNCTION_MASK: u16 = 1 << 14;
 const ENTRY: u64 = 16;
 const VECTORS: usize = 10;
-const WRITTEN: u32 = 0x88a8;
+pub(crate) const WRITTEN: u32 = 0x88a8;
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     let user = User::attach(address)?;
@@ -61,19 +61,19 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     igb.vectors(&eventfds, report)
 }
 
-struct Igb<'a>(&'a User);
+pub(crate) struct Igb<'a>(pub(crate) &'a User);
 
 impl Igb<'_> {
-    fn read(&self, register: u64) -> Result<u32> {
+    pub(crate) fn read(&self, register: u64) -> Result<u32> {
         self.0.read(0, register)
     }
 
-    fn write(&self, register: u64, value: u32) -> Result<()> {
+    pub(crate) fn write(&self, register: u64, value: u32) -> Result<()> {
         self.0.write(0, register, value)
     }
 
     /// Memory and bus master on, and all vectors enabled.
-    fn start(&self) -> Result<Eventfds> {
+    pub(crate) fn start(&self) -> Result<Eventfds> {
         self.0.set_config(COMMAND, MEMORY | BUS_MASTER)?;
         let eventfds = Eventfds::new(VECTORS)?;
         self.0.signal(IrqIndex::MsiX, &eventfds)?;
@@ -210,7 +210,7 @@ impl Igb<'_> {
     }
 
     /// Has the device raise each of its vectors.
-    fn vectors(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
+    pub(crate) fn vectors(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
         let mut got = Vec::new();
         for vector in 0..VECTORS {
             let bit = 1_u32 << vector;

@@ -24,6 +24,14 @@ pub enum HardwareError {
         /// The register, what it holds, and the rule.
         lie: Lie,
     },
+    /// The descriptor of its configuration space in `/sys` is not its own.
+    #[error("{device}: its configuration space in /sys is not that of the device which VFIO opened: {why}")]
+    OtherFunction {
+        /// Whose.
+        device: String,
+        /// What differs, or could not be read.
+        why: String,
+    },
     /// The first reset did not leave the device as it was.
     #[error("{device}: {why}")]
     Reset {

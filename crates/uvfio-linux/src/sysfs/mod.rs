@@ -49,7 +49,7 @@ mod uses;
 pub use address::{Address, AddressError};
 pub use aer::{ErrorCounter, ErrorCounters};
 pub use binding::{Bound, Unbound};
-pub use config::Config;
+pub use config::{Config, ConfigFile};
 pub use error::Error;
 pub use function::{Function, ResetMethods, Sriov};
 pub use group::{Group, Member, ReservedRegion};

@@ -38,12 +38,14 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     for step in [
         "serve_interrupts",
         "serve_user_killed",
+        "serve_bars_lost",
         "serve_held",
         "serve_worker_killed",
     ] {
         guest.run(step, STEP, checks)?;
     }
     guest.run("serve_locked_memory", STEP, checks)?;
+    guest.run("serve_once", STEP, checks)?;
     guest.run("serve_no_reset", STEP, checks)?;
     nvme(context, &mut guest, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
@@ -70,7 +72,13 @@ fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result
         &true,
         &said.contains("UVFIO ok flushed records"),
     );
-    guest.run("serve_nvme_driver", STEP * 3, checks)
+    guest.run("serve_nvme_driver", STEP * 3, checks)?;
+    guest.run("serve_nvme_to_be_erased", STEP * 3, checks)?;
+    guest.run("serve_nvme_erased", STEP, checks)?;
+    let stored = std::fs::read(context.scratch.join("disk.img"))?;
+    let left = stored.iter().filter(|byte| **byte != 0).count();
+    checks.same("QEMU's image has nothing left; bytes that are not 0", &0, &left);
+    Ok(())
 }
 
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,
