@@ -235,8 +235,8 @@ fn effect(effect: &Effect) -> String {
         Effect::Power { from, to, .. } => format!("power goes from {from:?} to {to:?}"),
         Effect::Vpd { address, .. } => format!("vital product data at {address:#x} are moved"),
         Effect::BarMoved { bar } => format!("BAR {bar} moves"),
-        Effect::HardwareWrite { value, mask, .. } => {
-            format!("the device is written {value:#x} (bits {mask:#x})")
+        Effect::HardwareWrite { value, keep, .. } => {
+            format!("the device is written {value:#x} (bits {keep:#x} as they are)")
         }
         Effect::Refused { rule, .. } => format!("refused: {rule}"),
     }

@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
+use uvfio_pci::access::split;
+use uvfio_pci::{Effect, Effects, Input, InterruptMode, Layout, Outcome, ResetKind, View, Window};
 
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
@@ -40,11 +41,13 @@ impl Core {
         crate::dispose::prepare();
         let name = device.name();
         let blueprint = device.blueprint();
-        let layout =
-            uvfio_pci::Layout::compile(&blueprint, policy.view).map_err(|why| CreateError::Blueprint {
-                device: name,
-                why: why.to_string(),
-            })?;
+        let impossible = |why: String| CreateError::Blueprint { device: name, why };
+        let layout = match (policy.view, device.config_page()) {
+            (View::Filtered | View::Raw, Some(page)) => {
+                Layout::over(&blueprint, page, policy.view).map_err(|why| impossible(why.to_string()))?
+            }
+            (view, _) => Layout::compile(&blueprint, view).map_err(|why| impossible(why.to_string()))?,
+        };
         let memory = |bar: &uvfio_pci::Bar| {
             matches!(
                 bar,
@@ -106,6 +109,21 @@ impl Core {
         }
     }
 
+    /// Reads configuration space. The hardware is asked without the model's lock.
+    pub(super) fn read_config(&self, offset: u32, data: &mut [u8]) {
+        if !self.lines.layout().is_backed() {
+            return self.lines.read(Window::Config, offset, data);
+        }
+        for piece in split(offset, data.len()) {
+            let planned = self.lines.plan(piece.register, piece.enables);
+            let fetched = match planned.0 {
+                0 => 0,
+                _ => self.device.config_read(piece.register, planned),
+            };
+            piece.scatter(self.lines.finish(piece.register, planned, fetched), data);
+        }
+    }
+
     fn carry_out(&self, effects: &Effects) {
         // DMA and decoding stop before a reset begins.
         self.tell();
@@ -129,9 +147,12 @@ impl Core {
                     self.step(Input::EffectDone { id, outcome });
                 }
                 Effect::BarMoved { bar } => tracing::trace!(bar, "BAR moved"),
-                Effect::HardwareWrite { register, .. } => {
-                    tracing::error!(register, "a software device has no hardware to write");
-                }
+                Effect::HardwareWrite {
+                    register,
+                    enables,
+                    value,
+                    keep,
+                } => self.device.config_write(register, enables, value, keep),
                 Effect::Refused { offset, rule } => {
                     let device = self.device.name();
                     tracing::warn!(target: "audit", device, offset = format_args!("{offset:#x}"), rule, "write refused");
