@@ -6,7 +6,7 @@
 
 use uvfio_pci::chain::{self, Finding, Found, Item};
 use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
-use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, View};
+use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, Table, View};
 
 use super::error::{BarRule, Lie};
 
@@ -40,6 +40,8 @@ pub(super) struct Declared {
     pub(super) express: Option<u16>,
     /// The advanced features.
     pub(super) advanced: Option<u16>,
+    /// The MSI-X structure.
+    msix: Option<u16>,
     /// What is wrong with the chain and does not matter, for the log.
     pub(super) oddities: Vec<Finding>,
 }
@@ -60,6 +62,7 @@ impl Declared {
             power: None,
             express: None,
             advanced: None,
+            msix: None,
             oddities: Vec::new(),
         };
         declared.walk(seen)?;
@@ -80,6 +83,19 @@ impl Declared {
             capabilities: &self.capabilities,
             extended: &[],
         }
+    }
+
+    /// Which structures there are that the hardware's can be compared with, and where.
+    pub(super) fn structures(&self) -> Vec<(u16, &'static Table)> {
+        let known = [
+            (Some(0), &header::HEADER),
+            (self.power, &power::POWER),
+            (self.express, &express::EXPRESS),
+            (self.advanced, &advanced::ADVANCED),
+            (self.msix, &msix::MSIX),
+        ];
+        let there = known.into_iter().filter_map(|(at, table)| Some((at?, table)));
+        there.collect()
     }
 
     /// The kinds of BARs, by number.
@@ -136,6 +152,7 @@ impl Declared {
             }
             Ok(msix::ID) => {
                 whole("the MSI-X capability")?;
+                self.msix = Some(found.offset);
                 let vectors = seen.vectors.min(value(&msix::SIZE) as u16 + 1);
                 let span = |bar, offset: &Field| BarSpan {
                     bar: value(bar) as u8,

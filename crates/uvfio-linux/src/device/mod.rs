@@ -3,7 +3,8 @@
 //! ```text
 //! Hardware           the calls of the virtual device, and what may happen when
 //!   declare          the blueprint, out of bytes that are not believed
-//!   registers        the hardware's own COMMAND and power state; whether it is as it was
+//!   registers        the hardware's own COMMAND and power state
+//!   verify           whether the hardware is as it was, and BARs that it has lost
 //!   reset            resets, power states, and the quiet between users
 //!   interrupts       eventfds that the kernel signals, and the thread that tells the model
 //!   dma              the container as the user's address space
@@ -22,8 +23,11 @@ mod declare;
 mod dma;
 mod error;
 mod interrupts;
+#[cfg(test)]
+mod made_up;
 mod registers;
 mod reset;
+mod verify;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +40,9 @@ use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
 use self::interrupts::Interrupts;
-use self::registers::{Held, Registers};
+use self::registers::Registers;
 use self::reset::Wanted;
+use self::verify::{HardwareConfig, Held};
 use crate::sysfs::ConfigFile;
 use crate::vfio::{Container, DeviceFile, Group, Region, VfioError};
 
@@ -113,12 +118,13 @@ impl Hardware {
             return Err(lies(Lie::Short { bytes }));
         }
         config.read(0, &mut page).map_err(vfio)?;
-        if let Some(file) = &hardware_config {
-            registers::same_function(file, &page).map_err(|why| HardwareError::OtherFunction {
-                device: name.clone(),
-                why,
-            })?;
-        }
+        let hardware_config = hardware_config
+            .map(|file| HardwareConfig::of(file, &page))
+            .transpose();
+        let hardware_config = hardware_config.map_err(|why| HardwareError::OtherFunction {
+            device: name.clone(),
+            why,
+        })?;
         let resettable = device.info().map_err(vfio)?.reset;
         let bars = bars(&device).map_err(vfio)?;
         let (interrupts, granted) = Interrupts::new(&device)?;
@@ -133,7 +139,12 @@ impl Hardware {
         for finding in &declared.oddities {
             tracing::warn!(device = name, %finding, "the capability chain is odd, which nobody will see");
         }
-        let registers = Registers::new(Box::new(config), &declared);
+        let registers = Registers::new(Box::new(config), hardware_config, &declared);
+        tracing::info!(
+            device = name,
+            "after a reset the first {} bytes of configuration space are verified with the hardware, the rest with the kernel",
+            registers.asked_of_hardware()
+        );
         registers.set_power(PowerState::D0).map_err(vfio)?;
         registers.set_command(false).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
@@ -211,13 +222,19 @@ impl Device for Hardware {
         let Some(region) = self.region(bar) else {
             return u64::MAX;
         };
-        match region.read(offset, wanted) {
-            Ok(()) => u64::from_le_bytes(bytes),
+        let read = |wanted: &mut [u8]| match region.read(offset, wanted) {
+            Ok(()) => {}
             Err(error) => {
                 self.note(&error);
-                u64::MAX
+                wanted.fill(0xff);
             }
+        };
+        read(wanted);
+        // A function whose BARs are elsewhere does not answer.
+        if wanted.iter().all(|byte| *byte == 0xff) && self.heal() {
+            read(wanted);
         }
+        u64::from_le_bytes(bytes)
     }
 
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64) {
@@ -243,7 +260,9 @@ impl Device for Hardware {
     fn power(&self, _from: PowerState, to: PowerState) -> Result<(), DeviceError> {
         let changed = self.change_power(to);
         // The kernel puts COMMAND back that it saved on the way down.
-        self.again();
+        if !self.heal() {
+            self.again();
+        }
         changed
     }
 

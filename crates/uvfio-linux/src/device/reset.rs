@@ -23,16 +23,18 @@ pub(super) struct Wanted {
     mode: InterruptMode,
     /// Carried out later: a reset is under way.
     later: bool,
-    /// Never carried out any more: the device did not come back.
+    /// Not carried out until a reset succeeds: the device did not come back.
     lost: bool,
 }
 
 impl Hardware {
     /// Bus mastering, as the user has it.
     pub(super) fn want_bus_master(&self, on: bool) {
-        let mut wanted = self.wanted();
-        wanted.bus_master = on;
-        self.carry_out(&wanted);
+        self.wanted().bus_master = on;
+        // COMMAND is written by that: the kernel puts lost BARs back, which must not go by unseen.
+        if !self.heal() {
+            self.again();
+        }
     }
 
     /// Interrupts, as the user has them.
@@ -82,36 +84,73 @@ impl Hardware {
     }
 
     fn reset_quietly(&self, kind: ResetKind) -> Result<(), DeviceError> {
+        let failed = |error: VfioError| self.failure(&error);
         self.interrupts.silence();
-        self.registers
-            .set_command(false)
-            .map_err(|error| self.failure(&error))?;
+        self.registers.set_command(false).map_err(failed)?;
         self.change_power(PowerState::D0)?;
+        let expected = match self.registers.answers().map_err(failed)? {
+            true => self
+                .quiet
+                .with_settings_of(&self.registers.held().map_err(failed)?),
+            // What it says now is nothing that anybody has set.
+            false => self.quiet.clone(),
+        };
         match self.registers.wait_for_transactions() {
             Ok(true) => {}
             Ok(false) => tracing::warn!(
                 device = self.name,
                 "its transactions did not end; it is reset all the same"
             ),
-            Err(error) => return Err(self.failure(&error)),
+            Err(error) => return Err(failed(error)),
         }
         if self.resettable {
-            self.reset_by_kernel().map_err(|error| self.failure(&error))?;
+            self.reset_by_kernel().map_err(failed)?;
         } else if kind != ResetKind::D3hot {
             // Coming back from D3hot was the reset.
             return Err(self.failure(
                 &"the kernel has no way to reset it, so what its user left in it can't be taken out; put it below a port of its own, whose bus can be reset",
             ));
         }
-        // The kernel puts BARs back that a reset has cleared when memory is switched on.
-        self.registers
-            .set_command(false)
-            .map_err(|error| self.failure(&error))?;
-        match self.registers.same(&self.quiet) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(why)) => Err(self.failure(&format_args!("it did not come back from its reset: {why}"))),
-            Err(error) => Err(self.failure(&error)),
+        // Where they are not put back, the comparison says so.
+        self.registers.put_bars_back(&self.quiet).map_err(failed)?;
+        match self.registers.same(&expected).map_err(failed)? {
+            Ok(()) => Ok(()),
+            Err(why) => Err(self.failure(&format_args!("it did not come back from its reset: {why}"))),
         }
+    }
+
+    /// Has a device as it was whose BARs were lost behind our back: reset by somebody else, or written to. True where
+    /// that was so and they are back. Where they can't be put back it stays quiet until a reset. Waits for nobody.
+    pub(super) fn heal(&self) -> bool {
+        let mut wanted = self.wanted();
+        let lost =
+            || Ok::<_, VfioError>(self.registers.answers()? && !self.registers.has_bars_of(&self.quiet)?);
+        // Nothing to be put back where nothing can be asked.
+        if wanted.later || wanted.lost || !lost().unwrap_or(false) {
+            return false;
+        }
+        // The kernel programs the messages anew, which the hardware may have lost too.
+        self.interrupts.set(InterruptMode::Intx);
+        let back = self
+            .registers
+            .put_bars_back(&self.quiet)
+            .map_err(|error| error.to_string());
+        wanted.lost = back != Ok(true);
+        match &back {
+            Ok(true) => tracing::warn!(
+                target: "audit", device = self.name,
+                "its BARs were lost behind our back, and are put back; if it was reset, its driver must start it again"
+            ),
+            Ok(false) => tracing::error!(
+                target: "audit", device = self.name,
+                "its BARs were lost behind our back, and can't be put back; it stays quiet until it is reset"
+            ),
+            Err(why) => {
+                tracing::error!(target: "audit", device = self.name, why, "its BARs were lost behind our back");
+            }
+        }
+        self.carry_out(&wanted);
+        !wanted.lost
     }
 
     fn reset_by_kernel(&self) -> Result<(), VfioError> {
