@@ -72,7 +72,7 @@ pub trait Device: Send + Sync {
     }
 
     /// Reads bytes of dword `register` of the hardware's configuration space; those in lanes that are not enabled don't
-    /// count. Not called while the device is being reset. All ones where it does not answer.
+    /// count. Not called while the user's reset is under way. All ones where it does not answer.
     fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
         let _ = (register, enables);
         u32::MAX

@@ -141,3 +141,30 @@ fn a_software_device_is_its_own_hardware_in_every_view() {
     let asked = |told: &Told| matches!(told, Told::ConfigRead(..) | Told::ConfigWrite(..));
     assert!(!user.device.news().iter().any(asked));
 }
+
+#[test]
+fn when_its_user_has_gone_the_registers_that_it_could_write_are_put_back() {
+    let mut device = function();
+    let quiet = device.page.clone();
+    let user = {
+        // What reads is what the last user left; the device says that it was otherwise.
+        device.left = quiet.map(|mut page| {
+            page[0x80] = 0xee;
+            page[0x10] = 0xee;
+            page
+        });
+        User::seeing(device, View::Filtered)
+    };
+    user.virt.detach().unwrap();
+    let told = user.device.news();
+    let writes: Vec<&Told> = told
+        .iter()
+        .filter(|told| matches!(told, Told::ConfigWrite(..)))
+        .collect();
+    assert_eq!(writes, [&Told::ConfigWrite(0x20, 0xf, 0xd3d2_d1d0, 0)]);
+    let at = |wanted: &dyn Fn(&Told) -> bool| told.iter().position(wanted);
+    let reset = at(&|told| *told == Told::Reset(ResetKind::Conventional));
+    let write = at(&|told| matches!(told, Told::ConfigWrite(..)));
+    let detach = at(&|told| *told == Told::Detach);
+    assert!(reset < write && write < detach, "{told:?}");
+}

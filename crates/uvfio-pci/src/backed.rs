@@ -12,8 +12,8 @@
 use crate::layout::WORDS;
 use crate::tables::{self, advanced, express, header, msi, msix, power, vendor};
 use crate::{
-    Access, Blueprint, ByteEnables, Capability, DumpError, Effect, Field, Layout, Placed, State, Treatment,
-    View, Window, chain,
+    Access, Action, Blueprint, ByteEnables, Capability, DumpError, Effect, Field, Layout, Placed, State,
+    Treatment, View, Window, chain,
 };
 
 /// Fields that reach the hardware by effects of their own, never by [`Effect::HardwareWrite`].
@@ -118,6 +118,17 @@ impl Layout {
         (fetched & shown) | (own & !shown)
     }
 
+    /// The write after which a register of the hardware that reads `is` holds again what it held (`was`) before it had a
+    /// user: in the bits that the view's user may have written. None where it does.
+    #[must_use]
+    pub fn put_back(&self, register: u16, was: u32, is: u32) -> Option<Effect> {
+        let word = self.word(register);
+        // Vital product data's address is a command; and a bit that a written 1 clears can't be set.
+        let command = word.actions & 1 << Action::Vpd as u16 != 0;
+        let bits = self.backing(register).through & !word.clear;
+        (!command && (was ^ is) & bits != 0).then(|| self.effect(register, was, bits))
+    }
+
     /// What of a write reaches the hardware.
     pub(crate) fn hardware_write(
         &self,
@@ -147,7 +158,7 @@ impl Layout {
             register,
             enables,
             value: value & bits,
-            keep: enables.mask() & !bits & !self.backing(register).zero,
+            keep: enables.mask() & !bits & !self.backing(register).zero & !self.word(register).clear,
         }
     }
 

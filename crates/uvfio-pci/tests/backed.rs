@@ -102,31 +102,35 @@ impl Bench {
         let mut effects = Effects::new();
         step(&self.layout, &mut self.state, input, &mut effects);
         for effect in effects.iter() {
-            match effect {
-                Effect::HardwareWrite {
-                    register,
-                    enables,
-                    value,
-                    keep,
-                } => {
-                    assert_eq!(value & keep, 0, "a bit to keep has no value");
-                    assert_eq!(
-                        (value | keep) & !enables.mask(),
-                        0,
-                        "only in the lanes that are written"
-                    );
-                    let whole = value | self.fetch(register, enables) & keep;
-                    for (lane, bytes) in enables.natural() {
-                        let part = u64::from(whole) >> (lane * 8) & ((1_u64 << (bytes * 8)) - 1);
-                        self.told
-                            .push((register * 4 + u16::from(lane), bytes, part as u32));
-                    }
-                }
-                Effect::Refused { .. } => self.refused += 1,
-                _ => {}
-            }
+            self.carry_out(effect);
         }
         effects.iter().collect()
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::HardwareWrite {
+                register,
+                enables,
+                value,
+                keep,
+            } => {
+                assert_eq!(value & keep, 0, "a bit to keep has no value");
+                assert_eq!(
+                    (value | keep) & !enables.mask(),
+                    0,
+                    "only in the lanes that are written"
+                );
+                let whole = value | self.fetch(register, enables) & keep;
+                for (lane, bytes) in enables.natural() {
+                    let part = u64::from(whole) >> (lane * 8) & ((1_u64 << (bytes * 8)) - 1);
+                    self.told
+                        .push((register * 4 + u16::from(lane), bytes, part as u32));
+                }
+            }
+            Effect::Refused { .. } => self.refused += 1,
+            _ => {}
+        }
     }
 
     fn write(&mut self, offset: u16, data: &[u8]) -> Vec<Effect> {
@@ -494,4 +498,34 @@ fn messages_are_as_many_as_were_granted_whatever_the_page_says() {
     let layout = Layout::over(&fewer, &page(), View::Raw).expect("a type 0 header");
     assert_eq!(layout.vectors(Interrupt::Msi), 4);
     assert_eq!(layout.vectors(Interrupt::MsiX), 0);
+}
+
+#[test]
+fn a_register_is_put_back_in_the_bits_that_its_user_may_have_written_and_nothing_is_cleared() {
+    for (view, offset, now, told) in [
+        (
+            View::Filtered,
+            0x800_u16,
+            [1, 2, 3, 4],
+            &[(0x800_u16, 4_u8, 0x5a5a_5a5a_u32)][..],
+        ),
+        (View::Filtered, 0x800, [0x5a; 4], &[]),
+        (View::Filtered, 0x10, [0; 4], &[]),
+        (View::Raw, 0x10, [0; 4], &[(0x10, 4, 0xfe00_0008)]),
+        // DEVCTL, and no error of DEVSTA's is cleared; the payload size is not the user's.
+        (View::Filtered, 0x8c, [0xff, 0x20, 0x0f, 0], &[(0x8c, 2, 0x28f0)]),
+        (View::Raw, 0x8c, [0xff, 0x20, 0x0f, 0], &[(0x8c, 4, 0x2810)]),
+        // VPD's address would start a transfer.
+        (View::Raw, 0x48, [3, 0x50, 4, 0], &[]),
+    ] {
+        let mut bench = Bench::new(view);
+        let before = page();
+        let at = usize::from(offset);
+        bench.hardware[at..at + 4].copy_from_slice(&now);
+        let was = u32::from_le_bytes(before[at..at + 4].try_into().expect("four bytes"));
+        if let Some(effect) = bench.layout.put_back(offset / 4, was, u32::from_le_bytes(now)) {
+            bench.carry_out(effect);
+        }
+        assert_eq!(bench.told, told, "{view:?}: {offset:#x}");
+    }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uvfio_pci::access::split;
-use uvfio_pci::{Effect, Effects, Input, InterruptMode, Layout, Outcome, ResetKind, View, Window};
+use uvfio_pci::{
+    ByteEnables, Effect, Effects, Input, InterruptMode, Layout, Outcome, ResetKind, View, Window,
+};
 
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
@@ -286,7 +288,11 @@ impl Core {
                 });
             }
             Task::Detach => {
-                let done = self.guarded("reset", || self.device.reset(ResetKind::Conventional));
+                let done = self.guarded("reset", || {
+                    self.device.reset(ResetKind::Conventional)?;
+                    self.put_back();
+                    Ok(())
+                });
                 let left = self.guarded("detach", || {
                     self.device.detach();
                     Ok(())
@@ -295,6 +301,25 @@ impl Core {
             }
         }
         self.work.finish(ticket);
+    }
+
+    /// What a reset leaves of the user's in registers that it could write: a function's own need not know resets.
+    fn put_back(&self) {
+        let layout = self.lines.layout();
+        let page = self.device.config_page().unwrap_or_default();
+        for (register, was) in (0_u16..).zip(page.chunks_exact(4)).filter(|_| layout.is_backed()) {
+            let was = was.try_into().map_or(0, u32::from_le_bytes);
+            let is = self.device.config_read(register, ByteEnables::ALL);
+            if let Some(Effect::HardwareWrite {
+                register,
+                enables,
+                value,
+                keep,
+            }) = layout.put_back(register, was, is)
+            {
+                self.device.config_write(register, enables, value, keep);
+            }
+        }
     }
 
     /// A device that did not come back is gone.

@@ -59,6 +59,8 @@ pub struct Recorder {
     pub unresettable: bool,
     /// Configuration space of hardware, which reads as it is here.
     pub page: Option<Vec<u8>>,
+    /// What that reads now, where it is not the same.
+    pub left: Option<Vec<u8>>,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -181,7 +183,7 @@ impl Device for Recorder {
     fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
         self.tell(Told::ConfigRead(register, enables.0));
         let at = usize::from(register) * 4;
-        let page = self.page.as_deref().unwrap();
+        let page = self.left.as_deref().or(self.page.as_deref()).unwrap();
         u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
     }
 

@@ -28,13 +28,14 @@ mod made_up;
 mod registers;
 mod reset;
 mod verify;
+mod views;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use uvfio_core::{Device, DeviceError, Host, Iommu, Width};
-use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
+use uvfio_pci::{Blueprint, ByteEnables, InterruptMode, PowerState, ResetKind, View};
 
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
@@ -60,6 +61,8 @@ pub struct Parts {
     /// Its configuration space through `/sys`, where there is a `/sys`: what the hardware holds of it, no copy of the
     /// kernel's.
     pub config: Option<ConfigFile>,
+    /// What its user will see of it.
+    pub view: View,
 }
 
 /// A PCI function that exists, for one user after another.
@@ -70,6 +73,9 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Hardware {
     name: &'static str,
+    view: View,
+    /// Configuration space when it was quiet, for the views that show it.
+    page: Option<Vec<u8>>,
     declared: Declared,
     bars: [Option<Region>; 6],
     registers: Registers,
@@ -102,6 +108,7 @@ impl Hardware {
             group,
             device,
             config: hardware_config,
+            view,
         } = parts;
         let vfio = |source| HardwareError::Vfio {
             device: name.clone(),
@@ -125,6 +132,10 @@ impl Hardware {
             device: name.clone(),
             why,
         })?;
+        if view == View::Raw && !hardware_config.as_ref().is_some_and(|config| config.writable) {
+            return Err(HardwareError::NotWritable { device: name });
+        }
+        let config_bytes = config.info().size;
         let resettable = device.info().map_err(vfio)?.reset;
         let bars = bars(&device).map_err(vfio)?;
         let (interrupts, granted) = Interrupts::new(&device)?;
@@ -148,8 +159,10 @@ impl Hardware {
         registers.set_power(PowerState::D0).map_err(vfio)?;
         registers.set_command(false).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
-        let hardware = Self {
+        let mut hardware = Self {
             name: name.clone().leak(),
+            view,
+            page: None,
             declared,
             bars,
             registers,
@@ -164,12 +177,16 @@ impl Hardware {
         };
         if resettable {
             let reset = hardware.reset(ResetKind::Conventional);
-            reset.map_err(|DeviceError { what: why, .. }| HardwareError::Reset { device: name, why })?;
+            let device = name.clone();
+            reset.map_err(|DeviceError { what: why, .. }| HardwareError::Reset { device, why })?;
         } else {
             tracing::warn!(
                 device = name,
                 "the kernel has no way to reset it: it gets one user, and no second"
             );
+        }
+        if view != View::Virtual {
+            hardware.page = Some(hardware.registers.page(config_bytes).map_err(vfio)?);
         }
         Ok(Arc::new(hardware))
     }
@@ -208,12 +225,29 @@ impl Device for Hardware {
     fn attach(&self, host: Host) {
         // It is quiet and reset: `new` or the last user's detach has seen to that, and could wait for it.
         self.noted.store(false, Ordering::Relaxed);
+        if self.view != View::Virtual
+            && let Err(error) = self.registers.stop_decoding(self.view)
+        {
+            self.note(&error);
+        }
         self.interrupts.attach(host);
     }
 
     fn detach(&self) {
         self.leave();
         self.interrupts.detach();
+    }
+
+    fn config_page(&self) -> Option<&[u8]> {
+        self.page.as_deref()
+    }
+
+    fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
+        self.read_register(register, enables)
+    }
+
+    fn config_write(&self, register: u16, enables: ByteEnables, value: u32, keep: u32) {
+        self.write_register(register, enables, value, keep);
     }
 
     fn read(&self, bar: u8, offset: u64, width: Width) -> u64 {

@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uvfio_core::DeviceError;
-use uvfio_pci::{InterruptMode, PowerState, ResetKind};
+use uvfio_pci::{InterruptMode, PowerState, ResetKind, View};
 
 use super::Hardware;
 use crate::vfio::{Rule, VfioError};
@@ -25,6 +25,13 @@ pub(super) struct Wanted {
     later: bool,
     /// Not carried out until a reset succeeds: the device did not come back.
     lost: bool,
+}
+
+impl Wanted {
+    /// Whether the user's accesses stay away from the hardware.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.later || self.lost
+    }
 }
 
 impl Hardware {
@@ -122,6 +129,10 @@ impl Hardware {
     /// Has a device as it was whose BARs were lost behind our back: reset by somebody else, or written to. True where
     /// that was so and they are back. Where they can't be put back it stays quiet until a reset. Waits for nobody.
     pub(super) fn heal(&self) -> bool {
+        // A user of `raw` may move them.
+        if self.view == View::Raw {
+            return false;
+        }
         let mut wanted = self.wanted();
         let lost =
             || Ok::<_, VfioError>(self.registers.answers()? && !self.registers.has_bars_of(&self.quiet)?);
@@ -187,12 +198,16 @@ impl Hardware {
     }
 
     fn set_bus_master(&self, on: bool) {
-        if let Err(error) = self.registers.set_command(on) {
+        let switched = match self.view {
+            View::Virtual => self.registers.set_command(on),
+            view => self.registers.set_bus_master(view, on),
+        };
+        if let Err(error) = switched {
             tracing::error!(device = self.name, %error, on, "bus mastering could not be switched");
         }
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+    pub(super) fn wanted(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
