@@ -193,9 +193,9 @@ fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, e
     );
     let acts = changed || !effects.is_empty();
     match field.treatment(view) {
-        Treatment::Hidden => "not there in this view: reads 0, a write is dropped".into(),
-        Treatment::Constant => "declared by the device, the same for every user; a write is dropped".into(),
-        Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped".into(),
+        treatment @ (Treatment::Hidden | Treatment::Constant | Treatment::HardwareRead) => {
+            source(treatment).into()
+        }
         Treatment::Shadow if !writable => {
             "kept by the model, which alone changes it; a write is dropped".into()
         }
@@ -205,8 +205,20 @@ fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, e
         {
             "writable in general, but fixed by what this device declares".into()
         }
-        Treatment::Shadow => format!("kept by the model{}", action(field.action)),
-        Treatment::Hardware => format!("the device's own register{}", action(field.action)),
+        treatment @ (Treatment::Shadow | Treatment::Hardware) => {
+            format!("{}{}", source(treatment), action(field.action))
+        }
+    }
+}
+
+/// Where a field's value comes from, in words.
+pub(crate) const fn source(treatment: Treatment) -> &'static str {
+    match treatment {
+        Treatment::Hidden => "not there in this view: reads 0, a write is dropped",
+        Treatment::Constant => "declared by the device, the same for every user; a write is dropped",
+        Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped",
+        Treatment::Shadow => "kept by the model",
+        Treatment::Hardware => "the device's own register",
     }
 }
 

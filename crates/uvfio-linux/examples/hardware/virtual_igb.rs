@@ -49,6 +49,19 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     igb.vectors(&eventfds, report)
 }
 
+/// Every vector comes to the user; where `again`, after a function level reset too.
+pub(crate) fn vectors(user: &User, again: bool, report: &mut Report) -> Result<()> {
+    let igb = Igb(user);
+    let eventfds = igb.start()?;
+    igb.vectors(&eventfds, report)?;
+    if again {
+        user.function_level_reset()?;
+        igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
+        igb.vectors(&eventfds, report)?;
+    }
+    Ok(())
+}
+
 struct Igb<'a>(&'a User);
 
 impl Igb<'_> {

@@ -8,10 +8,12 @@
 //!   reset            resets, power states, and the quiet between users
 //!   interrupts       eventfds that the kernel signals, and the thread that tells the model
 //!   dma              the container as the user's address space
+//!   views            the function's own registers, for filtered and raw
 //! ```
 //!
-//! Configuration space is the model's: of the hardware's registers only COMMAND and the power state are ever written, and
-//! only with what the model says. BARs are reached by a call of the kernel for each access, the registers of the MSI-X
+//! Configuration space is the model's in the virtual view: of the hardware's registers only COMMAND and the power state are
+//! ever written, and only with what the model says. In the views that show the function's own registers the model says
+//! which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the registers of the MSI-X
 //! table not at all. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
 //!
 //! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
@@ -37,6 +39,7 @@ use std::sync::{Arc, Mutex};
 use uvfio_core::{Device, DeviceError, Host, Iommu, Width};
 use uvfio_pci::{Blueprint, ByteEnables, InterruptMode, PowerState, ResetKind, View};
 
+pub use self::declare::Presented;
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
@@ -67,7 +70,7 @@ pub struct Parts {
 
 /// A PCI function that exists, for one user after another.
 ///
-/// What its user is shown: identity, BARs, power management, MSI with as many messages as the kernel granted at a trial,
+/// What its user is shown, in the virtual view: identity, BARs, power management, MSI with as many messages as the kernel granted at a trial,
 /// MSI-X with as many vectors (256 at most), PCI Express, advanced features. There is no INTx (the interrupt pin is 0), no
 /// expansion ROM, and nothing else of its configuration space.
 #[derive(Debug)]
