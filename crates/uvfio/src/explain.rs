@@ -102,16 +102,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return print(&(serde_json::to_string_pretty(&fields).map_err(Failure::running)? + "\n"));
     }
     if fields.is_empty() {
-        return print(&undeclared(args.offset, &views));
+        let real = target.natural_view == View::Raw;
+        return print(&undeclared(args.offset, &views, real));
     }
     print(&fields.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
-fn undeclared(offset: u16, views: &[(View, Seen)]) -> String {
+fn undeclared(offset: u16, views: &[(View, Seen)], real: bool) -> String {
     let mut text = format!("{offset:#05x}: no field of any structure that the device declares\n");
     for (view, seen) in views {
         let reads = seen.register(offset, 1);
-        text += &format!("  {:<9} reads {reads:#04x}; a write is dropped\n", view.name());
+        let write = match view {
+            View::Filtered if real => {
+                "a write reaches a real function where the byte belongs to no structure"
+            }
+            View::Raw if real => "a write reaches a real function",
+            _ => "a write is dropped",
+        };
+        text += &format!("  {:<9} reads {reads:#04x}; {write}\n", view.name());
     }
     text
 }

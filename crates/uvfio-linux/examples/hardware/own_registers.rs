@@ -1,12 +1,15 @@
 //! The views that show a function's own registers, `filtered` and `raw`, and a virtual function, whose hardware does not
 //! tell who it is.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result};
 use uvfio_linux::sysfs::Sysfs;
 use uvfio_pci::View;
 
 use crate::adversary::Outside;
-use crate::owned::Function;
+use crate::owned::{Function, PATIENCE};
 use crate::report::Report;
 use crate::virtual_igb;
 use crate::virtual_view::{COMMAND, EXPRESS, MEMORY, User};
@@ -19,10 +22,21 @@ const INTX_DISABLE: (usize, u8) = (5, 0x04);
 const LINK_CONTROL: u64 = 0x10;
 const COMMON_CLOCK: u16 = 1 << 6;
 
+/// A user, as soon as the last one has let go: its threads end in their own time.
+fn user(address: &str, view: View) -> Result<User> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match User::seeing(address, view) {
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(20)),
+            tried => return tried,
+        }
+    }
+}
+
 /// Every byte reads as the hardware has it, in both views.
 pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
     for view in [View::Filtered, View::Raw] {
-        let user = User::seeing(address, view)?;
+        let user = user(address, view)?;
         let mut hardware = Outside::open(&Function::new(address))?.read()?;
         let mut page = user.configuration()?;
         if view == View::Filtered {
@@ -54,7 +68,7 @@ pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
 pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
     let outside = Outside::open(&Function::new(address))?;
     for view in [View::Filtered, View::Raw] {
-        let user = User::seeing(address, view)?;
+        let user = user(address, view)?;
         let raw = view == View::Raw;
         let name = view.name();
         let before = outside.read()?;
@@ -79,7 +93,7 @@ pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
         }
         drop(user);
         // The worker's end of the group is closed with the user; the next owner finds it as it was.
-        let next = User::attach(address)?;
+        let next = user(address, View::Virtual)?;
         report.same(
             &format!("{name}: when its user has gone the BARs are where they were"),
             &bars(&before),
@@ -93,7 +107,8 @@ pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
 /// Interrupts of igb in both views, and after a reset in `filtered`, whose user has what it had.
 pub(crate) fn interrupts(address: &str, report: &mut Report) -> Result<()> {
     for view in [View::Filtered, View::Raw] {
-        virtual_igb::vectors(&User::seeing(address, view)?, view == View::Filtered, report)?;
+        let user = user(address, view)?;
+        virtual_igb::vectors(&user, view == View::Filtered, report)?;
     }
     Ok(())
 }
@@ -110,7 +125,7 @@ pub(crate) fn virtual_function(address: &str, report: &mut Report) -> Result<()>
     let known = Sysfs::default().function(address.parse()?)?;
     let known = u32::from(known.device) << 16 | u32::from(known.vendor);
     for view in [View::Virtual, View::Filtered] {
-        let user = User::seeing(address, view)?;
+        let user = user(address, view)?;
         report.same(
             &format!("{}: vendor and device are what the kernel knows", view.name()),
             &known,
