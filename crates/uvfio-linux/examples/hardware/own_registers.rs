@@ -23,7 +23,7 @@ const LINK_CONTROL: u64 = 0x10;
 const COMMON_CLOCK: u16 = 1 << 6;
 
 /// A user, as soon as the last one has let go: its threads end in their own time.
-fn user(address: &str, view: View) -> Result<User> {
+fn attach(address: &str, view: View) -> Result<User> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match User::seeing(address, view) {
@@ -36,7 +36,7 @@ fn user(address: &str, view: View) -> Result<User> {
 /// Every byte reads as the hardware has it, in both views.
 pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
     for view in [View::Filtered, View::Raw] {
-        let user = user(address, view)?;
+        let user = attach(address, view)?;
         let mut hardware = Outside::open(&Function::new(address))?.read()?;
         let mut page = user.configuration()?;
         if view == View::Filtered {
@@ -68,7 +68,7 @@ pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
 pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
     let outside = Outside::open(&Function::new(address))?;
     for view in [View::Filtered, View::Raw] {
-        let user = user(address, view)?;
+        let user = attach(address, view)?;
         let raw = view == View::Raw;
         let name = view.name();
         let before = outside.read()?;
@@ -93,7 +93,7 @@ pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
         }
         drop(user);
         // The worker's end of the group is closed with the user; the next owner finds it as it was.
-        let next = user(address, View::Virtual)?;
+        let next = attach(address, View::Virtual)?;
         report.same(
             &format!("{name}: when its user has gone the BARs are where they were"),
             &bars(&before),
@@ -107,7 +107,7 @@ pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
 /// Interrupts of igb in both views, and after a reset in `filtered`, whose user has what it had.
 pub(crate) fn interrupts(address: &str, report: &mut Report) -> Result<()> {
     for view in [View::Filtered, View::Raw] {
-        let user = user(address, view)?;
+        let user = attach(address, view)?;
         virtual_igb::vectors(&user, view == View::Filtered, report)?;
     }
     Ok(())
@@ -125,7 +125,7 @@ pub(crate) fn virtual_function(address: &str, report: &mut Report) -> Result<()>
     let known = Sysfs::default().function(address.parse()?)?;
     let known = u32::from(known.device) << 16 | u32::from(known.vendor);
     for view in [View::Virtual, View::Filtered] {
-        let user = user(address, view)?;
+        let user = attach(address, view)?;
         report.same(
             &format!("{}: vendor and device are what the kernel knows", view.name()),
             &known,

@@ -1,5 +1,7 @@
 //! QEMU's igb through the virtual view: vectors that the device raises, resets, one user after another.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use uvfio_core::IrqIndex;
 
@@ -10,6 +12,8 @@ use crate::virtual_view::{BUS_MASTER, COMMAND, EXPRESS, MEMORY, MSI, MSIX, POWER
 
 const VECTORS: usize = 10;
 const WRITTEN: u32 = 0x88a8;
+/// How long a driver leaves a function alone that it has reset (PCI Express Base 5.0, 6.6.2).
+const AFTER_RESET: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     let user = User::attach(address)?;
@@ -56,6 +60,7 @@ pub(crate) fn vectors(user: &User, again: bool, report: &mut Report) -> Result<(
     igb.vectors(&eventfds, report)?;
     if again {
         user.function_level_reset()?;
+        std::thread::sleep(AFTER_RESET);
         igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
         igb.vectors(&eventfds, report)?;
     }
