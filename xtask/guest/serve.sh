@@ -118,6 +118,35 @@ serve_edu() {
     serve_end edu
 }
 
+bars_of() {
+    hexdump -s 16 -n 24 -e '6/4 "%08x "' "/sys/bus/pci/devices/$1/config"
+}
+
+# The views that show the function's own registers: who may have which, and a driver in each.
+serve_views() {
+    edu=$(pci_find 1234:11e8)
+    group=$(group_of "$edu")
+    bars=$(bars_of "$edu")
+    says "diff compares all registers for root" "Memory Space Enable" uvfio diff "$edu" --view filtered
+    for view in filtered raw; do
+        serve_as root edu "$edu --view $view" || return 1
+        same "$view: the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
+        drives "$view: edu copies by DMA, with interrupts" "^the same: true" edu /tmp/edu.sock
+        drives "$view: and for the next user" "^the same: true" edu /tmp/edu.sock
+        serve_end edu
+        same "$view: the BARs are where they were" "$bars" "$(bars_of "$edu")"
+    done
+    logged edu "the log says what who has the raw view may do" "it is inside the trusted base"
+    chown owner "/dev/vfio/$group"
+    refuses "the raw view is none of an ordinary user's" "$edu has no raw view for its user" \
+        su owner -c "uvfio serve $edu --view raw --socket /tmp/no.sock"
+    says "diff compares what an ordinary user may read, and says so" "only the first 64 of" su owner -c "uvfio diff $edu"
+    serve_as owner edu "$edu --view filtered" || return 1
+    drives "filtered: edu copies by DMA for another user of an ordinary one" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+    chown root "/dev/vfio/$group"
+}
+
 serve_edu_as_owner() {
     edu=$(pci_find 1234:11e8)
     group=$(group_of "$edu")

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
+use uvfio_pci::{Blueprint, ByteEnables, InterruptMode, PowerState, ResetKind};
 
 use crate::{Host, Iommu, Routes};
 
@@ -63,6 +63,27 @@ pub trait Device: Send + Sync {
     /// The user has gone: forget the host and everything of the user's, as after a conventional reset. What the
     /// device stores for ever (a disk) stays.
     fn detach(&self);
+
+    /// Configuration space of a function that exists, as it was when it was quiet: 256 or 4096 bytes. Where there are
+    /// some, the views `filtered` and `raw` show the function's own registers ([`uvfio_pci::Layout::over`]) and not the
+    /// blueprint's. Must not change while the device lives.
+    fn config_page(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Reads bytes of dword `register` of the hardware's configuration space; those in lanes that are not enabled don't
+    /// count. Not called while the user's reset is under way. All ones where it does not answer.
+    fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
+        let _ = (register, enables);
+        u32::MAX
+    }
+
+    /// Writes bytes of dword `register` of the hardware's configuration space, each access as wide as it can be
+    /// ([`ByteEnables::natural`]); bits of `keep`, where `value` is 0, as they read. May come from either thread: from
+    /// that of effects at the end of a reset.
+    fn config_write(&self, register: u16, enables: ByteEnables, value: u32, keep: u32) {
+        let _ = (register, enables, value, keep);
+    }
 
     /// Reads a register of BAR `bar`. `offset` is aligned to `width` and within the BAR. A register that isn't
     /// there reads as the device's specification says, else 0.

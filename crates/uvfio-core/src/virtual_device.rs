@@ -238,7 +238,7 @@ impl VirtualDevice {
             return Ok(());
         }
         match target {
-            Target::Config => self.core.lines.read(Window::Config, offset as u32, data),
+            Target::Config => self.core.read_config(offset as u32, data),
             Target::Bar(bar) if self.core.lines.decodes(bar) => self.read_bar(bar, offset, data),
             Target::Rom if self.rom_decodes() => {
                 data.fill(0xff);

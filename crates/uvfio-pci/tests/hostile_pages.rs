@@ -63,7 +63,7 @@ fn check(page: &[u8]) -> Result<(), TestCaseError> {
             usize::from(found.offset),
             usize::from(found.offset) + found.bytes.len(),
         );
-        prop_assert!(found.offset % 4 == 0 && found.bytes.len() >= 4, "{:x?}", found);
+        prop_assert!(found.offset % 4 == 0 && found.bytes.len() >= 3, "{:x?}", found);
         prop_assert!(end <= page.len().min(4096), "{:x?} past the end", found);
         prop_assert_eq!(found.bytes, &page[start..end]);
         if found.extended {

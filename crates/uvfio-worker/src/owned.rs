@@ -82,6 +82,17 @@ pub enum OwnError {
         /// Device and vendor ID now.
         is: u32,
     },
+    /// The raw view needs configuration space to be writable, past the kernel's VFIO.
+    #[error(
+        "{address} has no raw view for its user: config in its folder in /sys can't be written, for which root and a \
+         kernel that is not locked down are needed ({why}); --view filtered needs neither"
+    )]
+    NoRaw {
+        /// The function.
+        address: Address,
+        /// What the system says.
+        why: String,
+    },
     /// The kernel refused something else.
     #[error(transparent)]
     Vfio(#[from] VfioError),
@@ -113,6 +124,7 @@ pub struct Owned {
     group_number: u32,
     device: DeviceFile,
     config: Option<ConfigFile>,
+    view: View,
 }
 
 /// What is handed to the worker.
@@ -172,7 +184,7 @@ impl Owned {
         group.set_container(&container)?;
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
-        let config = config_file(host, address, view);
+        let config = config_file(host, address, view)?;
         Ok(Self {
             address,
             container,
@@ -180,11 +192,16 @@ impl Owned {
             group_number: number,
             device,
             config,
+            view,
         })
     }
 
     /// Takes what [`descriptors`](Self::descriptors) gave.
-    pub(crate) fn from_descriptors(address: Address, given: Descriptors) -> Result<Self, VfioError> {
+    pub(crate) fn from_descriptors(
+        address: Address,
+        view: View,
+        given: Descriptors,
+    ) -> Result<Self, VfioError> {
         // A function that no longer answers shows that by its other descriptors.
         let config = given.config.map(ConfigFile::from_descriptor);
         Ok(Self {
@@ -194,6 +211,7 @@ impl Owned {
             group_number: given.group_number,
             device: DeviceFile::from_descriptor(given.device, &address.to_string())?,
             config: config.and_then(Result::ok),
+            view,
         })
     }
 
@@ -220,6 +238,7 @@ impl Owned {
             group: self.group,
             device: self.device,
             config: self.config,
+            view: self.view,
         }
     }
 
@@ -268,17 +287,26 @@ impl Owned {
     }
 }
 
-/// A function's configuration space in `/sys`, as far as this user may have it.
-fn config_file(host: &Host, address: Address, view: View) -> Option<ConfigFile> {
+/// A function's configuration space in `/sys`, as far as this user may have it; under the `raw` view such that it can be
+/// written.
+fn config_file(host: &Host, address: Address, view: View) -> Result<Option<ConfigFile>, OwnError> {
     let sysfs = host.sysfs();
-    let writable = (view == View::Raw).then(|| sysfs.open_config(address, true));
-    let opened = match writable {
-        Some(Ok(file)) => return Some(file),
-        _ => sysfs.open_config(address, false),
-    };
-    opened
+    if view == View::Raw {
+        let no_raw = |why: String| OwnError::NoRaw { address, why };
+        let file = sysfs
+            .open_config(address, true)
+            .map_err(|error| no_raw(error.to_string()))?;
+        // A kernel that is locked down refuses each write, not the opening. This byte is for software's notes.
+        let at = header::INTERRUPT_LINE.register.into();
+        let mut line = [0];
+        let tried = file.read(at, &mut line).and_then(|()| file.write(at, &line));
+        tried.map_err(|error| no_raw(format!("the kernel refuses writes ({error}); it is locked down")))?;
+        return Ok(Some(file));
+    }
+    let opened = sysfs.open_config(address, false);
+    Ok(opened
         .inspect_err(|error| tracing::warn!("{address}: {error}"))
-        .ok()
+        .ok())
 }
 
 /// Who holds a function, as far as this user may see.

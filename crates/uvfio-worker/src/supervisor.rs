@@ -225,6 +225,14 @@ impl<'a> Supervisor<'a> {
     /// Hands a user to the worker.
     fn serve(&mut self, stream: UnixStream) -> Result<(), SupervisorError> {
         let peer = peer(&stream);
+        if self.setup.view == View::Raw && self.opened.function.is_some() {
+            tracing::warn!(
+                target: "audit",
+                "{}: {peer} gets the raw view, by this server's command line: it is inside the trusted base, and can \
+                 disturb other devices (by a moved BAR)",
+                self.setup.spec
+            );
+        }
         let journal = Journal::create(&Limits::default()).map_err(SupervisorError::Accept)?;
         let user = User {
             stream,

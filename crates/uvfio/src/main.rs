@@ -6,6 +6,7 @@ mod bind;
 mod check;
 mod decode;
 mod demo;
+mod diff;
 mod doctor;
 mod dump;
 mod exit;
@@ -38,6 +39,7 @@ enum Command {
     Serve(serve::Args),
     Show(show::Args),
     Explain(explain::Args),
+    Diff(diff::Args),
     List(list::Args),
     Bind(bind::BindArgs),
     Unbind(bind::UnbindArgs),
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::List(args) => list::run(&args),
         Command::Bind(args) => bind::bind(&args),
         Command::Unbind(args) => bind::unbind(&args),

@@ -39,7 +39,8 @@ pub(crate) struct Args {
     /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
     #[arg(long, value_name = "N")]
     fd: Option<u16>,
-    /// What the user sees of the device.
+    /// What the user sees of the device. Over a function that exists `raw` lets it disturb others: only for users who are
+    /// trusted; it takes root.
     #[arg(long, value_enum, default_value = "virtual")]
     view: ViewArg,
     /// What happens to a PCI function of this machine between two users, beyond its reset.

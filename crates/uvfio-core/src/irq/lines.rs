@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uvfio_pci::{
-    Blueprint, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State, Window,
+    Blueprint, ByteEnables, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State,
+    Window,
 };
 
 use uvfio_pci::access::split;
@@ -212,6 +213,16 @@ impl Lines {
                 data,
             );
         }
+    }
+
+    /// See [`Layout::plan`].
+    pub(crate) fn plan(&self, register: u16, enables: ByteEnables) -> ByteEnables {
+        self.layout.plan(&self.lock().state, register, enables)
+    }
+
+    /// See [`Layout::finish`].
+    pub(crate) fn finish(&self, register: u16, planned: ByteEnables, fetched: u32) -> u32 {
+        self.layout.finish(&self.lock().state, register, planned, fetched)
     }
 
     fn lock(&self) -> MutexGuard<'_, Model> {

@@ -4,7 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
+use uvfio_pci::access::split;
+use uvfio_pci::{
+    ByteEnables, Effect, Effects, Input, InterruptMode, Layout, Outcome, ResetKind, View, Window,
+};
 
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
@@ -41,11 +44,13 @@ impl Core {
         crate::dispose::prepare();
         let name = device.name();
         let blueprint = device.blueprint();
-        let layout =
-            uvfio_pci::Layout::compile(&blueprint, policy.view).map_err(|why| CreateError::Blueprint {
-                device: name,
-                why: why.to_string(),
-            })?;
+        let impossible = |why: String| CreateError::Blueprint { device: name, why };
+        let layout = match (policy.view, device.config_page()) {
+            (View::Filtered | View::Raw, Some(page)) => {
+                Layout::over(&blueprint, page, policy.view).map_err(|why| impossible(why.to_string()))?
+            }
+            (view, _) => Layout::compile(&blueprint, view).map_err(|why| impossible(why.to_string()))?,
+        };
         let memory = |bar: &uvfio_pci::Bar| {
             matches!(
                 bar,
@@ -108,6 +113,21 @@ impl Core {
         }
     }
 
+    /// Reads configuration space. The hardware is asked without the model's lock.
+    pub(super) fn read_config(&self, offset: u32, data: &mut [u8]) {
+        if !self.lines.layout().is_backed() {
+            return self.lines.read(Window::Config, offset, data);
+        }
+        for piece in split(offset, data.len()) {
+            let planned = self.lines.plan(piece.register, piece.enables);
+            let fetched = match planned.0 {
+                0 => 0,
+                _ => self.device.config_read(piece.register, planned),
+            };
+            piece.scatter(self.lines.finish(piece.register, planned, fetched), data);
+        }
+    }
+
     fn carry_out(&self, effects: &Effects) {
         // DMA and decoding stop before a reset begins.
         self.tell();
@@ -131,9 +151,12 @@ impl Core {
                     self.step(Input::EffectDone { id, outcome });
                 }
                 Effect::BarMoved { bar } => tracing::trace!(bar, "BAR moved"),
-                Effect::HardwareWrite { register, .. } => {
-                    tracing::error!(register, "a software device has no hardware to write");
-                }
+                Effect::HardwareWrite {
+                    register,
+                    enables,
+                    value,
+                    keep,
+                } => self.device.config_write(register, enables, value, keep),
                 Effect::Refused { offset, rule } => {
                     let device = self.device.name();
                     tracing::warn!(target: "audit", device, offset = format_args!("{offset:#x}"), rule, "write refused");
@@ -275,7 +298,11 @@ impl Core {
                 });
             }
             Task::Detach => {
-                let done = self.guarded("reset", || self.device.reset(ResetKind::Conventional));
+                let done = self.guarded("reset", || {
+                    self.device.reset(ResetKind::Conventional)?;
+                    self.put_back();
+                    Ok(())
+                });
                 let left = self.guarded("detach", || {
                     self.device.detach();
                     Ok(())
@@ -284,6 +311,25 @@ impl Core {
             }
         }
         self.work.finish(ticket);
+    }
+
+    /// What a reset leaves of the user's in registers that it could write: a function's own need not know resets.
+    fn put_back(&self) {
+        let layout = self.lines.layout();
+        let page = self.device.config_page().unwrap_or_default();
+        for (register, was) in (0_u16..).zip(page.chunks_exact(4)).filter(|_| layout.is_backed()) {
+            let was = was.try_into().map_or(0, u32::from_le_bytes);
+            let is = self.device.config_read(register, ByteEnables::ALL);
+            if let Some(Effect::HardwareWrite {
+                register,
+                enables,
+                value,
+                keep,
+            }) = layout.put_back(register, was, is)
+            {
+                self.device.config_write(register, enables, value, keep);
+            }
+        }
     }
 
     /// A device that did not come back is gone.

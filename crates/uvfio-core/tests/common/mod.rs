@@ -12,7 +12,9 @@ use uvfio_core::{
     Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, Routes, SetIrqs,
     VirtualDevice, Width,
 };
-use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, PowerState, ResetKind};
+use uvfio_pci::{
+    Bar, BarSpan, Blueprint, ByteEnables, Capability, Identity, InterruptMode, PowerState, ResetKind, View,
+};
 
 /// What the device was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub enum Told {
     Routes,
     IntxMasked(bool),
     WriteVpd(u16, u32),
+    ConfigRead(u16, u8),
+    ConfigWrite(u16, u8, u32, u32),
 }
 
 /// What a register write does, given the offset and the value.
@@ -60,6 +64,10 @@ pub struct Recorder {
     pub direct: bool,
     /// Where they go.
     pub routes: Mutex<Routes>,
+    /// Configuration space of hardware, which reads as it is here.
+    pub page: Option<Vec<u8>>,
+    /// What that reads now, where it is not the same.
+    pub left: Option<Vec<u8>>,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -173,6 +181,21 @@ impl Device for Recorder {
             capabilities: CAPABILITIES,
             extended: &[],
         }
+    }
+
+    fn config_page(&self) -> Option<&[u8]> {
+        self.page.as_deref()
+    }
+
+    fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
+        self.tell(Told::ConfigRead(register, enables.0));
+        let at = usize::from(register) * 4;
+        let page = self.left.as_deref().or(self.page.as_deref()).unwrap();
+        u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
+    }
+
+    fn config_write(&self, register: u16, enables: ByteEnables, value: u32, keep: u32) {
+        self.tell(Told::ConfigWrite(register, enables.0, value, keep));
     }
 
     fn attach(&self, host: Host) {
@@ -295,8 +318,16 @@ impl User {
     }
 
     pub fn of(device: Recorder) -> Self {
+        Self::seeing(device, View::Virtual)
+    }
+
+    pub fn seeing(device: Recorder, view: View) -> Self {
         let device = Arc::new(device);
-        let virt = VirtualDevice::new(device.clone(), &Policy::default()).unwrap();
+        let policy = Policy {
+            view,
+            ..Policy::default()
+        };
+        let virt = VirtualDevice::new(device.clone(), &policy).unwrap();
         virt.attach(None);
         assert_eq!(device.news(), [Told::Attach]);
         Self { device, virt }

@@ -1,6 +1,7 @@
 //! QEMU's igb through the virtual view: vectors that the device raises, resets, one user after another.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use uvfio_core::{IrqAction, IrqIndex};
@@ -18,6 +19,8 @@ const FUNCTION_MASK: u16 = 1 << 14;
 const ENTRY: u64 = 16;
 const VECTORS: usize = 10;
 pub(crate) const WRITTEN: u32 = 0x88a8;
+/// How long a driver leaves a function alone that it has reset (PCI Express Base 5.0, 6.6.2).
+const AFTER_RESET: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     let user = User::attach(address)?;
@@ -59,6 +62,20 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     let eventfds = igb.start()?;
     report.same("and the device reset", &VET_AFTER_RESET, &igb.read(VET)?)?;
     igb.vectors(&eventfds, report)
+}
+
+/// Every vector comes to the user; where `again`, after a function level reset too.
+pub(crate) fn vectors(user: &User, again: bool, report: &mut Report) -> Result<()> {
+    let igb = Igb(user);
+    let eventfds = igb.start()?;
+    igb.vectors(&eventfds, report)?;
+    if again {
+        user.function_level_reset()?;
+        std::thread::sleep(AFTER_RESET);
+        igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
+        igb.vectors(&eventfds, report)?;
+    }
+    Ok(())
 }
 
 pub(crate) struct Igb<'a>(pub(crate) &'a User);

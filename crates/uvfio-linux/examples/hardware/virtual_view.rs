@@ -15,6 +15,7 @@ use uvfio_core::{
 use uvfio_linux::device::{Hardware, Parts};
 use uvfio_linux::sysfs::Sysfs;
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
+use uvfio_pci::View;
 
 use crate::owned::{Eventfds, Function, Owned, Registers};
 use crate::report::Report;
@@ -63,6 +64,11 @@ pub(crate) struct User {
 impl User {
     /// Opens a function, makes a virtual device of it, and attaches its first user.
     pub(crate) fn attach(address: &str) -> Result<Self> {
+        Self::seeing(address, View::Virtual)
+    }
+
+    /// As [`attach`](Self::attach), in another view.
+    pub(crate) fn seeing(address: &str, view: View) -> Result<Self> {
         let Owned {
             device,
             container,
@@ -77,9 +83,14 @@ impl User {
             container,
             group,
             device: device.clone(),
-            config: Some(Sysfs::default().open_config(address.parse()?, false)?),
+            config: Some(Sysfs::default().open_config(address.parse()?, view == View::Raw)?),
+            view,
         };
-        let virt = VirtualDevice::new(Hardware::new(parts)?, &Policy::default())?;
+        let policy = Policy {
+            view,
+            ..Policy::default()
+        };
+        let virt = VirtualDevice::new(Hardware::new(parts)?, &policy)?;
         virt.attach(None);
         Ok(Self {
             virt,

@@ -9,9 +9,40 @@ use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, Table, View};
 
 use super::error::{BarRule, Lie};
+use super::interrupts::MAX_VECTORS;
 
 /// Bytes of conventional configuration space, where all that is shown stands.
 pub(super) const PAGE: usize = 256;
+
+/// How a function that nobody has taken over would be shown: its line, and as many messages as it has, of which the kernel
+/// may grant fewer.
+#[derive(Clone, Debug)]
+pub struct Presented(Declared);
+
+impl Presented {
+    /// From the first 256 bytes of configuration space, the bytes of each BAR (0: there is none), and whether the kernel
+    /// can reset it.
+    ///
+    /// # Errors
+    /// Where what it says of itself cannot be true.
+    pub fn of(page: &[u8], bars: [u64; 6], resettable: bool) -> Result<Self, Lie> {
+        let seen = Seen {
+            page,
+            bars,
+            messages: u8::MAX,
+            vectors: MAX_VECTORS,
+            line: true,
+            resettable,
+        };
+        Declared::new(&seen).map(Self)
+    }
+
+    /// What is declared of it.
+    #[must_use]
+    pub fn blueprint(&self) -> Blueprint<'_> {
+        self.0.blueprint()
+    }
+}
 
 /// What is known of the hardware.
 #[derive(Clone, Copy, Debug)]

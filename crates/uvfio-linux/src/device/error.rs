@@ -32,6 +32,15 @@ pub enum HardwareError {
         /// What differs, or could not be read.
         why: String,
     },
+    /// The `raw` view was asked for.
+    #[error(
+        "{device}: its configuration space in /sys is not open to be written, and without that there is no raw view; \
+         filtered and virtual need no more than its group"
+    )]
+    NotWritable {
+        /// Whose.
+        device: String,
+    },
     /// The first reset did not leave the device as it was.
     #[error("{device}: {why}")]
     Reset {

@@ -8,10 +8,12 @@
 //!   reset            resets, power states, and the quiet between users
 //!   interrupts       the user's eventfds, which the kernel signals, and latches for what is masked
 //!   dma              the container as the user's address space
+//!   views            the function's own registers, for filtered and raw
 //! ```
 //!
-//! Configuration space is the model's: of the hardware's registers only COMMAND and the power state are ever written, and
-//! only with what the model says. BARs are reached by a call of the kernel for each access, the registers of the MSI-X
+//! Configuration space is the model's in the virtual view: of the hardware's registers only COMMAND and the power state are
+//! ever written, and only with what the model says. In the views that show the function's own registers the model says
+//! which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the registers of the MSI-X
 //! table not at all. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
 //!
 //! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
@@ -28,14 +30,16 @@ mod made_up;
 mod registers;
 mod reset;
 mod verify;
+mod views;
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use uvfio_core::{Device, DeviceError, Host, Iommu, Routes, Width};
-use uvfio_pci::{Blueprint, PowerState, ResetKind};
+use uvfio_pci::{Blueprint, ByteEnables, PowerState, ResetKind, View};
 
+pub use self::declare::Presented;
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
@@ -60,16 +64,22 @@ pub struct Parts {
     /// Its configuration space through `/sys`, where there is a `/sys`: what the hardware holds of it, no copy of the
     /// kernel's.
     pub config: Option<ConfigFile>,
+    /// What its user will see of it.
+    pub view: View,
 }
 
 /// A PCI function that exists, for one user after another.
 ///
-/// What its user is shown: identity, BARs, power management, INTx where the kernel has it, MSI with as many messages as the
-/// kernel granted at a trial, MSI-X with as many vectors (256 at most), PCI Express, advanced features. There is no
+/// What its user is shown, in the virtual view: identity, BARs, power management, INTx where the kernel has it, MSI with as
+/// many messages as the kernel granted at a trial, MSI-X with as many vectors (256 at most), PCI Express, advanced features.
+/// There is no
 /// expansion ROM, and nothing else of its configuration space.
 #[derive(Debug)]
 pub struct Hardware {
     name: &'static str,
+    view: View,
+    /// Configuration space when it was quiet, for the views that show it.
+    page: Option<Vec<u8>>,
     declared: Declared,
     bars: [Option<Region>; 6],
     registers: Registers,
@@ -103,6 +113,7 @@ impl Hardware {
             group,
             device,
             config: hardware_config,
+            view,
         } = parts;
         let vfio = |source| HardwareError::Vfio {
             device: name.clone(),
@@ -126,6 +137,10 @@ impl Hardware {
             device: name.clone(),
             why,
         })?;
+        if view == View::Raw && !hardware_config.as_ref().is_some_and(|config| config.writable) {
+            return Err(HardwareError::NotWritable { device: name });
+        }
+        let config_bytes = config.info().size;
         let resettable = device.info().map_err(vfio)?.reset;
         let bars = bars(&device).map_err(vfio)?;
         let (mut interrupts, granted) = Interrupts::new(&device)?;
@@ -151,8 +166,10 @@ impl Hardware {
         registers.set_power(PowerState::D0).map_err(vfio)?;
         registers.set_command(false, false).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
-        let hardware = Self {
+        let mut hardware = Self {
             name: name.clone().leak(),
+            view,
+            page: None,
             declared,
             bars,
             registers,
@@ -168,12 +185,16 @@ impl Hardware {
         };
         if resettable {
             let reset = hardware.reset(ResetKind::Conventional);
-            reset.map_err(|DeviceError { what: why, .. }| HardwareError::Reset { device: name, why })?;
+            let device = name.clone();
+            reset.map_err(|DeviceError { what: why, .. }| HardwareError::Reset { device, why })?;
         } else {
             tracing::warn!(
                 device = name,
                 "the kernel has no way to reset it: it gets one user, and no second"
             );
+        }
+        if view != View::Virtual {
+            hardware.page = Some(hardware.registers.page(config_bytes).map_err(vfio)?);
         }
         Ok(Arc::new(hardware))
     }
@@ -212,12 +233,29 @@ impl Device for Hardware {
     fn attach(&self, host: Host) {
         // It is quiet and reset: `new` or the last user's detach has seen to that, and could wait for it.
         self.noted.store(false, Ordering::Relaxed);
+        if self.view != View::Virtual
+            && let Err(error) = self.registers.stop_decoding(self.view)
+        {
+            self.note(&error);
+        }
         self.interrupts.attach(host);
     }
 
     fn detach(&self) {
         self.leave();
         self.interrupts.detach();
+    }
+
+    fn config_page(&self) -> Option<&[u8]> {
+        self.page.as_deref()
+    }
+
+    fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
+        self.read_register(register, enables)
+    }
+
+    fn config_write(&self, register: u16, enables: ByteEnables, value: u32, keep: u32) {
+        self.write_register(register, enables, value, keep);
     }
 
     fn read(&self, bar: u8, offset: u64, width: Width) -> u64 {

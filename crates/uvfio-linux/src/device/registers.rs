@@ -79,7 +79,7 @@ pub(super) struct Registers {
     /// COMMAND's bits that are set while the device has a user or waits for one.
     decode: u32,
     /// The device may be bus master.
-    master: AtomicBool,
+    pub(super) master: AtomicBool,
 }
 
 impl Registers {

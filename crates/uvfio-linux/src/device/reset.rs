@@ -8,7 +8,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uvfio_core::{DeviceError, Routes};
-use uvfio_pci::{PowerState, ResetKind};
+use uvfio_pci::{PowerState, ResetKind, View};
 
 use super::Hardware;
 use crate::vfio::{Rule, VfioError};
@@ -26,6 +26,13 @@ pub(super) struct Wanted {
     later: bool,
     /// Not carried out until a reset succeeds: the device did not come back.
     lost: bool,
+}
+
+impl Wanted {
+    /// Whether the user's accesses stay away from the hardware.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.later || self.lost
+    }
 }
 
 /// How often accesses of BARs look whether the BARs are where they were. One that reads all ones always does; but not
@@ -166,6 +173,10 @@ impl Hardware {
     /// Has a device as it was whose BARs were lost behind our back: reset by somebody else, or written to. True where
     /// that was so and they are back. Where they can't be put back it stays quiet until a reset. Waits for nobody.
     pub(super) fn heal(&self) -> bool {
+        // A user of `raw` may move them.
+        if self.view == View::Raw {
+            return false;
+        }
         let mut wanted = self.wanted();
         let lost =
             || Ok::<_, VfioError>(self.registers.answers()? && !self.registers.has_bars_of(&self.quiet)?);
@@ -228,12 +239,16 @@ impl Hardware {
     }
 
     fn set_command(&self, bus_master: bool, line: bool) {
-        if let Err(error) = self.registers.set_command(bus_master, line) {
+        let done = match self.view {
+            View::Virtual => self.registers.set_command(bus_master, line),
+            view => self.registers.switch(view, bus_master, line),
+        };
+        if let Err(error) = done {
             tracing::error!(device = self.name, %error, bus_master, line, "COMMAND could not be changed");
         }
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+    pub(super) fn wanted(&self) -> MutexGuard<'_, Wanted> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

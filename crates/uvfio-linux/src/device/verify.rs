@@ -187,12 +187,8 @@ impl Registers {
 
     /// A field of the structure at `at`, of the hardware where that can be asked.
     fn real(&self, at: u16, field: &Field) -> Result<u32> {
-        let end = u64::from(at + field.register) + u64::from(field.bytes);
-        let config = match &self.hardware {
-            Some(hardware) if end <= hardware.bytes => &hardware.config,
-            _ => &self.config,
-        };
-        Ok(field.extract(Self::register_of(config.as_ref(), at, field)?))
+        let config = self.shown(u64::from(at + field.register), field.bytes);
+        Ok(field.extract(Self::register_of(config, at, field)?))
     }
 }
 
