@@ -335,10 +335,10 @@ mod tests {
     #[test]
     fn a_wrong_specification_is_one_sentence_that_names_the_option_and_what_is_allowed() {
         for (text, sentence) in [
-            ("", r#"there is no device ""; the devices are: edu, nvme"#),
+            ("", r#"there is no device ""; the devices are: edu, ioat, nvme"#),
             (
                 "floppy",
-                r#"there is no device "floppy"; the devices are: edu, nvme"#,
+                r#"there is no device "floppy"; the devices are: edu, ioat, nvme"#,
             ),
             (
                 "edu,colour=red",
@@ -347,6 +347,14 @@ mod tests {
             (
                 "edu,dma_mask=wide",
                 "edu: dma_mask=wide is not possible; dma_mask is a number such as 0xffffffff, not 0",
+            ),
+            (
+                "ioat,channels=9",
+                "ioat: channels=9 is not possible; channels is a number from 1 to 8",
+            ),
+            (
+                "ioat,queues=1",
+                r#"ioat has no option "queues"; its options are: channels=N"#,
             ),
             ("nvme", "nvme: needs storage: give file=PATH or mem=SIZE"),
             (

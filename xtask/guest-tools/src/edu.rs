@@ -33,7 +33,7 @@ pub(crate) const BUFFER: u64 = 0x40000;
 const IOVA: u64 = 0x10_0000;
 
 /// How long the device may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<()> {
     let mut edu = Edu {
@@ -229,7 +229,7 @@ fn same_bytes(memory: &DmaMemory, pattern: &[u8], report: &mut Report) -> Result
     )
 }
 
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let step = Duration::from_millis(10);
     for _ in 0..PATIENCE.as_millis() / step.as_millis() {
         if done()? {

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod abuse;
 mod edu;
 mod face;
+mod ioat;
 mod nvme;
 mod qtest;
 mod report;
@@ -32,6 +33,17 @@ enum Task {
         /// How many MSI messages it must offer
         #[arg(long, default_value_t = 1)]
         messages: u32,
+    },
+    /// Intel's DMA engine that vfio-pci owns
+    Ioat {
+        /// PCI address, such as 0000:00:03.0
+        address: String,
+        /// How many channels it must have
+        #[arg(long)]
+        channels: u8,
+        /// Chains on each of them
+        #[arg(long)]
+        rounds: u32,
     },
     /// Accesses a device that vfio-pci owns at random
     Abuse {
@@ -129,6 +141,11 @@ fn main() -> ExitCode {
     let mut report = Report::new(Box::new(std::io::stdout()));
     let result = match Cli::parse().task {
         Task::Edu { address, messages } => edu::run(&address, messages, &mut report),
+        Task::Ioat {
+            address,
+            channels,
+            rounds,
+        } => ioat::run(&address, channels, rounds, &mut report),
         Task::Abuse {
             address,
             accesses,

@@ -20,6 +20,7 @@ mod functions;
 mod gone;
 mod hardware;
 mod hardware_virtual;
+mod ioat;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -61,6 +62,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    ioat::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
@@ -173,6 +175,15 @@ impl<'a> Context<'a> {
             return Ok((Device::qemu_edu("edu"), 1));
         };
         Ok((Device::served("edu", self.serve(uvfio, "edu", "edu")?), 8))
+    }
+
+    /// A DMA engine; QEMU has none of its own.
+    fn ioat(&self, channels: u32) -> Result<Option<Device>> {
+        let Some(uvfio) = &self.programs.uvfio else {
+            return Ok(None);
+        };
+        let server = self.serve(uvfio, "ioat", &format!("ioat,channels={channels}"))?;
+        Ok(Some(Device::served("ioat", server)))
     }
 
     /// Checks a file system in an image from outside, without changing it.
