@@ -120,7 +120,7 @@ fn list_shows_endpoints_and_what_is_in_the_way_of_each() {
     let text = machine.says(&["list"]);
     for part in [
         "0000:00:03.0  8086:10c9 Intel Corporation 82576 Gigabit Network Connection, Ethernet controller [020000]\n",
-        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped\n",
+        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped device-fd\n",
         "    the default route leads over it (eth0)\n",
         "no driver; IOMMU group 7, not viable: 0000:00:03.0 is driven by igb (`uvfio bind 0000:00:03.0` takes",
     ] {
@@ -185,7 +185,8 @@ fn list_prints_the_same_as_json() {
         card["needed_because"][0],
         "the default route leads over it (eth0)"
     );
-    assert_eq!(card["bar_grant"], "trapped");
+    assert_eq!(card["bar_grants"], serde_json::json!(["trapped", "device-fd"]));
+    assert_eq!(list[1]["bar_grants"], serde_json::json!(["trapped"]), "no BAR");
     assert_eq!(
         list[1]["held_by"],
         serde_json::json!([{ "pid": 9, "name": "qemu" }])

@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use uvfio_core::{
     Backing, DmaAccess, DmaMap, IrqAction, IrqData, IrqIndex, Policy, SetIrqs, VirtualDevice, region_index,
 };
-use uvfio_linux::device::{Hardware, Parts};
+use uvfio_linux::device::{BarGrant, Hardware, Parts};
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
 
 use crate::owned::{Eventfds, Function, Owned, Registers};
@@ -68,6 +68,7 @@ impl User {
             container,
             group,
             device: device.clone(),
+            bars: BarGrant::Trapped,
         };
         let virt = VirtualDevice::new(Hardware::new(parts)?, &Policy::default())?;
         virt.attach(None);

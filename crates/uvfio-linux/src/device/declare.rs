@@ -9,6 +9,7 @@ use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, View};
 
 use super::error::{BarRule, Lie};
+use super::grant::Span;
 
 /// Bytes of conventional configuration space, where all that is shown stands.
 pub(super) const PAGE: usize = 256;
@@ -40,6 +41,8 @@ pub(super) struct Declared {
     pub(super) express: Option<u16>,
     /// The advanced features.
     pub(super) advanced: Option<u16>,
+    /// Where the hardware's own MSI-X structures are, by BAR; all of them, whatever is shown.
+    pub(super) msix: Vec<(u8, Span)>,
     /// What is wrong with the chain and does not matter, for the log.
     pub(super) oddities: Vec<Finding>,
 }
@@ -60,6 +63,7 @@ impl Declared {
             power: None,
             express: None,
             advanced: None,
+            msix: Vec::new(),
             oddities: Vec::new(),
         };
         declared.walk(seen)?;
@@ -136,17 +140,20 @@ impl Declared {
             }
             Ok(msix::ID) => {
                 whole("the MSI-X capability")?;
-                let vectors = seen.vectors.min(value(&msix::SIZE) as u16 + 1);
+                let have = value(&msix::SIZE) as u16 + 1;
+                let vectors = seen.vectors.min(have);
                 let span = |bar, offset: &Field| BarSpan {
                     bar: value(bar) as u8,
                     offset: value(offset) << offset.lsb,
                 };
+                let table = span(&msix::TABLE_BAR, &msix::TABLE_OFFSET);
+                let pba = span(&msix::PBA_BAR, &msix::PBA_OFFSET);
+                for (at, bytes) in [table, pba].into_iter().zip(msix_bytes(have)) {
+                    let first = u64::from(at.offset);
+                    self.msix.push((at.bar, (first, first + bytes)));
+                }
                 if vectors > 0 {
-                    self.capabilities.push(Capability::MsiX {
-                        vectors,
-                        table: span(&msix::TABLE_BAR, &msix::TABLE_OFFSET),
-                        pba: span(&msix::PBA_BAR, &msix::PBA_OFFSET),
-                    });
+                    self.capabilities.push(Capability::MsiX { vectors, table, pba });
                 }
             }
             Ok(express::ID) => {
@@ -181,6 +188,12 @@ fn identity(page: &[u8]) -> Identity {
         subsystem: value(&header::SUBSYSTEM) as u16,
         interrupt_pin: 0,
     }
+}
+
+/// How many bytes the table of so many vectors has, and how many their pending bits (PCI Local Bus 3.0, 6.8.2).
+fn msix_bytes(vectors: u16) -> [u64; 2] {
+    let entry: u64 = msix::ENTRY.bytes().into();
+    [u64::from(vectors) * entry, u64::from(vectors).div_ceil(64) * 8]
 }
 
 /// The BARs: how large they are is the kernel's word, what they are the registers'.

@@ -7,11 +7,12 @@
 //!   reset            resets, power states, and the quiet between users
 //!   interrupts       eventfds that the kernel signals, and the thread that tells the model
 //!   dma              the container as the user's address space
+//!   grant            what of the BARs the user may map, and by what
 //! ```
 //!
 //! Configuration space is the model's: of the hardware's registers only COMMAND and the power state are ever written, and
 //! only with what the model says. BARs are reached by a call of the kernel for each access, the registers of the MSI-X
-//! table not at all. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
+//! table not at all; or, by a [`BarGrant`], mapped by the user, whose COMMAND then has them answer in the hardware, too. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
 //!
 //! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
 //! the user gave, `poll`, and requests of VFIO to the descriptors that it was made of. So the process can be confined.
@@ -21,6 +22,7 @@
 mod declare;
 mod dma;
 mod error;
+mod grant;
 mod interrupts;
 mod registers;
 mod reset;
@@ -29,12 +31,14 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use uvfio_core::{Device, DeviceError, Host, Iommu, Width};
+use uvfio_core::{Device, DeviceError, Host, Iommu, Mappable, Width};
 use uvfio_pci::{Blueprint, InterruptMode, PowerState, ResetKind};
 
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
+pub use self::grant::BarGrant;
+use self::grant::Mappings;
 use self::interrupts::Interrupts;
 use self::registers::{Held, Registers};
 use self::reset::Wanted;
@@ -51,6 +55,8 @@ pub struct Parts {
     pub group: Group,
     /// The function.
     pub device: DeviceFile,
+    /// How its user reaches its BARs.
+    pub bars: BarGrant,
 }
 
 /// A PCI function that exists, for one user after another.
@@ -63,6 +69,8 @@ pub struct Hardware {
     name: &'static str,
     declared: Declared,
     bars: [Option<Region>; 6],
+    grant: BarGrant,
+    mappings: Mappings,
     registers: Registers,
     /// What the registers held when it was quiet.
     quiet: Held,
@@ -92,6 +100,7 @@ impl Hardware {
             container,
             group,
             device,
+            bars: grant,
         } = parts;
         let vfio = |source| HardwareError::Vfio {
             device: name.clone(),
@@ -119,17 +128,20 @@ impl Hardware {
             resettable,
         })
         .map_err(lies)?;
+        let mappings = Mappings::new(grant, &device, &bars, &declared.msix)?;
         for finding in &declared.oddities {
             tracing::warn!(device = name, %finding, "the capability chain is odd, which nobody will see");
         }
         let registers = Registers::new(Box::new(config), &declared);
         registers.set_power(PowerState::D0).map_err(vfio)?;
-        registers.set_command(false).map_err(vfio)?;
+        registers.set_command(false, true).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
         let hardware = Self {
             name: name.clone().leak(),
             declared,
             bars,
+            grant,
+            mappings,
             registers,
             quiet,
             interrupts,
@@ -186,6 +198,16 @@ impl Device for Hardware {
     fn attach(&self, host: Host) {
         // It is quiet and reset: `new` or the last user's detach has seen to that, and could wait for it.
         self.noted.store(false, Ordering::Relaxed);
+        if self.grant != BarGrant::Trapped {
+            let (device, grant) = (self.name, self.grant.name());
+            let gets = match self.grant {
+                BarGrant::DeviceFd => {
+                    "is given the function's descriptor, with which it can do whatever the kernel's VFIO allows"
+                }
+                BarGrant::DmaBuf | BarGrant::Trapped => "is given parts of BARs to map",
+            };
+            tracing::warn!(target: "audit", "{device}: its user {gets} (--bars {grant})");
+        }
         self.interrupts.attach(host);
     }
 
@@ -219,6 +241,10 @@ impl Device for Hardware {
         }
     }
 
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
+        self.mappings.of(bar)
+    }
+
     /// Whether the kernel can reset it. A function that it can't is no user's after its first one: its
     /// [`reset`](Device::reset) fails.
     fn resettable(&self) -> bool {
@@ -242,6 +268,10 @@ impl Device for Hardware {
 
     fn iommu(&self) -> Option<Arc<dyn Iommu>> {
         Some(self.iommu.clone())
+    }
+
+    fn memory_changed(&self, on: bool) {
+        self.want_memory(on);
     }
 
     fn bus_master_changed(&self, on: bool) {

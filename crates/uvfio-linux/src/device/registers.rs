@@ -68,7 +68,7 @@ pub(super) struct Registers {
     power: Option<u16>,
     express: Option<u16>,
     advanced: Option<u16>,
-    /// COMMAND's bits that are set while the device has a user or waits for one.
+    /// COMMAND's bits that are set while the device has a user or waits for one; memory only where it is on.
     decode: u32,
 }
 
@@ -91,12 +91,17 @@ impl Registers {
         }
     }
 
-    /// Switches memory and I/O on, INTx off, and bus mastering as told.
-    pub(super) fn set_command(&self, bus_master: bool) -> Result<()> {
+    /// Switches I/O on, INTx off, and bus mastering and memory (where there is any) as told.
+    pub(super) fn set_command(&self, bus_master: bool, memory: bool) -> Result<()> {
+        let off = if memory { 0 } else { header::MEMORY.mask() };
         let mine = COMMAND.iter().fold(0, |bits, field| bits | field.mask());
         let master = if bus_master { header::BUS_MASTER.mask() } else { 0 };
         let before = self.register(0, &header::BUS_MASTER)?;
-        self.write(0, &header::BUS_MASTER, before & !mine | self.decode | master)
+        self.write(
+            0,
+            &header::BUS_MASTER,
+            before & !mine | self.decode & !off | master,
+        )
     }
 
     /// Changes the power state, and waits until the device says so.

@@ -19,6 +19,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// What the user has switched on.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
+    memory: bool,
     bus_master: bool,
     mode: InterruptMode,
     /// Carried out later: a reset is under way.
@@ -33,6 +34,16 @@ impl Hardware {
         let mut wanted = self.wanted();
         wanted.bus_master = on;
         self.carry_out(&wanted);
+    }
+
+    /// Memory, as the user has it.
+    pub(super) fn want_memory(&self, on: bool) {
+        let mut wanted = self.wanted();
+        wanted.memory = on;
+        // What is not mapped is reached through the model, which knows.
+        if !self.mappings.is_empty() {
+            self.carry_out(&wanted);
+        }
     }
 
     /// Interrupts, as the user has them.
@@ -61,13 +72,12 @@ impl Hardware {
     /// The user has gone: nothing of what it switched on stays on.
     pub(super) fn leave(&self) {
         let mut wanted = self.wanted();
+        wanted.memory = false;
         wanted.bus_master = false;
         wanted.mode = InterruptMode::Intx;
         drop(wanted);
         self.interrupts.silence();
-        if let Err(error) = self.registers.set_command(false) {
-            tracing::error!(device = self.name, %error, "bus mastering could not be switched off");
-        }
+        self.set_command(false, self.mappings.is_empty());
     }
 
     /// Changes the power state, and waits for it.
@@ -84,7 +94,7 @@ impl Hardware {
     fn reset_quietly(&self, kind: ResetKind) -> Result<(), DeviceError> {
         self.interrupts.silence();
         self.registers
-            .set_command(false)
+            .set_command(false, true)
             .map_err(|error| self.failure(&error))?;
         self.change_power(PowerState::D0)?;
         match self.registers.wait_for_transactions() {
@@ -105,7 +115,7 @@ impl Hardware {
         }
         // The kernel puts BARs back that a reset has cleared when memory is switched on.
         self.registers
-            .set_command(false)
+            .set_command(false, true)
             .map_err(|error| self.failure(&error))?;
         match self.registers.same(&self.quiet) {
             Ok(Ok(())) => Ok(()),
@@ -134,8 +144,9 @@ impl Hardware {
         }
         // The last thing on, and the first thing off: no interrupt before its vector is there.
         let bus_master = wanted.bus_master && !wanted.lost;
+        let memory = self.mappings.is_empty() || wanted.memory && !wanted.lost;
         if !bus_master {
-            self.set_bus_master(false);
+            self.set_command(false, memory);
         }
         self.interrupts.set(if wanted.lost {
             InterruptMode::Intx
@@ -143,13 +154,15 @@ impl Hardware {
             wanted.mode
         });
         if bus_master {
-            self.set_bus_master(true);
+            self.set_command(true, memory);
         }
     }
 
-    fn set_bus_master(&self, on: bool) {
-        if let Err(error) = self.registers.set_command(on) {
-            tracing::error!(device = self.name, %error, on, "bus mastering could not be switched");
+    fn set_command(&self, bus_master: bool, memory: bool) {
+        if let Err(error) = self.registers.set_command(bus_master, memory) {
+            tracing::error!(
+                device = self.name, %error, bus_master, memory, "bus mastering and memory could not be switched"
+            );
         }
     }
 

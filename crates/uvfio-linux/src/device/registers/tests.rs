@@ -60,12 +60,17 @@ fn function() -> (std::sync::Arc<Bytes>, Registers) {
 }
 
 #[test]
-fn command_has_memory_on_and_intx_off_and_what_is_not_ours_stays() {
+fn command_has_intx_off_and_memory_as_told_and_what_is_not_ours_stays() {
     let (bytes, registers) = function();
     // Before: parity, SERR#, bus master; no memory.
-    registers.set_command(true).unwrap();
-    registers.set_command(false).unwrap();
-    let expected = [(4, vec![0x46, 0x05]), (4, vec![0x42, 0x05])];
+    registers.set_command(true, true).unwrap();
+    registers.set_command(false, true).unwrap();
+    registers.set_command(true, false).unwrap();
+    let expected = [
+        (4, vec![0x46, 0x05]),
+        (4, vec![0x42, 0x05]),
+        (4, vec![0x44, 0x05]),
+    ];
     assert_eq!(bytes.written(), expected);
 }
 
