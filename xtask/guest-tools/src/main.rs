@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod mapped;
 mod nvme;
 mod report;
 mod served;
@@ -73,6 +74,14 @@ enum Task {
         /// The process
         pid: u32,
     },
+    /// Maps the registers of an NVMe that a vfio-user server serves, and keeps them until it is killed
+    KeepMapped {
+        /// The server's socket
+        socket: PathBuf,
+        /// Disconnects once they are mapped
+        #[arg(long)]
+        leave: bool,
+    },
     /// Finds numbered blocks in an image
     NvmeFind {
         image: PathBuf,
@@ -102,6 +111,7 @@ fn main() -> ExitCode {
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::KeepMapped { socket, leave } => mapped::keep(&socket, leave, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {
