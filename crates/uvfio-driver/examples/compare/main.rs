@@ -115,8 +115,8 @@ fn timed(times: u32, work: impl FnOnce(u32) -> Result<()>) -> Result<Duration> {
 }
 
 fn time(runs: u32, blocks: u32, targets: &[&str]) -> Result<()> {
-    let open = || targets.iter().map(|target| Registers::open(target)).collect();
-    let mut opened: Vec<Registers> = open()?;
+    let opened = targets.iter().map(|target| Registers::open(target));
+    let mut opened: Vec<Registers> = opened.collect::<Result<_>>()?;
     alternate("config", runs, blocks, &mut opened, |registers| {
         timed(BLOCK, |times| registers.config(times))
     })?;
