@@ -59,7 +59,9 @@ pub(in crate::vm) fn measure(
         let image = context.scratch.join(format!("{way}.img"));
         device::make_image(&image, DISK)?;
         let nvme = Device::qemu_nvme(&format!("nvme{number}"), &image);
-        builder = builder.attach(&nvme.below(&format!("rp{}", number + 1)));
+        let mut nvme = nvme.below(&format!("rp{}", number + 1));
+        nvme.description["drive"] = format!("disk{number}").into();
+        builder = builder.attach(&nvme);
     }
     let mut guest = builder.start()?;
     let said = guest.text("rates_serve", STEP)?;
