@@ -67,14 +67,14 @@ impl Mapping {
     /// A register, by the processor; it must answer.
     fn read(&self, offset: usize) -> u32 {
         // SAFETY: within the mapping, and aligned.
-        unsafe { self.base.add(offset).cast::<u32>().read_volatile() }
+        unsafe { self.base.wrapping_add(offset).cast::<u32>().read_volatile() }
     }
 
     /// Whether the registers answer: the kernel looks, which gets an error where this process would get a signal.
     fn answers(&self) -> Result<bool> {
         let (from, to) = (&self.pipe.0, &self.pipe.1);
         // SAFETY: within the mapping; the kernel checks every address that it reads.
-        let copied = unsafe { libc::write(to.as_raw_fd(), self.base.add(VERSION).cast(), 4) };
+        let copied = unsafe { libc::write(to.as_raw_fd(), self.base.wrapping_add(VERSION).cast(), 4) };
         if copied != 4 {
             return Ok(false);
         }
