@@ -193,17 +193,23 @@ fn count(work: &str, times: u32, target: &str) -> Result<()> {
 fn when_told(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let say = |word: &str| {
         println!("{word}");
-        io::stdout().flush().map_err(stopped)
+        io::stdout().flush().map_err(|error| stopped(&error))
     };
     let mut line = String::new();
     say("ready")?;
-    io::stdin().lock().read_line(&mut line).map_err(stopped)?;
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| stopped(&error))?;
     work()?;
     say("done")?;
-    io::stdin().lock().read_line(&mut line).map_err(stopped)?;
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|error| stopped(&error))?;
     Ok(())
 }
 
-fn stopped(error: io::Error) -> NvmeError {
+fn stopped(error: &io::Error) -> NvmeError {
     NvmeError::Request(format!("nobody listens: {error}"))
 }
