@@ -310,11 +310,12 @@ serve_no_reset() {
     check "the server has ended" eventually 10 server_is_gone xhci
 }
 
-# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+# serve_to_qemu VENDOR:DEVICE SERIAL GRANT: a QEMU without a processor is the controller's user, who reaches BARs by that.
 serve_to_qemu() {
     nvme=$(pci_find "$1")
-    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
-    serve_as root nvme "$nvme" || return 1
+    says "bind gives the controller to vfio-pci" "vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" "" --bars "$3" || return 1
+    rm -f /tmp/qtest.sock
     # It wants firmware, which nothing will run.
     dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
     qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
@@ -326,6 +327,11 @@ serve_to_qemu() {
     eventually 60 test -S /tmp/qtest.sock
     uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
         fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    mapped=no
+    if grep -qF 'anon_inode:[vfio-device]' "/proc/$(cat /tmp/qemu.pid)/maps"; then mapped=yes; fi
+    expected=no
+    [ "$3" != device-fd ] || expected=yes
+    same "QEMU has mapped the function where that is granted: $3" $expected $mapped
     kill "$(cat /tmp/qemu.pid)"
     serve_end nvme
 }
