@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::pipe::pipe;
 use vfio_user::Client;
@@ -23,6 +23,11 @@ const REGISTERS: u64 = 0x2000;
 /// What the controller can do, and its version (NVM Express 1.4, 3.1).
 const CAPABILITIES: usize = 0x00;
 const VERSION: usize = 0x08;
+
+const CAPABILITIES_POINTER: u8 = 0x34;
+const POWER_MANAGEMENT: u8 = 0x01;
+const D0: u16 = 0;
+const D3HOT: u16 = 3;
 
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -82,13 +87,28 @@ impl Mapping {
         Ok(true)
     }
 
-    /// Waits until the registers don't answer any more.
-    fn wait_until_it_faults(&self) -> Result<()> {
-        while self.answers()? {
+    /// Waits until the registers answer, or until they don't any more.
+    fn wait_until(&self, answers: bool) -> Result<()> {
+        while self.answers()? != answers {
             thread::sleep(AGAIN);
         }
         Ok(())
     }
+}
+
+/// Where the power state is written: PMCSR (PCI Power Management 1.2, 3.2.4), found in the list of capabilities.
+fn power_register(client: &mut Client) -> Result<u64> {
+    let mut at = [CAPABILITIES_POINTER];
+    client.region_read(CONFIG, at[0].into(), &mut at)?;
+    while at[0] != 0 {
+        let mut head = [0; 2];
+        client.region_read(CONFIG, at[0].into(), &mut head)?;
+        if head[0] == POWER_MANAGEMENT {
+            return Ok(u64::from(at[0]) + 4);
+        }
+        at[0] = head[1];
+    }
+    bail!("it has no power management")
 }
 
 /// Maps the registers and checks that they are the device's, as far as COMMAND lets them be. Then, if it `leaves`, drops
@@ -116,6 +136,13 @@ pub(crate) fn keep(socket: &Path, leaves: bool, report: &mut Report) -> Result<(
     let version = mapping.read(VERSION);
     client.reset()?;
     report.same("the mapping survives a reset", &version, &mapping.read(VERSION))?;
+    let power = power_register(&mut client)?;
+    client.region_write(CONFIG, power, &D3HOT.to_le_bytes())?;
+    mapping.wait_until(false)?;
+    report.ok("in D3hot it faults")?;
+    client.region_write(CONFIG, power, &D0.to_le_bytes())?;
+    mapping.wait_until(true)?;
+    report.same("in D0 it answers again", &version, &mapping.read(VERSION))?;
     command(&mut client, 0)?;
     report.same("with memory off it faults", &false, &mapping.answers()?)?;
     command(&mut client, COMMAND_MEMORY_AND_MASTER)?;
@@ -126,7 +153,7 @@ pub(crate) fn keep(socket: &Path, leaves: bool, report: &mut Report) -> Result<(
     )?;
     report.note("mapped")?;
     let mut client = Some(client).filter(|_| !leaves);
-    mapping.wait_until_it_faults()?;
+    mapping.wait_until(false)?;
     if let Some(client) = &mut client {
         let ones = by_message(client, VERSION)?;
         report.same("by message it reads all ones", &u32::MAX, &ones)?;
