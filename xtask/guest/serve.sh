@@ -16,11 +16,11 @@ serve_users() {
     modprobe vfio-pci
 }
 
-# serve_as USER NAME ADDRESS [LIMIT]: a server of the function, run by the user, open to everybody.
+# serve_as USER NAME ADDRESS [LIMIT [OPTION...]]: a server of the function, run by the user, open to everybody.
 serve_as() {
     rm -f "/tmp/$2.sock"
     limit=${4:+"ulimit -l $4;"}
-    su "$1" -c "$limit exec uvfio serve $3 --socket /tmp/$2.sock --log info" >"/tmp/$2.log" 2>&1 &
+    su "$1" -c "$limit exec uvfio serve $3 --socket /tmp/$2.sock --log info $5 $6" >"/tmp/$2.log" 2>&1 &
     echo $! >"/tmp/$2.pid"
     if eventually 30 test -S "/tmp/$2.sock"; then
         ok "$1 serves $3"
@@ -343,6 +343,57 @@ serve_once() {
     check "and the server has ended" eventually 10 server_is_gone edu
 }
 
+# The controller's registers are mapped, by its own descriptor.
+serve_nvme_mapped() {
+    nvme=$(pci_find 1b36:0010)
+    says "the list says that they can be" "BARs trapped device-fd" uvfio list "$nvme"
+    refuses "what the kernel can't do is refused, and it is said what it lacks" "can't map a dma-buf of it into a process" \
+        uvfio serve "$nvme" --socket /tmp/no.sock --bars dmabuf
+    serve_as owner nvme "$nvme" "" --bars device-fd || return 1
+}
+
+keep_mapped() {
+    in_background mapped mapped su guest -c "exec uvfio-guest-tools keep-mapped /tmp/nvme.sock $1"
+    grep -E '^UVFIO (ok|fail)' /tmp/mapped.out >&3
+    logged nvme "it is in the audit log what the user has" "is given the function's descriptor"
+}
+
+faults() {
+    check "what is mapped of a function that $1 faults" eventually 30 grep -q "note faults" /tmp/mapped.out
+}
+
+# A user who is gone and keeps its mapping keeps the function.
+serve_nvme_mapping_kept() {
+    keep_mapped --leave
+    logged nvme "a function that is mapped is held, and not leased" "held, not leased"
+    faults "is held"
+    if timeout 3 uvfio show /tmp/nvme.sock >/dev/null 2>&1; then
+        fail "nobody gets it: expected no service got a lease"
+    else
+        ok "nobody gets it"
+    fi
+    kill -9 "$(cat /tmp/mapped.pid)"
+    logged nvme "it is free when the mapping is undone" "free again"
+}
+
+serve_nvme_mapped_driver() {
+    runs "the driver for NVMe runs as guest" \
+        su guest -c "nvme /tmp/nvme.sock --overwrite --reads=200" || return 1
+    printed "NVMe 1\.4.*, mapped doorbells"
+}
+
+serve_nvme_mapped_gone() {
+    keep_mapped
+    kill -9 "$(worker_of nvme)"
+    faults "has lost its worker"
+    kill -9 "$(cat /tmp/mapped.pid)"
+    keep_mapped
+    kill -USR1 "$(cat /tmp/nvme.pid)"
+    faults "is taken away"
+    kill -9 "$(cat /tmp/mapped.pid)"
+    logged nvme "the server ends after that" "it was taken away, and its user has left"
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
@@ -354,11 +405,12 @@ serve_no_reset() {
     check "the server has ended" eventually 10 server_is_gone xhci
 }
 
-# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+# serve_to_qemu VENDOR:DEVICE SERIAL GRANT: a QEMU without a processor is the controller's user, who reaches BARs by that.
 serve_to_qemu() {
     nvme=$(pci_find "$1")
-    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
-    serve_as root nvme "$nvme" || return 1
+    says "bind gives the controller to vfio-pci" "vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" "" --bars "$3" || return 1
+    rm -f /tmp/qtest.sock
     # It wants firmware, which nothing will run.
     dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
     qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
@@ -370,6 +422,11 @@ serve_to_qemu() {
     eventually 60 test -S /tmp/qtest.sock
     uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
         fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    mapped=no
+    if grep -qF 'anon_inode:[vfio-device]' "/proc/$(cat /tmp/qemu.pid)/maps"; then mapped=yes; fi
+    expected=no
+    [ "$3" != device-fd ] || expected=yes
+    same "QEMU has mapped the function where that is granted: $3" $expected $mapped
     kill "$(cat /tmp/qemu.pid)"
     serve_end nvme
 }

@@ -27,9 +27,24 @@ pub struct Mappable {
     pub offset: u64,
     /// Length in bytes, a multiple of 4096.
     pub bytes: u64,
-    /// A sealed memfd, another one for each user (as [`BarMemory`](crate::BarMemory) makes it); the BAR's offset is
-    /// the file's offset.
-    pub memory: Arc<OwnedFd>,
+    /// What it is mapped from; the same file for all parts of a BAR.
+    pub file: Arc<OwnedFd>,
+    /// Where the BAR begins in that file, in bytes: a multiple of 4096.
+    pub bar_at: u64,
+    /// What an access to it reaches.
+    pub kind: Mapped,
+}
+
+/// What an access to a mapped part of a BAR reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// Memory that stands for registers: a sealed memfd, another one for each user (as
+    /// [`BarMemory`](crate::BarMemory) makes it). When the device is gone it is filled with ones.
+    Memory,
+    /// The registers themselves, by a file of the kernel's. It is never written by that file, and not handed out any
+    /// more when the device is gone; what the user has mapped by then is the device's business
+    /// ([`Device::memory_changed`]).
+    Registers,
 }
 
 /// Why a device could not do what it was told.
@@ -46,8 +61,9 @@ pub struct DeviceError {
 ///
 /// Calls come from the front end's thread, which answers the user's messages, except [`reset`](Device::reset),
 /// [`power`](Device::power) and [`detach`](Device::detach), which come from a thread of their own, and
-/// [`interrupts_changed`](Device::interrupts_changed), [`routes_changed`](Device::routes_changed) and
-/// [`bus_master_changed`](Device::bus_master_changed), which come from either. Every method but those three returns without waiting: not for the disk, and never for the user
+/// [`interrupts_changed`](Device::interrupts_changed), [`routes_changed`](Device::routes_changed),
+/// [`bus_master_changed`](Device::bus_master_changed) and [`memory_changed`](Device::memory_changed), which come from
+/// either. Every method but those three returns without waiting: not for the disk, and never for the user
 /// (DMA may go by message, and the user answers only once it has its reply). So **DMA is done by the device's own
 /// threads, never in `read` or `write`**; by message it is refused there.
 pub trait Device: Send + Sync {
@@ -124,6 +140,12 @@ pub trait Device: Send + Sync {
     fn power(&self, from: PowerState, to: PowerState) -> Result<(), DeviceError> {
         let _ = (from, to);
         Ok(())
+    }
+
+    /// Memory was switched on or off in COMMAND, by the user or since its time is over: for devices whose registers a
+    /// user reaches past this trait ([`Mapped::Registers`]). Off at first.
+    fn memory_changed(&self, on: bool) {
+        let _ = on;
     }
 
     /// Another kind or number of interrupts is enabled.

@@ -24,7 +24,7 @@ use self::work::Task;
 use crate::front_end::FrontEnd;
 use crate::{
     AccessError, Device, DeviceError, DmaMap, DmaMessages, DmaSpace, Host, IrqError, IrqIndex, IrqInfo,
-    MapError, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
+    MapError, Mapped, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
 };
 
 /// How long [`VirtualDevice::detach`] waits for the device.
@@ -203,16 +203,23 @@ impl VirtualDevice {
             write: there && region != region_index::ROM,
             mappable: Vec::new(),
             memory: None,
+            memory_at: 0,
         };
         if there && region < region_index::ROM {
             for part in self.core.device.mappable(region as u8) {
+                // Who has lost a device is not given its registers.
+                if part.kind == Mapped::Registers && self.is_gone() {
+                    continue;
+                }
                 if info.memory.is_none() {
-                    info.memory = part.memory.try_clone().ok();
+                    info.memory = part.file.try_clone().ok();
+                    info.memory_at = part.bar_at;
                 }
                 info.mappable.push((part.offset, part.bytes));
             }
             if info.memory.is_none() {
                 info.mappable.clear();
+                info.memory_at = 0;
             }
         }
         Ok(info)

@@ -165,6 +165,12 @@ impl State {
         enabled && self.awake(layout)
     }
 
+    /// Whether memory is on in COMMAND, also while the function sleeps or is being reset.
+    #[must_use]
+    pub fn memory_enabled(&self) -> bool {
+        self.field(0, &header::MEMORY) != 0
+    }
+
     /// The address that BAR `bar` holds (6: the ROM), without its flag bits.
     #[must_use]
     pub fn bar_address(&self, layout: &Layout, bar: u8) -> u64 {

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use common::device::{BAR0, BAR1, BAR2, CONFIG, PARTS, TestDevice, VECTORS, eventually, limits};
+use common::device::{BAR0, BAR1, BAR2, BAR2_AT, CONFIG, PARTS, TestDevice, VECTORS, eventually, limits};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use uvfio_core::{Policy, VirtualDevice};
@@ -72,7 +72,7 @@ fn cloud_hypervisors_client_drives_a_device() {
     };
     region(&client, 0, BAR0, 3, &[], None);
     region(&client, 1, BAR1, 7, &[], Some(0));
-    region(&client, 2, BAR2, 15, &PARTS, Some(0));
+    region(&client, 2, BAR2, 15, &PARTS, Some(BAR2_AT));
     region(&client, CONFIG, 4096, 3, &[], None);
     region(&client, 8, 0, 0, &[], None);
 
@@ -370,7 +370,10 @@ fn our_client_drives_our_server() {
         .iter()
         .map(|area| (area.offset, area.bytes))
         .collect();
-    assert_eq!((region.bytes, areas, region.offset), (BAR2, PARTS.to_vec(), 0));
+    assert_eq!(
+        (region.bytes, areas, region.offset),
+        (BAR2, PARTS.to_vec(), BAR2_AT)
+    );
     let region = client.region_info(1).unwrap();
     assert_eq!(
         (region.areas.len(), region.areas[0].bytes, region.memory.is_some()),

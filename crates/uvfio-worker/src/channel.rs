@@ -14,6 +14,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg,
 };
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
 
 use crate::image::Image;
@@ -56,6 +57,8 @@ pub(crate) struct Setup {
     /// Whether the log may be coloured.
     pub(crate) ansi: bool,
     pub(crate) view: View,
+    /// How its user reaches the BARs of a function that exists.
+    pub(crate) bars: BarGrant,
     /// What the last worker said of the device's shape, where it is gone and exists no more for us.
     pub(crate) shape: String,
     pub(crate) log: String,
@@ -82,10 +85,11 @@ impl Setup {
         let flag = |flag| if flag { "1" } else { "0" };
         // The specification comes last: it may have any character but a zero.
         format!(
-            "{}\0{}\0{}\0{}\0{}\0{}",
+            "{}\0{}\0{}\0{}\0{}\0{}\0{}",
             flag(self.gone),
             flag(self.ansi),
             self.view.name(),
+            self.bars.name(),
             self.shape,
             self.log,
             self.spec
@@ -93,12 +97,14 @@ impl Setup {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(6, '\0');
-        let (gone, ansi, view) = (parts.next()? == "1", parts.next()? == "1", parts.next()?);
+        let mut parts = text.splitn(7, '\0');
+        let (gone, ansi) = (parts.next()? == "1", parts.next()? == "1");
+        let (view, bars) = (parts.next()?, parts.next()?);
         Some(Self {
             gone,
             ansi,
             view: View::ALL.into_iter().find(|known| known.name() == view)?,
+            bars: BarGrant::ALL.into_iter().find(|known| known.name() == bars)?,
             shape: parts.next()?.into(),
             log: parts.next()?.into(),
             spec: parts.next()?.into(),
@@ -277,11 +283,15 @@ mod tests {
 
     #[test]
     fn a_setup_arrives_as_it_was_sent() {
-        for (gone, view) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)] {
+        for ((gone, view), bars) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)]
+            .into_iter()
+            .zip(BarGrant::ALL)
+        {
             let setup = Setup {
                 gone,
                 ansi: !gone,
                 view,
+                bars,
                 shape: if gone { "none rom:0".into() } else { String::new() },
                 log: "warn,audit=info".into(),
                 spec: "nvme,file=a\nb,,c.img".into(),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use uvfio_linux::device::Parts;
+use uvfio_linux::device::{BarGrant, Parts};
 use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
 use uvfio_pci::View;
@@ -231,7 +231,7 @@ impl Owned {
     }
 
     /// What the device is made of.
-    pub(crate) fn into_parts(self) -> Parts {
+    pub(crate) fn into_parts(self, bars: BarGrant) -> Parts {
         Parts {
             name: self.address.to_string(),
             container: self.container,
@@ -239,6 +239,7 @@ impl Owned {
             device: self.device,
             config: self.config,
             view: self.view,
+            bars,
         }
     }
 
@@ -253,13 +254,13 @@ impl Owned {
         Ok(self.device.info()?.reset)
     }
 
-    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, and has no memory
-    /// of the user's any more. Takes no longer than undoing the mappings does.
+    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, has no memory of the
+    /// user's any more, and answers no mapping of its BARs. Takes no longer than undoing the mappings does.
     ///
     /// # Errors
     /// Where it does not stop; the rest is done all the same.
     pub(crate) fn quieten(&self) -> Result<(), VfioError> {
-        let stopped = self.stop_master();
+        let stopped = self.stop_answering();
         for irq in [Irq::Msix, Irq::Msi, Irq::Intx] {
             // Refused where it is not the kind that is enabled.
             if let Err(error) = self.device.disable(irq) {
@@ -270,12 +271,13 @@ impl Owned {
         stopped.and(unmapped.map(|_| ()))
     }
 
-    /// Takes bus mastering from the function.
-    fn stop_master(&self) -> Result<(), VfioError> {
+    /// Takes bus mastering and memory from the function.
+    fn stop_answering(&self) -> Result<(), VfioError> {
         let at = header::BUS_MASTER.register.into();
         let config: Region = self.device.config()?;
         let command: u16 = config.read_word(at)?;
-        config.write_word(at, command & !(header::BUS_MASTER.mask() as u16))
+        let both = (header::BUS_MASTER.mask() | header::MEMORY.mask()) as u16;
+        config.write_word(at, command & !both)
     }
 
     /// Resets it, as [`quieten`](Self::quieten) leaves it.

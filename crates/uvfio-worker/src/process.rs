@@ -82,7 +82,8 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         let shape = Shape::from_text(&setup.shape).ok_or("the device's shape is not known")?;
         Remains::of(shape)
     } else {
-        spec.build_over(opened).map_err(|error| error.to_string())?
+        spec.build_over(opened, setup.bars)
+            .map_err(|error| error.to_string())?
     };
     let shape = match owns_hardware {
         true => Shape::of(&device.blueprint()).to_text(),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use uvfio_core::{Device, DeviceError};
-use uvfio_linux::device::{Hardware, HardwareError};
+use uvfio_linux::device::{BarGrant, Hardware, HardwareError};
 use uvfio_linux::sysfs::{Address, AddressError, Host};
 use uvfio_pci::View;
 
@@ -164,7 +164,7 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        self.build_over(self.open(View::Virtual)?)
+        self.build_over(self.open(View::Virtual)?, BarGrant::default())
     }
 
     /// Opens what the device needs of the system for users of this view.
@@ -184,14 +184,14 @@ impl DeviceSpec {
         })
     }
 
-    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself.
+    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself. `bars` is for a function that exists.
     ///
     /// # Errors
     /// Where what it needs (memory, threads) is not to be had.
-    pub fn build_over(&self, opened: Opened) -> Result<Arc<dyn Device>, BuildError> {
+    pub fn build_over(&self, opened: Opened, bars: BarGrant) -> Result<Arc<dyn Device>, BuildError> {
         match (&self.kind, opened.function) {
             (Wanted::Software(plan), _) => plan.build(opened.images),
-            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts())?),
+            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts(bars))?),
             (Wanted::Function(_), None) => Err(BuildError::Config {
                 device: "a PCI function",
                 why: "its descriptors were not handed over".into(),

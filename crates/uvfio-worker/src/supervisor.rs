@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::Address;
 use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
@@ -70,6 +71,8 @@ pub struct Job<'a> {
     pub spec: &'a DeviceSpec,
     /// What its user sees of it.
     pub view: View,
+    /// How its user reaches the BARs of a function that exists.
+    pub bars: BarGrant,
     /// What the worker logs: a filter of `tracing_subscriber`'s.
     pub log: &'a str,
     /// Whether its log may be coloured.
@@ -141,6 +144,7 @@ impl<'a> Supervisor<'a> {
             gone: false,
             ansi: job.ansi,
             view: job.view,
+            bars: job.bars,
             shape: String::new(),
             log: job.log.into(),
             spec: job.spec.to_string(),

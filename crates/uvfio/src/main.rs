@@ -24,6 +24,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
 
 /// VFIO as a service in user space: virtual PCI devices over the vfio-user protocol.
@@ -75,6 +76,27 @@ impl From<ViewArg> for View {
             ViewArg::Virtual => Self::Virtual,
             ViewArg::Filtered => Self::Filtered,
             ViewArg::Raw => Self::Raw,
+        }
+    }
+}
+
+/// How a user reaches the BARs of a function that exists, as on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BarsArg {
+    /// By messages, each access one of the kernel's.
+    Trapped,
+    /// Mapped, by dma-bufs that can be taken back; refused where the kernel can't map one.
+    Dmabuf,
+    /// Mapped, by the function's own descriptor: its user is trusted with all that the kernel's VFIO allows.
+    DeviceFd,
+}
+
+impl From<BarsArg> for BarGrant {
+    fn from(bars: BarsArg) -> Self {
+        match bars {
+            BarsArg::Trapped => Self::Trapped,
+            BarsArg::Dmabuf => Self::DmaBuf,
+            BarsArg::DeviceFd => Self::DeviceFd,
         }
     }
 }

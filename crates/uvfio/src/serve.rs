@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use uvfio_driver::Function;
 use uvfio_driver::drivers::nvme;
+use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::Address;
 use uvfio_worker::{
     BetweenUsers, DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source,
@@ -15,7 +16,7 @@ use uvfio_worker::{
 };
 
 use crate::exit::Failure;
-use crate::{ViewArg, inherited};
+use crate::{BarsArg, ViewArg, inherited};
 
 /// Serve a device to one user after another.
 ///
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// What happens to a PCI function of this machine between two users, beyond its reset.
     #[arg(long, value_enum, default_value = "reset", value_name = "WHAT")]
     between_users: BetweenUsersArg,
+    /// How the user of a PCI function of this machine reaches its BARs [default: trapped]
+    #[arg(long, value_enum)]
+    bars: Option<BarsArg>,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
     /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
     /// nobody reads in time are dropped, and counted.
@@ -110,11 +114,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     })?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
+    if args.bars.is_some() && spec.address().is_none() {
+        return Err(Failure::usage(format_args!(
+            "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
+        )));
+    }
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
         spec: &spec,
         view: args.view.into(),
+        bars: args.bars.map(BarGrant::from).unwrap_or_default(),
         log: &args.log,
         ansi,
         between_users: args.between_users.policy(&spec)?,

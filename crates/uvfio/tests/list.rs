@@ -120,7 +120,7 @@ fn list_shows_endpoints_and_what_is_in_the_way_of_each() {
     let text = machine.says(&["list"]);
     for part in [
         "0000:00:03.0  8086:10c9 Intel Corporation 82576 Gigabit Network Connection, Ethernet controller [020000]\n",
-        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped\n",
+        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped device-fd\n",
         "    the default route leads over it (eth0)\n",
         "no driver; IOMMU group 7, not viable: 0000:00:03.0 is driven by igb (`uvfio bind 0000:00:03.0` takes",
     ] {
@@ -163,6 +163,12 @@ fn list_prints_the_same_as_json() {
         "sys/devices/pci0000:00/0000:00:04.0/driver",
         "sys/bus/pci/drivers/vfio-pci",
     );
+    // I/O, and memory of half a page.
+    machine.write(
+        "sys/devices/pci0000:00/0000:00:04.0/resource",
+        "0x000000000000c000 0x000000000000dfff 0x0000000000040101\n\
+         0x00000000fe900000 0x00000000fe9007ff 0x0000000000040200\n",
+    );
     machine.write("proc/9/comm", "qemu\n");
     fs::create_dir_all(machine.0.path().join("proc/9/fd")).expect("made");
     symlink("/dev/vfio/7", machine.0.path().join("proc/9/fd/3")).expect("linked");
@@ -185,7 +191,12 @@ fn list_prints_the_same_as_json() {
         card["needed_because"][0],
         "the default route leads over it (eth0)"
     );
-    assert_eq!(card["bar_grant"], "trapped");
+    assert_eq!(card["bar_grants"], serde_json::json!(["trapped", "device-fd"]));
+    assert_eq!(
+        list[1]["bar_grants"],
+        serde_json::json!(["trapped"]),
+        "BARs without a page"
+    );
     assert_eq!(
         list[1]["held_by"],
         serde_json::json!([{ "pid": 9, "name": "qemu" }])

@@ -9,6 +9,7 @@ mod abuse;
 mod edu;
 mod face;
 mod ioat;
+mod mapped;
 mod nvme;
 mod qtest;
 mod report;
@@ -118,6 +119,14 @@ enum Task {
         /// The process
         pid: u32,
     },
+    /// Maps the registers of an NVMe that a vfio-user server serves, and keeps them until it is killed
+    KeepMapped {
+        /// The server's socket
+        socket: PathBuf,
+        /// Disconnects once they are mapped
+        #[arg(long)]
+        leave: bool,
+    },
     /// Identifies an NVMe that is served to a QEMU, which this program drives in its processor's place
     QtestIdentify {
         /// Where that QEMU listens (`-qtest`)
@@ -168,6 +177,7 @@ fn main() -> ExitCode {
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::KeepMapped { socket, leave } => mapped::keep(&socket, leave, &mut report),
         Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

@@ -37,6 +37,7 @@ pub struct Lines {
     pub(super) queue: Queue,
     inspector: Inspector,
     decodes: AtomicU8,
+    memory: AtomicBool,
     bus_master: AtomicBool,
     mode: AtomicU32,
 }
@@ -121,6 +122,7 @@ impl Lines {
             queue: Queue::new()?,
             inspector: Inspector::new()?,
             decodes: AtomicU8::new(0),
+            memory: AtomicBool::new(false),
             bus_master: AtomicBool::new(false),
             mode: AtomicU32::new(0),
         });
@@ -163,6 +165,11 @@ impl Lines {
             .unwrap_or(0)
             & 1
             != 0
+    }
+
+    /// Whether memory is on in COMMAND, also while the function sleeps or is being reset.
+    pub(crate) fn memory(&self) -> bool {
+        self.memory.load(Ordering::Acquire)
     }
 
     /// Whether the function may access memory, as the model says.
@@ -348,6 +355,7 @@ impl Lines {
             .filter(|&bar| state.decodes(&self.layout, bar))
             .fold(0, |bits, bar| bits | 1 << bar);
         self.decodes.store(decodes, Ordering::Release);
+        self.memory.store(state.memory_enabled(), Ordering::Release);
         self.bus_master
             .store(state.bus_master(&self.layout), Ordering::Release);
         let mode = match state.interrupt_mode(&self.layout) {

@@ -13,7 +13,7 @@ use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
 use super::{CreateError, GoneReason};
 use crate::front_end::FrontEnd;
-use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy, Routes};
+use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Mapped, Policy, Routes};
 
 /// The parts, shared by the front end's thread and the thread of effects.
 pub(super) struct Core {
@@ -32,6 +32,8 @@ pub(super) struct Core {
 /// What the device was last told.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
+    /// Memory, in COMMAND.
+    memory: bool,
     bus_master: bool,
     /// Bus mastering, where no missing range holds it back.
     reach: bool,
@@ -191,6 +193,7 @@ impl Core {
         loop {
             let bus_master = self.lines.bus_master();
             let now = Told {
+                memory: self.lines.memory(),
                 bus_master,
                 reach: bus_master && !self.dma.held_back(),
                 mode: self.lines.mode(),
@@ -198,6 +201,9 @@ impl Core {
             };
             if *told == now {
                 return;
+            }
+            if told.memory != now.memory {
+                self.device.memory_changed(now.memory);
             }
             if told.bus_master != now.bus_master {
                 self.dma.set_bus_master(now.bus_master);
@@ -257,9 +263,15 @@ impl Core {
         let ones = [0xff; 4096];
         for bar in 0..6 {
             for part in self.device.mappable(bar) {
+                // A write to a device is no filling of memory.
+                if part.kind != Mapped::Memory {
+                    continue;
+                }
                 for at in (0..part.bytes).step_by(ones.len()) {
                     let bytes = (part.bytes - at).min(ones.len() as u64) as usize;
-                    if let Err(error) = rustix::io::pwrite(&part.memory, &ones[..bytes], part.offset + at) {
+                    if let Err(error) =
+                        rustix::io::pwrite(&part.file, &ones[..bytes], part.bar_at + part.offset + at)
+                    {
                         tracing::error!(%error, bar, "mapped BAR memory could not be filled with ones");
                         break;
                     }

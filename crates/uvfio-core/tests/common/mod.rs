@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use uvfio_core::{
-    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, Routes, SetIrqs,
+    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Mapped, Policy, Routes, SetIrqs,
     VirtualDevice, Width,
 };
 use uvfio_pci::{
@@ -54,6 +54,10 @@ pub struct Recorder {
     pub changed: Condvar,
     /// Memory of BAR 4 that the user may map.
     pub mappable: Option<OwnedFd>,
+    /// Registers of BAR 4 that the user may map, and where the BAR begins in their file.
+    pub registers: Option<(OwnedFd, u64)>,
+    /// Each change of memory in COMMAND.
+    pub memory: Mutex<Vec<bool>>,
     /// A register write here is answered by this.
     pub on_write: Option<Answer>,
     /// In front of it.
@@ -222,14 +226,22 @@ impl Device for Recorder {
     }
 
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
-        match &self.mappable {
-            Some(memory) if bar == 4 => vec![Mappable {
-                offset: 0x1000,
-                bytes: 0x1000,
-                memory: Arc::new(memory.try_clone().unwrap()),
-            }],
+        let part = |file: &OwnedFd, bar_at, kind| Mappable {
+            offset: 0x1000,
+            bytes: 0x1000,
+            file: Arc::new(file.try_clone().unwrap()),
+            bar_at,
+            kind,
+        };
+        match (&self.mappable, &self.registers) {
+            (Some(memory), _) if bar == 4 => vec![part(memory, 0, Mapped::Memory)],
+            (_, Some((file, at))) if bar == 4 => vec![part(file, *at, Mapped::Registers)],
             _ => Vec::new(),
         }
+    }
+
+    fn memory_changed(&self, on: bool) {
+        self.memory.lock().unwrap().push(on);
     }
 
     fn rom(&self) -> &[u8] {

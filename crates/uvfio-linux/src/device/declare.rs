@@ -9,6 +9,7 @@ use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, Table, View};
 
 use super::error::{BarRule, Lie};
+use super::grant::Span;
 use super::interrupts::MAX_VECTORS;
 
 /// Bytes of conventional configuration space, where all that is shown stands.
@@ -75,6 +76,8 @@ pub(super) struct Declared {
     pub(super) advanced: Option<u16>,
     /// The MSI-X structure.
     msix: Option<u16>,
+    /// Where the hardware's own tables and pending bits of MSI-X are, by BAR; all of them, whatever is shown.
+    pub(super) tables: Vec<(u8, Span)>,
     /// What is wrong with the chain and does not matter, for the log.
     pub(super) oddities: Vec<Finding>,
 }
@@ -96,6 +99,7 @@ impl Declared {
             express: None,
             advanced: None,
             msix: None,
+            tables: Vec::new(),
             oddities: Vec::new(),
         };
         declared.walk(seen)?;
@@ -193,17 +197,20 @@ impl Declared {
             Ok(msix::ID) => {
                 whole("the MSI-X capability")?;
                 self.msix = Some(found.offset);
-                let vectors = seen.vectors.min(value(&msix::SIZE) as u16 + 1);
+                let have = value(&msix::SIZE) as u16 + 1;
+                let vectors = seen.vectors.min(have);
                 let span = |bar, offset: &Field| BarSpan {
                     bar: value(bar) as u8,
                     offset: value(offset) << offset.lsb,
                 };
+                let table = span(&msix::TABLE_BAR, &msix::TABLE_OFFSET);
+                let pba = span(&msix::PBA_BAR, &msix::PBA_OFFSET);
+                for (at, bytes) in [table, pba].into_iter().zip(msix_bytes(have)) {
+                    let first = u64::from(at.offset);
+                    self.tables.push((at.bar, (first, first + bytes)));
+                }
                 if vectors > 0 {
-                    self.capabilities.push(Capability::MsiX {
-                        vectors,
-                        table: span(&msix::TABLE_BAR, &msix::TABLE_OFFSET),
-                        pba: span(&msix::PBA_BAR, &msix::PBA_OFFSET),
-                    });
+                    self.capabilities.push(Capability::MsiX { vectors, table, pba });
                 }
             }
             Ok(express::ID) => {
@@ -242,6 +249,12 @@ fn identity(page: &[u8], line: bool) -> Identity {
             0
         },
     }
+}
+
+/// How many bytes the table of so many vectors has, and how many their pending bits (PCI Local Bus 3.0, 6.8.2).
+fn msix_bytes(vectors: u16) -> [u64; 2] {
+    let entry: u64 = msix::ENTRY.bytes().into();
+    [u64::from(vectors) * entry, u64::from(vectors).div_ceil(64) * 8]
 }
 
 /// The BARs: how large they are is the kernel's word, what they are the registers'.

@@ -49,6 +49,27 @@ pub enum HardwareError {
         /// What differs.
         why: String,
     },
+    /// The user was to map its BARs, and there is nothing that can be.
+    #[error("{device}: the kernel lets no page of its BARs be mapped; serve it with --bars trapped")]
+    NothingToMap {
+        /// Whose.
+        device: String,
+    },
+    /// The user was to map its BARs by dma-bufs, and the kernel can't.
+    #[error(
+        "{device}: this kernel {what} (BAR {bar}: {why}), which --bars dmabuf needs; serve it with --bars trapped, or \
+         with --bars device-fd to a user that is trusted with all of the function"
+    )]
+    NoDmaBuf {
+        /// Whose.
+        device: String,
+        /// Which, 0 to 5.
+        bar: u8,
+        /// What the kernel lacks.
+        what: &'static str,
+        /// Its answer.
+        why: String,
+    },
     /// The system refused an eventfd or a thread.
     #[error("{device}: {what} could not be made: {why}")]
     System {

@@ -9,12 +9,14 @@
 //!   interrupts       the user's eventfds, which the kernel signals, and latches for what is masked
 //!   dma              the container as the user's address space
 //!   views            the function's own registers, for filtered and raw
+//!   grant            what of the BARs the user may map, and by what
 //! ```
 //!
 //! Configuration space is the model's in the virtual view: of the hardware's registers only COMMAND and the power state are
 //! ever written, and only with what the model says. In the views that show the function's own registers the model says
-//! which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the registers of the MSI-X
-//! table not at all. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
+//! which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the registers
+//! of the MSI-X table not at all; or, by a [`BarGrant`], mapped by the user, whose COMMAND then has them answer in the
+//! hardware, too. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
 //!
 //! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
 //! the user gave, `poll`, and requests of VFIO to the descriptors that it was made of. So the process can be confined.
@@ -24,6 +26,7 @@
 mod declare;
 mod dma;
 mod error;
+mod grant;
 mod interrupts;
 #[cfg(test)]
 mod made_up;
@@ -36,15 +39,17 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use uvfio_core::{Device, DeviceError, Host, Iommu, Routes, Width};
+use uvfio_core::{Device, DeviceError, Host, Iommu, Mappable, Routes, Width};
 use uvfio_pci::{Blueprint, ByteEnables, PowerState, ResetKind, View};
 
 pub use self::declare::Presented;
 use self::declare::{Declared, PAGE, Seen};
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
+pub use self::grant::BarGrant;
+use self::grant::Mappings;
 use self::interrupts::Interrupts;
-use self::registers::Registers;
+use self::registers::{Registers, Switches};
 use self::reset::{Looks, Wanted};
 use self::verify::{HardwareConfig, Held};
 use crate::sysfs::ConfigFile;
@@ -66,6 +71,8 @@ pub struct Parts {
     pub config: Option<ConfigFile>,
     /// What its user will see of it.
     pub view: View,
+    /// How its user reaches its BARs.
+    pub bars: BarGrant,
 }
 
 /// A PCI function that exists, for one user after another.
@@ -82,6 +89,8 @@ pub struct Hardware {
     page: Option<Vec<u8>>,
     declared: Declared,
     bars: [Option<Region>; 6],
+    grant: BarGrant,
+    mappings: Mappings,
     registers: Registers,
     /// What the registers held when it was quiet.
     quiet: Held,
@@ -114,6 +123,7 @@ impl Hardware {
             device,
             config: hardware_config,
             view,
+            bars: grant,
         } = parts;
         let vfio = |source| HardwareError::Vfio {
             device: name.clone(),
@@ -154,6 +164,7 @@ impl Hardware {
         })
         .map_err(lies)?;
         interrupts.set_maskable(declared.masks_messages());
+        let mappings = Mappings::new(grant, &device, &bars, &declared.tables)?;
         for finding in &declared.oddities {
             tracing::warn!(device = name, %finding, "the capability chain is odd, which nobody will see");
         }
@@ -164,7 +175,7 @@ impl Hardware {
             registers.asked_of_hardware()
         );
         registers.set_power(PowerState::D0).map_err(vfio)?;
-        registers.set_command(false, false).map_err(vfio)?;
+        registers.set_command(Switches::QUIET).map_err(vfio)?;
         let quiet = registers.held().map_err(vfio)?;
         let mut hardware = Self {
             name: name.clone().leak(),
@@ -172,6 +183,8 @@ impl Hardware {
             page: None,
             declared,
             bars,
+            grant,
+            mappings,
             registers,
             quiet,
             interrupts,
@@ -238,6 +251,16 @@ impl Device for Hardware {
         {
             self.note(&error);
         }
+        if self.grant != BarGrant::Trapped {
+            let (device, grant) = (self.name, self.grant.name());
+            let gets = match self.grant {
+                BarGrant::DeviceFd => {
+                    "is given the function's descriptor, with which it can do whatever the kernel's VFIO allows"
+                }
+                BarGrant::DmaBuf | BarGrant::Trapped => "is given parts of BARs to map",
+            };
+            tracing::warn!(target: "audit", "{device}: its user {gets} (--bars {grant})");
+        }
         self.interrupts.attach(host);
     }
 
@@ -291,6 +314,10 @@ impl Device for Hardware {
         }
     }
 
+    fn mappable(&self, bar: u8) -> Vec<Mappable> {
+        self.mappings.of(bar)
+    }
+
     /// Whether the kernel can reset it. A function that it can't is no user's after its first one: its
     /// [`reset`](Device::reset) fails.
     fn resettable(&self) -> bool {
@@ -324,6 +351,10 @@ impl Device for Hardware {
 
     fn iommu(&self) -> Option<Arc<dyn Iommu>> {
         Some(self.iommu.clone())
+    }
+
+    fn memory_changed(&self, on: bool) {
+        self.want_memory(on);
     }
 
     fn bus_master_changed(&self, on: bool) {

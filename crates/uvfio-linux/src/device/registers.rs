@@ -66,6 +66,24 @@ const COMMAND: [&Field; 4] = [
     &header::INTX_DISABLE,
 ];
 
+/// What of COMMAND is switched as users come, go and will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switches {
+    pub(super) memory: bool,
+    pub(super) bus_master: bool,
+    /// INTx.
+    pub(super) line: bool,
+}
+
+impl Switches {
+    /// As it is between users, and during a reset. With memory on the kernel puts BARs back that a reset has cleared.
+    pub(super) const QUIET: Self = Self {
+        memory: true,
+        bus_master: false,
+        line: false,
+    };
+}
+
 /// The registers.
 #[derive(Debug)]
 pub(super) struct Registers {
@@ -76,7 +94,7 @@ pub(super) struct Registers {
     power: Option<u16>,
     express: Option<u16>,
     advanced: Option<u16>,
-    /// COMMAND's bits that are set while the device has a user or waits for one.
+    /// COMMAND's bits that are set while the device has a user or waits for one; memory only where it is on.
     decode: u32,
     /// The device may be bus master.
     pub(super) master: AtomicBool,
@@ -108,17 +126,22 @@ impl Registers {
         }
     }
 
-    /// Switches memory and I/O on, bus mastering and INTx as told.
-    pub(super) fn set_command(&self, bus_master: bool, line: bool) -> Result<()> {
+    /// Switches I/O on, and memory (where there is any), bus mastering and INTx as told.
+    pub(super) fn set_command(&self, to: Switches) -> Result<()> {
+        let off = if to.memory { 0 } else { header::MEMORY.mask() };
         let mine = COMMAND.iter().fold(0, |bits, field| bits | field.mask());
-        let master = if bus_master { header::BUS_MASTER.mask() } else { 0 };
-        let no_line = if line { 0 } else { header::INTX_DISABLE.mask() };
+        let master = if to.bus_master {
+            header::BUS_MASTER.mask()
+        } else {
+            0
+        };
+        let no_line = if to.line { 0 } else { header::INTX_DISABLE.mask() };
         let before = self.register(0, &header::BUS_MASTER)?;
-        let command = before & !mine | self.decode | master | no_line;
+        let command = before & !mine | self.decode & !off | master | no_line;
         // Where it is not known what a failed write did, the bus master may be on.
         self.master.store(true, Ordering::Release);
         self.write(0, &header::BUS_MASTER, command)?;
-        self.master.store(bus_master, Ordering::Release);
+        self.master.store(to.bus_master, Ordering::Release);
         Ok(())
     }
 

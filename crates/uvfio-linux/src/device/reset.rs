@@ -11,6 +11,7 @@ use uvfio_core::{DeviceError, Routes};
 use uvfio_pci::{PowerState, ResetKind, View};
 
 use super::Hardware;
+use super::registers::Switches;
 use crate::vfio::{Rule, VfioError};
 
 /// How often a reset is tried that somebody else's work with the device keeps the kernel from, and how long after.
@@ -20,6 +21,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// What the user has switched on.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
+    memory: bool,
     bus_master: bool,
     routes: Routes,
     /// Carried out later: a reset is under way.
@@ -83,6 +85,16 @@ impl Hardware {
         }
     }
 
+    /// Memory, as the user has it.
+    pub(super) fn want_memory(&self, on: bool) {
+        let mut wanted = self.wanted();
+        wanted.memory = on;
+        // What is not mapped is reached through the model, which knows.
+        if !self.mappings.is_empty() {
+            self.carry_out(&wanted);
+        }
+    }
+
     /// Interrupts, as the user has them.
     pub(super) fn want_interrupts(&self, routes: &Routes) {
         let mut wanted = self.wanted();
@@ -109,11 +121,16 @@ impl Hardware {
     /// The user has gone: nothing of what it switched on stays on.
     pub(super) fn leave(&self) {
         let mut wanted = self.wanted();
+        wanted.memory = false;
         wanted.bus_master = false;
         wanted.routes = Routes::default();
         drop(wanted);
         self.interrupts.silence();
-        if let Err(error) = self.registers.set_command(false, false) {
+        let off = Switches {
+            memory: self.mappings.is_empty(),
+            ..Switches::QUIET
+        };
+        if let Err(error) = self.registers.set_command(off) {
             tracing::error!(device = self.name, %error, "bus mastering could not be switched off");
         }
     }
@@ -134,7 +151,7 @@ impl Hardware {
         self.interrupts.silence();
         // Asked first: writing COMMAND puts BARs back.
         let intact = self.is_intact().map_err(failed)?;
-        self.registers.set_command(false, false).map_err(failed)?;
+        self.registers.set_command(Switches::QUIET).map_err(failed)?;
         self.change_power(PowerState::D0)?;
         // By a function level reset the user keeps what it has set.
         let expected = match kind {
@@ -223,28 +240,33 @@ impl Hardware {
         }
         // The last thing on, and the first thing off: no interrupt before its vector is there.
         let nothing = Routes::default();
-        let (bus_master, routes) = if wanted.lost {
-            (false, &nothing)
+        let unmapped = self.mappings.is_empty();
+        let (memory, bus_master, routes) = if wanted.lost {
+            (unmapped, false, &nothing)
         } else {
-            (wanted.bus_master, &wanted.routes)
+            (unmapped || wanted.memory, wanted.bus_master, &wanted.routes)
         };
-        let line = routes.intx.is_some();
+        let switches = Switches {
+            memory,
+            bus_master,
+            line: routes.intx.is_some(),
+        };
         if !bus_master {
-            self.set_command(false, line);
+            self.set_command(switches);
         }
         self.interrupts.set(routes, self.registers.bus_master());
         if bus_master {
-            self.set_command(true, line);
+            self.set_command(switches);
         }
     }
 
-    fn set_command(&self, bus_master: bool, line: bool) {
+    fn set_command(&self, to: Switches) {
         let done = match self.view {
-            View::Virtual => self.registers.set_command(bus_master, line),
-            view => self.registers.switch(view, bus_master, line),
+            View::Virtual => self.registers.set_command(to),
+            view => self.registers.switch(view, to),
         };
         if let Err(error) = done {
-            tracing::error!(device = self.name, %error, bus_master, line, "COMMAND could not be changed");
+            tracing::error!(device = self.name, %error, ?to, "COMMAND could not be changed");
         }
     }
 

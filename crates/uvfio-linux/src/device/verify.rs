@@ -8,7 +8,7 @@ use uvfio_pci::tables::header;
 use uvfio_pci::{Access, Action, After, Field, Treatment, View};
 
 use super::declare::value;
-use super::registers::{Config, Registers};
+use super::registers::{Config, Registers, Switches};
 use crate::sysfs::ConfigFile;
 use crate::vfio::Result;
 
@@ -160,7 +160,7 @@ impl Registers {
             return Ok(Err(why.to_owned()));
         }
         // The kernel's VFIO compares the BARs with its own copy whenever COMMAND is written, and puts them back.
-        self.set_command(false, false)?;
+        self.set_command(Switches::QUIET)?;
         for (at, field, was) in &expected.0 {
             if is_bar(field) {
                 self.put_bar_back(*at, *was)?;

@@ -11,7 +11,7 @@ use uvfio_pci::tables::header;
 use uvfio_pci::{ByteEnables, View};
 
 use super::Hardware;
-use super::registers::{Config, Registers};
+use super::registers::{Config, Registers, Switches};
 use crate::vfio::{Result, VfioError};
 
 impl Registers {
@@ -47,19 +47,20 @@ impl Registers {
         }
     }
 
-    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND.
-    pub(super) fn switch(&self, view: View, bus_master: bool, line: bool) -> Result<()> {
+    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND: memory is
+    /// the user's own here.
+    pub(super) fn switch(&self, view: View, to: Switches) -> Result<()> {
         let (master, no_line) = (header::BUS_MASTER.mask(), header::INTX_DISABLE.mask());
         let mine = if view == View::Raw {
             master
         } else {
             master | no_line
         };
-        let set = if bus_master { master } else { 0 } | if line { 0 } else { no_line };
+        let set = if to.bus_master { master } else { 0 } | if to.line { 0 } else { no_line };
         // As in `set_command`.
         self.master.store(true, Ordering::Release);
         self.change_command(view, mine, set & mine)?;
-        self.master.store(bus_master, Ordering::Release);
+        self.master.store(to.bus_master, Ordering::Release);
         Ok(())
     }
 

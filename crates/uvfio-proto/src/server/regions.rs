@@ -31,6 +31,7 @@ impl Request<'_> {
         let mut areas = info.mappable.as_slice();
         let largest = areas.iter().copied().max_by_key(|&(_, bytes)| bytes);
         let largest = [largest.unwrap_or_default()];
+        let at = memory.as_ref().map_or(0, |_| info.memory_at);
         if self.session.one_area {
             areas = &largest;
         }
@@ -48,7 +49,7 @@ impl Request<'_> {
             // Told even where the capability does not fit: QEMU checks it on both.
             cap_offset: if listed { size_of::<RegionInfo>() as u32 } else { 0 },
             bytes: info.bytes,
-            offset: 0,
+            offset: at,
         });
         if listed && argsz <= asked.argsz as usize {
             self.reply.put(&SparseMmap {

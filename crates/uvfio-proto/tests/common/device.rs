@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use uvfio_core::{Device, DeviceError, Host, Mappable, Policy, VirtualDevice, Width};
+use uvfio_core::{Device, DeviceError, Host, Mappable, Mapped, Policy, VirtualDevice, Width};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, ResetKind};
 use uvfio_proto::{End, Limits, ServeError, Server, ServerHandle};
 
@@ -24,6 +24,8 @@ pub(crate) const BAR1: u64 = 0x1000;
 pub(crate) const BAR2: u64 = 0x1_0000;
 /// BAR 2's mappable parts.
 pub(crate) const PARTS: [(u64, u64); 2] = [(0x1000, 0x1000), (0x4000, 0x8000)];
+/// Where BAR 2 begins in the file that its parts are mapped from.
+pub(crate) const BAR2_AT: u64 = 0x3000;
 /// MSI-X vectors.
 pub(crate) const VECTORS: u16 = 64;
 /// Configuration space is a region too.
@@ -66,7 +68,7 @@ impl TestDevice {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             registers: Mutex::new(vec![0; BAR0 as usize]),
-            memory: [memory(BAR1), memory(BAR2)],
+            memory: [memory(BAR1), memory(BAR2_AT + BAR2)],
             host: Mutex::default(),
             stuck: Mutex::default(),
             unstuck: Condvar::new(),
@@ -159,9 +161,9 @@ impl Device for TestDevice {
     }
 
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
-        let parts: &[(u64, u64)] = match bar {
-            1 => &[(0, BAR1)],
-            2 => &PARTS,
+        let (parts, bar_at): (&[(u64, u64)], _) = match bar {
+            1 => (&[(0, BAR1)], 0),
+            2 => (&PARTS, BAR2_AT),
             _ => return Vec::new(),
         };
         let memory = self.memory[usize::from(bar) - 1].try_clone().unwrap();
@@ -171,7 +173,9 @@ impl Device for TestDevice {
             .map(|&(offset, bytes)| Mappable {
                 offset,
                 bytes,
-                memory: Arc::clone(&memory),
+                file: Arc::clone(&memory),
+                bar_at,
+                kind: Mapped::Memory,
             })
             .collect()
     }

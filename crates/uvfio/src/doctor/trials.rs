@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
 use uvfio_worker::{BetweenUsers, DeviceSpec, Job, Orders, Supervisor};
 
@@ -43,6 +44,7 @@ pub(super) fn worker() -> Result<(), String> {
     let job = Job {
         spec: &spec,
         view: View::Virtual,
+        bars: BarGrant::Trapped,
         log: "off",
         ansi: false,
         between_users: BetweenUsers::Reset,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::{
     Address, ErrorCounter, ErrorCounters, Function, Group, Host, Member, ResetMethods, Resource, Space,
 };
@@ -12,8 +13,8 @@ use uvfio_pci::tables::header;
 use super::Surroundings;
 use crate::names;
 
-/// How a user reaches a function's BARs. Each access is a message, until a policy can grant more.
-const BAR_GRANT: &str = "trapped";
+/// The smallest part of a BAR that can be mapped, bytes.
+const PAGE: u64 = 4096;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
@@ -31,7 +32,9 @@ pub(super) struct Record {
     pub(super) iommu_group: Option<GroupRecord>,
     /// Empty: it can't be reset. Absent: it can, and the kernel does not say how.
     pub(super) reset_methods: Option<Vec<String>>,
-    pub(super) bar_grant: &'static str,
+    /// How `serve --bars` can have a user reach its BARs. Not among them is `dmabuf`: whether the kernel can do that shows
+    /// only once the function is open.
+    pub(super) bar_grants: Vec<&'static str>,
     pub(super) resources: Vec<ResourceRecord>,
     pub(super) held_by: Vec<HolderRecord>,
     pub(super) needed_because: Vec<String>,
@@ -158,7 +161,7 @@ impl Record {
                 ResetMethods::Unnamed => None,
                 ResetMethods::Named(methods) => Some(methods),
             },
-            bar_grant: BAR_GRANT,
+            bar_grants: bar_grants(&function.resources).map(BarGrant::name).collect(),
             resources: function.resources.iter().map(ResourceRecord::of).collect(),
             held_by: held_by
                 .into_iter()
@@ -231,6 +234,17 @@ impl Record {
             })
             .collect()
     }
+}
+
+/// What a user can be granted of these BARs.
+fn bar_grants(resources: &[Resource]) -> impl Iterator<Item = BarGrant> {
+    let mapped = resources.iter().any(|resource| {
+        let is_bar = resource.index < 6 && !matches!(resource.space, Space::Io);
+        is_bar && resource.bytes >= PAGE
+    });
+    [Some(BarGrant::Trapped), mapped.then_some(BarGrant::DeviceFd)]
+        .into_iter()
+        .flatten()
 }
 
 impl GroupRecord {

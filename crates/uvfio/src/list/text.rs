@@ -25,7 +25,7 @@ pub(super) fn function(record: &Record, all: bool) -> String {
         driver,
         group(record),
         resets(record),
-        format!("BARs {}", record.bar_grant),
+        format!("BARs {}", record.bar_grants.join(" ")),
     ];
     lines.push(facts.join("; "));
     for holder in &record.held_by {

@@ -19,6 +19,7 @@ mod edu_msi;
 mod functions;
 mod gone;
 mod hardware;
+pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
 mod ioat;
 mod list_bind;
@@ -130,6 +131,8 @@ pub(super) struct Programs {
     /// Drivers written with our library, for edu and for NVMe
     pub(super) driver_edu: PathBuf,
     pub(super) driver_nvme: PathBuf,
+    /// A driver's work on several controllers in turn
+    pub(super) driver_compare: PathBuf,
     /// Checks of our library for drivers
     pub(super) driver_promises: PathBuf,
 }

@@ -300,6 +300,21 @@ fn a_structure_that_is_cut_off_is_refused_if_it_is_one_to_be_shown() {
 }
 
 #[test]
+fn all_of_the_hardwares_msix_structures_are_known_whatever_is_shown_of_them() {
+    let page = nvme();
+    for vectors in [0, 1, 65] {
+        let declared = Declared::new(&Seen {
+            vectors,
+            ..seen(&page)
+        });
+        let spans = declared.unwrap().tables;
+        // 65 entries of 16 bytes, and two times 64 bits.
+        let expected = [(0, (0x2000, 0x2410)), (0, (0x3000, 0x3010))];
+        assert_eq!(spans, expected, "{vectors} vectors shown");
+    }
+}
+
+#[test]
 fn an_msix_table_outside_its_bar_is_refused() {
     for (at, bytes) in [
         (0x44, [0x00, 0x40]),

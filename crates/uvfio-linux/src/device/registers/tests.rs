@@ -4,18 +4,30 @@ use super::*;
 use crate::device::made_up::function;
 
 #[test]
-fn command_has_memory_on_and_intx_as_told_and_what_is_not_ours_stays() {
+fn command_has_memory_and_intx_as_told_and_what_is_not_ours_stays() {
     let (bytes, registers) = function();
+    let quiet = Switches::QUIET;
+    let master = Switches {
+        bus_master: true,
+        ..quiet
+    };
     // Before: parity, SERR#, bus master; no memory.
-    registers.set_command(true, false).unwrap();
+    registers.set_command(master).unwrap();
     assert!(registers.bus_master());
-    registers.set_command(false, false).unwrap();
+    registers.set_command(quiet).unwrap();
     assert!(!registers.bus_master());
-    registers.set_command(false, true).unwrap();
+    registers.set_command(Switches { line: true, ..quiet }).unwrap();
+    registers
+        .set_command(Switches {
+            memory: false,
+            ..master
+        })
+        .unwrap();
     let expected = [
         (4, vec![0x46, 0x05]),
         (4, vec![0x42, 0x05]),
         (4, vec![0x42, 0x01]),
+        (4, vec![0x44, 0x05]),
     ];
     assert_eq!(bytes.written(), expected);
 }

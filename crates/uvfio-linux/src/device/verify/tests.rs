@@ -1,4 +1,5 @@
 use crate::device::made_up::{function, function_with_sysfs};
+use crate::device::registers::Switches;
 
 #[test]
 fn a_register_that_a_reset_has_changed_is_named_with_both_values() {
@@ -109,7 +110,7 @@ fn lost_bars_are_put_back_by_the_kernel_when_command_is_written_or_by_a_descript
     for (writable, back) in [(false, false), (true, true)] {
         let (kernel, hardware, registers) = function_with_sysfs(64, writable);
         // As for a device that is quiet.
-        registers.set_command(false, false).unwrap();
+        registers.set_command(Switches::QUIET).unwrap();
         hardware.put(0x04, &[0x42, 0x05]);
         let quiet = registers.held().unwrap();
         kernel.written();
@@ -125,7 +126,7 @@ fn lost_bars_are_put_back_by_the_kernel_when_command_is_written_or_by_a_descript
 #[test]
 fn settings_that_were_lost_are_written_again_and_what_stands_beside_them_stays() {
     let (bytes, registers) = function();
-    registers.set_command(false, false).unwrap();
+    registers.set_command(Switches::QUIET).unwrap();
     bytes.put(0x58, &[0x07, 0x28]);
     let quiet = registers.held().unwrap();
     bytes.put(0x04, &[0x00, 0x00]);
