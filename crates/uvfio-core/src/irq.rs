@@ -20,6 +20,7 @@ mod request;
 
 use std::os::fd::OwnedFd;
 
+pub(crate) use eventfd::EventFd;
 pub use lines::Lines;
 use uvfio_pci::Interrupt;
 
