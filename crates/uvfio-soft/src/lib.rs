@@ -2,3 +2,4 @@
 //! [`uvfio_core::Device`] over both.
 
 pub mod edu;
+pub mod notify;
