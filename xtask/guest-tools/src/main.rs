@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod kvm;
 mod nvme;
 mod report;
 mod served;
@@ -73,6 +74,16 @@ enum Task {
         /// The process
         pid: u32,
     },
+    /// Runs a machine of KVM's with a device of one doorbell that a vfio-user server serves
+    KvmDoorbell {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Runs a machine of KVM's with an edu that a vfio-user server serves, by its level interrupt
+    KvmLevel {
+        /// The server's socket
+        socket: PathBuf,
+    },
     /// Finds numbered blocks in an image
     NvmeFind {
         image: PathBuf,
@@ -102,6 +113,8 @@ fn main() -> ExitCode {
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::KvmDoorbell { socket } => kvm::doorbell(&socket, &mut report),
+        Task::KvmLevel { socket } => kvm::level(&socket, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {

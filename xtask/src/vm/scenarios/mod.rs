@@ -20,6 +20,7 @@ mod functions;
 mod gone;
 mod hardware;
 mod hardware_virtual;
+mod kvm;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -64,6 +65,7 @@ pub(super) const ALL: &[Scenario] = &[
     driver_vfio::SCENARIO,
     list_bind::SCENARIO,
     serve_hardware::SCENARIO,
+    kvm::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
