@@ -136,7 +136,7 @@ impl Device for Notify {
         };
         Blueprint {
             identity: Identity {
-                vendor: 0x1234,
+                vendor: 0xfef0,
                 device: 0xbe11,
                 revision: 0x01,
                 class: [0x00, 0xff, 0x00],
