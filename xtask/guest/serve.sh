@@ -258,3 +258,89 @@ serve_no_reset() {
     logged xhci "there is no second one" "it can't be reset for another one"
     check "the server has ended" eventually 10 server_is_gone xhci
 }
+
+# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+serve_to_qemu() {
+    nvme=$(pci_find "$1")
+    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" || return 1
+    # It wants firmware, which nothing will run.
+    dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
+    qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
+        -m 64M -object memory-backend-memfd,id=m,size=64M,share=on -machine q35,memory-backend=m \
+        -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/tmp/nvme.sock"},"addr":"4"}' \
+        >/tmp/qemu.log 2>&1 &
+    echo $! >/tmp/qemu.pid
+    logged nvme "a QEMU attaches to the function" "attached"
+    eventually 60 test -S /tmp/qtest.sock
+    uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
+        fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    kill "$(cat /tmp/qemu.pid)"
+    serve_end nvme
+}
+
+# serve_neighbours VENDOR:DEVICE: two functions of the kind, each with a user who tries the other one's memory.
+serve_neighbours() {
+    number=0
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        number=$((number + 1))
+        says "bind gives edu $number to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+        serve_as root "edu$number" "$edu" || return 1
+    done
+    same "there are two functions" 2 $number
+    uvfio-guest-tools neighbours /tmp/edu1.sock /tmp/edu2.sock >&3
+    # Of accesses that come soon after one another the hardware may report one.
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        check "the IOMMU has stopped accesses of $edu" eventually 5 sh -c "dmesg | grep -q 'DMAR: .DMA .*${edu#0000:}'"
+    done
+    serve_end edu1
+    serve_end edu2
+}
+
+# serve_messages COUNT: an edu that vfio-pci has, by way of our server.
+serve_messages() {
+    serve_as root edu "$(pci_find 1234:11e8)" || return 1
+    uvfio-guest-tools messages /tmp/edu.sock "$1" >&3
+    serve_end edu
+}
+
+# serve_face VENDOR:DEVICE: a function's user finds the same in its header by our server as by the kernel.
+serve_face() {
+    function=$(pci_find "$1")
+    uvfio bind "$function"
+    kernel=$(uvfio-guest-tools face "$function")
+    serve_as root function "$function" || return 1
+    same "identity and BARs of $1 by our server and by the kernel" "$kernel" "$(uvfio-guest-tools face /tmp/function.sock)"
+    # One that can't be reset has one user.
+    kill -TERM "$(cat /tmp/function.pid)" 2>/dev/null
+    check "the server of $1 ends" eventually 30 server_is_gone function
+}
+
+# serve_true: a device that does not lie has a user.
+serve_true() {
+    uvfio bind "$(pci_find 1234:11e8)"
+    serve_edu_again || return 1
+    drives "a device that does not lie is served" "" uvfio-guest-tools next-user /tmp/edu.sock
+    serve_end edu
+}
+
+serve_edu_again() {
+    serve_as root edu "$(pci_find 1234:11e8)"
+}
+
+# serve_lie SENTENCE: a device that lies is refused with the sentence.
+serve_lie() {
+    refuses "a device that lies is refused" "$1" uvfio serve "$(pci_find 1234:11e8)" --socket /tmp/no.sock
+}
+
+serve_slow_reset() {
+    uvfio-guest-tools slow-reset /tmp/edu.sock >&3
+}
+
+# The user leaves, and what comes back is another function.
+serve_exchanged() {
+    kill -9 "$(cat /tmp/busy.pid)"
+    check "a function that has become another one gets no other user" eventually 30 server_is_gone edu
+    check "it is said why" grep -qE "no longer the function that it was|did not come back" /tmp/edu.log ||
+        tail -n 3 /tmp/edu.log
+}

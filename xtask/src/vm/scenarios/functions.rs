@@ -10,6 +10,7 @@ use crate::vm::guest::{Builder, Guest};
 // Vendor and device, as configuration space has them.
 pub(super) const EDU: &str = "1234:11e8";
 pub(super) const NVME: &str = "1b36:0010";
+pub(super) const E1000E: &str = "8086:10d3";
 pub(super) const IGB: &str = "8086:10c9";
 /// Offers 16 MSI messages; without MSI-X in [`machine`].
 pub(super) const XHCI: &str = "1033:0194";

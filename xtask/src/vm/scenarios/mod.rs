@@ -31,6 +31,8 @@ mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
 mod serve_hardware;
+mod serve_liar;
+mod serve_several;
 mod worker_killed;
 
 /// Something that must hold in a virtual machine.
@@ -65,6 +67,8 @@ pub(super) const ALL: &[Scenario] = &[
     driver_vfio::SCENARIO,
     list_bind::SCENARIO,
     serve_hardware::SCENARIO,
+    serve_several::SCENARIO,
+    serve_liar::SCENARIO,
     kvm::SCENARIO,
 ];
 
