@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uvfio_pci::{Blueprint, ByteEnables, InterruptMode, PowerState, ResetKind};
 
-use crate::{Host, Iommu, Routes};
+use crate::{Doorbell, Host, Iommu, Routes};
 
 /// The width of one register access; accesses are naturally aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +111,15 @@ pub trait Device: Send + Sync {
     /// The parts of BAR `bar` that the user may map, the same from [`attach`](Device::attach) to
     /// [`detach`](Device::detach). Most devices have none: a store into mapped memory wakes nobody.
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
+        let _ = bar;
+        Vec::new()
+    }
+
+    /// The registers of BAR `bar` whose stores may come by eventfd, the same from [`attach`](Device::attach) to
+    /// [`detach`](Device::detach). Asked for once, if at all; a user that doesn't ask stores by [`write`](Device::write),
+    /// and so may one that does. A register whose stored value matters, to whomever and whenever, is none: on that way it
+    /// is lost.
+    fn doorbells(&self, bar: u8) -> Vec<Doorbell> {
         let _ = bar;
         Vec::new()
     }

@@ -22,6 +22,7 @@ mod routes;
 
 use std::os::fd::OwnedFd;
 
+pub(crate) use eventfd::EventFd;
 pub use lines::Lines;
 pub use routes::{IntxRoute, Routes, UserEventfd};
 use uvfio_pci::Interrupt;

@@ -23,8 +23,8 @@ use self::route::Hop;
 use self::work::Task;
 use crate::front_end::FrontEnd;
 use crate::{
-    AccessError, Device, DeviceError, DmaMap, DmaMessages, DmaSpace, Host, IrqError, IrqIndex, IrqInfo,
-    MapError, Mapped, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
+    AccessError, Device, DeviceError, DmaMap, DmaMessages, DmaSpace, Doorbell, Host, IrqError, IrqIndex,
+    IrqInfo, MapError, Mapped, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
 };
 
 /// How long [`VirtualDevice::detach`] waits for the device.
@@ -223,6 +223,18 @@ impl VirtualDevice {
             }
         }
         Ok(info)
+    }
+
+    /// The registers of region `region` whose stores may come by eventfd; a device that is gone has none.
+    ///
+    /// # Errors
+    /// For an index that a PCI function hasn't.
+    pub fn doorbells(&self, region: u32) -> Result<Vec<Doorbell>, AccessError> {
+        let there = self.region_bytes(region)? > 0;
+        if !there || region >= region_index::ROM || self.is_gone() {
+            return Ok(Vec::new());
+        }
+        Ok(self.core.device.doorbells(region as u8))
     }
 
     /// What interrupt index `index` is.

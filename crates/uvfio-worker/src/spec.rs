@@ -335,10 +335,13 @@ mod tests {
     #[test]
     fn a_wrong_specification_is_one_sentence_that_names_the_option_and_what_is_allowed() {
         for (text, sentence) in [
-            ("", r#"there is no device ""; the devices are: edu, ioat, nvme"#),
+            (
+                "",
+                r#"there is no device ""; the devices are: edu, ioat, nvme, notify"#,
+            ),
             (
                 "floppy",
-                r#"there is no device "floppy"; the devices are: edu, ioat, nvme"#,
+                r#"there is no device "floppy"; the devices are: edu, ioat, nvme, notify"#,
             ),
             (
                 "edu,colour=red",

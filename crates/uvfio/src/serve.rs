@@ -101,7 +101,7 @@ fn erase(address: Address) -> Result<(), String> {
 pub(crate) fn devices_help() -> String {
     let mut text = String::from("Devices:\n");
     for kind in KINDS {
-        text += &format!("  {:<5} {}\n        {}\n", kind.name, kind.summary, kind.usage);
+        text += &format!("  {:<6} {}\n        {}\n", kind.name, kind.summary, kind.usage);
     }
     text + "\nA comma in a value is written twice."
 }

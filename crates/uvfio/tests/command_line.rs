@@ -31,7 +31,7 @@ fn refused(args: &[&str], sentence: &str) {
 fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
     refused(
         &["serve", "floppy", "--socket", "s"],
-        r#"there is no device "floppy"; the devices are: edu, ioat, nvme"#,
+        r#"there is no device "floppy"; the devices are: edu, ioat, nvme, notify"#,
     );
     refused(
         &["serve", "edu,colour=red", "--socket", "s"],

@@ -9,6 +9,7 @@ mod abuse;
 mod edu;
 mod face;
 mod ioat;
+mod kvm;
 mod mapped;
 mod nvme;
 mod qtest;
@@ -127,6 +128,16 @@ enum Task {
         #[arg(long)]
         leave: bool,
     },
+    /// Runs a machine of KVM's with a device of one doorbell that a vfio-user server serves
+    KvmDoorbell {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Runs a machine of KVM's with an edu that a vfio-user server serves, by its level interrupt
+    KvmLevel {
+        /// The server's socket
+        socket: PathBuf,
+    },
     /// Identifies an NVMe that is served to a QEMU, which this program drives in its processor's place
     QtestIdentify {
         /// Where that QEMU listens (`-qtest`)
@@ -178,6 +189,8 @@ fn main() -> ExitCode {
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::KeepMapped { socket, leave } => mapped::keep(&socket, leave, &mut report),
+        Task::KvmDoorbell { socket } => kvm::doorbell(&socket, &mut report),
+        Task::KvmLevel { socket } => kvm::level(&socket, &mut report),
         Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

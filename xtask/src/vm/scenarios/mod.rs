@@ -22,6 +22,7 @@ mod hardware;
 pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
 mod ioat;
+mod kvm;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -71,6 +72,7 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    kvm::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
