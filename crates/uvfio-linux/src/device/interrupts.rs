@@ -211,7 +211,10 @@ impl Interrupts {
     fn enable_all(&self, enabled: &mut Enabled, irq: Irq, count: u16, routes: &Routes) {
         let mut targets = targets(routes, count);
         match self.enable(irq, &self.files(&targets)) {
-            Ok(0) => {}
+            Ok(0) => tracing::error!(
+                device = self.device.name(),
+                "no vectors are to be had now, and interrupts stay silent"
+            ),
             Ok(got) => {
                 if got < count {
                     tracing::warn!(
