@@ -310,6 +310,22 @@ serve_once() {
     check "and the server has ended" eventually 10 server_is_gone edu
 }
 
+# A function that has lost a BAR while nobody had it: what is said, and whether what is said helps.
+serve_lost_bar() {
+    edu=$(pci_find 1234:11e8)
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    refuses "a function that has lost a BAR is not served" "BAR 0 has lost its address" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    says "list shows that" "! BAR 0 has lost its address" uvfio list "$edu"
+    echo 1 >"/sys/bus/pci/devices/$edu/remove"
+    echo 1 >/sys/bus/pci/rescan
+    eventually 30 test -d "/sys/bus/pci/devices/$edu"
+    says "found once more, it is bound" "to vfio-pci" uvfio bind "$edu"
+    serve_as root edu "$edu" || return 1
+    drives "and works" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
