@@ -127,7 +127,7 @@ serve_views() {
     edu=$(pci_find 1234:11e8)
     group=$(group_of "$edu")
     bars=$(bars_of "$edu")
-    says "diff compares all registers for root" "Memory Space Enable" uvfio diff "$edu" --view filtered
+    says "diff compares all registers for root" "Base Address: hardware" uvfio diff "$edu"
     for view in filtered raw; do
         serve_as root edu "$edu --view $view" || return 1
         same "$view: the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
@@ -176,8 +176,44 @@ serve_next_user() {
     su guest -c "exec uvfio-guest-tools next-user /tmp/edu.sock" >&3
 }
 
+# header_of ADDRESS: COMMAND, class and BARs as the hardware has them.
+header_of() {
+    for part in "4 2" "8 4" "16 24"; do
+        od -An -tx1 -j "${part% *}" -N "${part#* }" "/sys/bus/pci/devices/$1/config"
+    done | tr -d '\n'
+}
+
+has_header() {
+    [ "$(header_of "$1")" = "$2" ]
+}
+
+# has_vectors ADDRESS COUNT: so many interrupts by message are the function's.
+has_vectors() {
+    [ "$(ls "/sys/bus/pci/devices/$1/msi_irqs" 2>/dev/null | wc -l)" = "$2" ]
+}
+
+# A user is killed in the midst of DMA: what the function is like before and after, and for the next user.
 serve_user_killed() {
+    edu=$(pci_find 1234:11e8)
+    before=$(header_of "$edu")
     serve_keep_busy
+    check "while it has a user, the function masters the bus" masters_the_bus "$edu"
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+    check "COMMAND, class and BARs in the hardware are as before the first user" \
+        eventually 30 has_header "$edu" "$before" || echo "before: $before, now: $(header_of "$edu")"
+    check "and no vector is left" has_vectors "$edu" 0
+}
+
+# Something resets the function behind the back of its server, and takes the BARs of it.
+serve_bars_lost() {
+    edu=$(pci_find 1234:11e8)
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy /tmp/edu.sock"
+    before=$(header_of "$edu")
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    check "BARs that are lost while it has a user are put back" eventually 30 has_header "$edu" "$before" ||
+        echo "before: $before, now: $(header_of "$edu")"
+    logged edu "and that is said" "BARs were lost behind our back, and are put back"
     kill -9 "$(cat /tmp/busy.pid)"
     serve_next_user
 }
@@ -277,6 +313,48 @@ serve_nvme_driver() {
     serve_end nvme
 }
 
+# Policy: what it stores is erased for the next user. The host looks into the disk meanwhile.
+serve_nvme_to_be_erased() {
+    nvme=$(pci_find 1b36:0010)
+    serve_as root nvme "$nvme --between-users format" || return 1
+    drives "the first user finds what was stored before" "the same: true|blocks are as they were written" \
+        nvme /tmp/nvme.sock --overwrite --reads=20
+}
+
+serve_nvme_erased() {
+    logged nvme "the controller is erased for the next user" "erased"
+    check "who is served" eventually 60 uvfio show /tmp/nvme.sock
+    serve_end nvme
+}
+
+# Policy: one user. And what can't be erased.
+serve_once() {
+    edu=$(pci_find 1234:11e8)
+    eventually 30 nobody_holds "$edu"
+    refuses "what is no NVMe controller can't be erased" "--between-users format: $edu: this driver can't run the controller" \
+        uvfio serve "$edu" --between-users format --socket /tmp/no.sock
+    serve_as root edu "$edu --between-users never" || return 1
+    check "its only user is served" uvfio show /tmp/edu.sock
+    logged edu "it has no other" "policy lets it have no other one"
+    check "and the server has ended" eventually 10 server_is_gone edu
+}
+
+# A function that has lost a BAR while nobody had it: what is said, and whether what is said helps.
+serve_lost_bar() {
+    edu=$(pci_find 1234:11e8)
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    refuses "a function that has lost a BAR is not served" "BAR 0 has lost its address" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    says "list shows that" "! BAR 0 has lost its address" uvfio list "$edu"
+    echo 1 >"/sys/bus/pci/devices/$edu/remove"
+    echo 1 >/sys/bus/pci/rescan
+    eventually 30 test -d "/sys/bus/pci/devices/$edu"
+    says "found once more, it is bound" "to vfio-pci" uvfio bind "$edu"
+    serve_as root edu "$edu" || return 1
+    drives "and works" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
@@ -286,4 +364,90 @@ serve_no_reset() {
     check "its first user is served" uvfio show /tmp/xhci.sock
     logged xhci "there is no second one" "it can't be reset for another one"
     check "the server has ended" eventually 10 server_is_gone xhci
+}
+
+# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+serve_to_qemu() {
+    nvme=$(pci_find "$1")
+    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" || return 1
+    # It wants firmware, which nothing will run.
+    dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
+    qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
+        -m 64M -object memory-backend-memfd,id=m,size=64M,share=on -machine q35,memory-backend=m \
+        -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/tmp/nvme.sock"},"addr":"4"}' \
+        >/tmp/qemu.log 2>&1 &
+    echo $! >/tmp/qemu.pid
+    logged nvme "a QEMU attaches to the function" "attached"
+    eventually 60 test -S /tmp/qtest.sock
+    uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
+        fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    kill "$(cat /tmp/qemu.pid)"
+    serve_end nvme
+}
+
+# serve_neighbours VENDOR:DEVICE: two functions of the kind, each with a user who tries the other one's memory.
+serve_neighbours() {
+    number=0
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        number=$((number + 1))
+        says "bind gives edu $number to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+        serve_as root "edu$number" "$edu" || return 1
+    done
+    same "there are two functions" 2 $number
+    uvfio-guest-tools neighbours /tmp/edu1.sock /tmp/edu2.sock >&3
+    # Of accesses that come soon after one another the hardware may report one.
+    for edu in $(lspci -Dn -d "$1" | cut -d ' ' -f 1); do
+        check "the IOMMU has stopped accesses of $edu" eventually 5 sh -c "dmesg | grep -q 'DMAR: .DMA .*${edu#0000:}'"
+    done
+    serve_end edu1
+    serve_end edu2
+}
+
+# serve_messages COUNT: an edu that vfio-pci has, by way of our server.
+serve_messages() {
+    serve_as root edu "$(pci_find 1234:11e8)" || return 1
+    uvfio-guest-tools messages /tmp/edu.sock "$1" >&3
+    serve_end edu
+}
+
+# serve_face VENDOR:DEVICE: a function's user finds the same in its header by our server as by the kernel.
+serve_face() {
+    function=$(pci_find "$1")
+    uvfio bind "$function"
+    kernel=$(uvfio-guest-tools face "$function")
+    serve_as root function "$function" || return 1
+    same "identity and BARs of $1 by our server and by the kernel" "$kernel" "$(uvfio-guest-tools face /tmp/function.sock)"
+    # One that can't be reset has one user.
+    kill -TERM "$(cat /tmp/function.pid)" 2>/dev/null
+    check "the server of $1 ends" eventually 30 server_is_gone function
+}
+
+# serve_true: a device that does not lie has a user.
+serve_true() {
+    uvfio bind "$(pci_find 1234:11e8)"
+    serve_edu_again || return 1
+    drives "a device that does not lie is served" "" uvfio-guest-tools next-user /tmp/edu.sock
+    serve_end edu
+}
+
+serve_edu_again() {
+    serve_as root edu "$(pci_find 1234:11e8)"
+}
+
+# serve_lie SENTENCE: a device that lies is refused with the sentence.
+serve_lie() {
+    refuses "a device that lies is refused" "$1" uvfio serve "$(pci_find 1234:11e8)" --socket /tmp/no.sock
+}
+
+serve_slow_reset() {
+    uvfio-guest-tools slow-reset /tmp/edu.sock >&3
+}
+
+# The user leaves, and what comes back is another function.
+serve_exchanged() {
+    kill -9 "$(cat /tmp/busy.pid)"
+    check "a function that has become another one gets no other user" eventually 30 server_is_gone edu
+    check "it is said why" grep -qE "no longer the function that it was|did not come back" /tmp/edu.log ||
+        tail -n 3 /tmp/edu.log
 }

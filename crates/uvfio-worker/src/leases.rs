@@ -6,6 +6,8 @@
 //!      +--- the group opens again: free -----+ EBUSY: something of the former lease is left: held, not leased
 //! ```
 //!
+//! What the function stores is erased in between, or there is no second user, where policy says so ([`BetweenUsers`]).
+//!
 //! The kernel opens a group again only when the last descriptor of the former lease is closed and its last mapping
 //! undone, whoever has them: it is asked, and nothing else is believed. It resets the function when it is closed, and once
 //! more when it is opened.
@@ -21,7 +23,7 @@ use uvfio_pci::View;
 use crate::opened::Opened;
 use crate::orders::Orders;
 use crate::owned::{OwnError, Owned};
-use crate::supervisor::{Job, Supervisor, SupervisorError};
+use crate::supervisor::{BetweenUsers, Job, Supervisor, SupervisorError};
 use crate::{Ended, Source};
 
 /// How long after the first try to open a group that is held the next one is made; each is twice as long as the last.
@@ -87,6 +89,18 @@ impl<'a> Leases<'a> {
             match one_lease(now, listener, orders)? {
                 Over::Server(ended) => return Ok(ended),
                 Over::Lease => {}
+            }
+            match job.between_users {
+                BetweenUsers::Reset => {}
+                BetweenUsers::Never => return Ok(Ended::OneUser),
+                BetweenUsers::Erase(erase) => {
+                    // Opened once to be sure that nobody has anything of it any more.
+                    if own_again(address, job.view, orders)?.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
+                    erase(address).map_err(|why| SupervisorError::NotErased { address, why })?;
+                    tracing::info!(target: "audit", "{address}: erased");
+                }
             }
             let Some(function) = own_again(address, job.view, orders)? else {
                 return Ok(Ended::Stopped);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use uvfio_linux::sysfs::Address;
 use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 use uvfio_proto::{Journal, Limits};
@@ -46,6 +47,14 @@ pub enum SupervisorError {
     /// The function did not stop, or did not come back from its reset.
     #[error("{0}; it gets no other user: start it again when it works")]
     NotBack(VfioError),
+    /// What the function stores could not be erased.
+    #[error("{address} could not be erased: {why}; it gets no other user")]
+    NotErased {
+        /// The function.
+        address: Address,
+        /// Why not.
+        why: String,
+    },
     /// The worker died.
     #[error("the worker died ({0}); start the device again")]
     Died(String),
@@ -65,6 +74,19 @@ pub struct Job<'a> {
     pub log: &'a str,
     /// Whether its log may be coloured.
     pub ansi: bool,
+    /// What is done with a function that exists before another user gets it.
+    pub between_users: BetweenUsers,
+}
+
+/// What is done with a function that exists between two users, beyond what always is: it is stopped, reset and verified.
+#[derive(Clone, Copy, Debug)]
+pub enum BetweenUsers {
+    /// Nothing: what it stores is the next user's.
+    Reset,
+    /// What it stores is erased, by this. It is called when nobody has the function, and must leave it so.
+    Erase(fn(Address) -> Result<(), String>),
+    /// There is no other user.
+    Never,
 }
 
 /// A worker that is confined and ready, and all that another one would need.

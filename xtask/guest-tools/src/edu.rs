@@ -36,7 +36,7 @@ const IOVA: u64 = 0x10_0000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<()> {
-    let edu = Edu {
+    let mut edu = Edu {
         device: Device::open(address)?,
     };
     let command = u16::from_le_bytes(edu.device.read(CONFIG, COMMAND)?) | COMMAND_MEMORY_AND_MASTER;
@@ -52,14 +52,10 @@ pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<(
         &messages,
         &edu.device.vectors(MSI)?,
     )?;
-    // A user before us may have left some.
-    edu.write(INTERRUPT_ACKNOWLEDGE, u32::MAX)?;
     let eventfds = eventfds(messages)?;
     edu.device.enable(MSI, &eventfds)?;
     report.ok(&format!("{messages} MSI messages are enabled"))?;
-    for message in 0..messages {
-        edu.interrupt(message, &eventfds, report)?;
-    }
+    interrupts(&mut edu, &eventfds, report)?;
     edu.dma(report)?;
     edu.reset(&eventfds, report)?;
     edu.device.disable(MSI)?;
@@ -78,20 +74,74 @@ struct Interrupt {
     acknowledged: u32,
 }
 
+/// BAR 0 of an edu, however it is reached.
+pub(crate) trait Registers {
+    fn read(&mut self, register: u64) -> Result<u32>;
+    fn write(&mut self, register: u64, value: u32) -> Result<()>;
+}
+
 struct Edu {
     device: Device,
 }
 
-impl Edu {
-    fn read(&self, register: u64) -> Result<u32> {
+impl Registers for Edu {
+    fn read(&mut self, register: u64) -> Result<u32> {
         Ok(u32::from_le_bytes(self.device.read(0, register)?))
     }
 
-    fn write(&self, register: u64, value: u32) -> Result<()> {
+    fn write(&mut self, register: u64, value: u32) -> Result<()> {
         self.device.write(0, register, &value.to_le_bytes())
     }
+}
 
-    fn registers(&self, report: &mut Report) -> Result<()> {
+/// Whether the device answers: its liveness register inverts.
+pub(crate) fn is_alive(edu: &mut impl Registers) -> Result<bool> {
+    edu.write(LIVENESS, 0x1234_5678)?;
+    Ok(edu.read(LIVENESS)? == !0x1234_5678)
+}
+
+/// Raises one message after the other.
+pub(crate) fn interrupts(edu: &mut impl Registers, eventfds: &[OwnedFd], report: &mut Report) -> Result<()> {
+    // A user before us may have left some.
+    edu.write(INTERRUPT_ACKNOWLEDGE, u32::MAX)?;
+    (0..eventfds.len() as u32).try_for_each(|message| interrupt(edu, message, eventfds, report))
+}
+
+/// Raises one message: the register's value is a set of messages, one bit each.
+fn interrupt(
+    edu: &mut impl Registers,
+    message: u32,
+    eventfds: &[OwnedFd],
+    report: &mut Report,
+) -> Result<()> {
+    counts(eventfds)?;
+    edu.write(INTERRUPT_RAISE, 1 << message)?;
+    let eventfd = eventfds
+        .get(message as usize)
+        .context("a message without an eventfd")?;
+    let expected = Interrupt {
+        arrives: true,
+        status: 1 << message,
+        counts: vec![(message, 1)],
+        acknowledged: 0,
+    };
+    let mut got = Interrupt {
+        arrives: wait(eventfd, PATIENCE)?,
+        ..Interrupt::default()
+    };
+    got.status = edu.read(INTERRUPT_STATUS)?;
+    edu.write(INTERRUPT_ACKNOWLEDGE, got.status)?;
+    got.acknowledged = edu.read(INTERRUPT_STATUS)?;
+    got.counts = counts(eventfds)?;
+    report.same(
+        &format!("message {message} arrives once, alone, and is acknowledged"),
+        &expected,
+        &got,
+    )
+}
+
+impl Edu {
+    fn registers(&mut self, report: &mut Report) -> Result<()> {
         self.write(LIVENESS, 0x1234_5678)?;
         report.same(
             "the liveness register inverts",
@@ -103,35 +153,7 @@ impl Edu {
         report.same("10! is computed", &3_628_800, &self.read(FACTORIAL)?)
     }
 
-    /// Raises one message: the register's value is a set of messages, one bit each.
-    fn interrupt(&self, message: u32, eventfds: &[OwnedFd], report: &mut Report) -> Result<()> {
-        counts(eventfds)?;
-        self.write(INTERRUPT_RAISE, 1 << message)?;
-        let eventfd = eventfds
-            .get(message as usize)
-            .context("a message without an eventfd")?;
-        let expected = Interrupt {
-            arrives: true,
-            status: 1 << message,
-            counts: vec![(message, 1)],
-            acknowledged: 0,
-        };
-        let mut got = Interrupt {
-            arrives: wait(eventfd, PATIENCE)?,
-            ..Interrupt::default()
-        };
-        got.status = self.read(INTERRUPT_STATUS)?;
-        self.write(INTERRUPT_ACKNOWLEDGE, got.status)?;
-        got.acknowledged = self.read(INTERRUPT_STATUS)?;
-        got.counts = counts(eventfds)?;
-        report.same(
-            &format!("message {message} arrives once, alone, and is acknowledged"),
-            &expected,
-            &got,
-        )
-    }
-
-    fn dma(&self, report: &mut Report) -> Result<()> {
+    fn dma(&mut self, report: &mut Report) -> Result<()> {
         let memory = self.device.dma_memory(IOVA, 0x10000)?;
         let pattern: Vec<u8> = (0..4096u32).map(|i| (i * 7 + i / 256) as u8).collect();
         memory.write(0, &pattern)?;
@@ -140,7 +162,7 @@ impl Edu {
         same_bytes(&memory, &pattern, report)
     }
 
-    fn transfer(&self, from: u64, to: u64, command: u64) -> Result<()> {
+    fn transfer(&mut self, from: u64, to: u64, command: u64) -> Result<()> {
         for (register, value) in [
             (DMA_SOURCE, from),
             (DMA_DESTINATION, to),
@@ -155,7 +177,7 @@ impl Edu {
     }
 
     /// A reset with messages enabled: they are enabled after it as well.
-    fn reset(&self, eventfds: &[OwnedFd], report: &mut Report) -> Result<()> {
+    fn reset(&mut self, eventfds: &[OwnedFd], report: &mut Report) -> Result<()> {
         if self.device.flags()? & vfio_bindings::bindings::vfio::VFIO_DEVICE_FLAGS_RESET == 0 {
             return report.note("the device has no reset");
         }
@@ -168,11 +190,11 @@ impl Edu {
             &COMMAND_MEMORY_AND_MASTER,
             &command,
         )?;
-        self.interrupt(0, eventfds, report)
+        interrupt(self, 0, eventfds, report)
     }
 }
 
-fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
+pub(crate) fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
     ensure!(count <= 32, "{count} messages: MSI has at most 32");
     let new = |_| Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     (0..count).map(new).collect()

@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod face;
 mod nvme;
+mod qtest;
 mod report;
 mod served;
 mod vfio;
@@ -68,10 +70,45 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Resets an edu that is served, and that takes longer for it than its user waits
+    SlowReset {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Prints what a user finds in a function's header
+    Face {
+        /// A server's socket, from the root on, or the PCI address of a function that vfio-pci has
+        target: String,
+    },
+    /// Raises each MSI message of an edu that is served
+    Messages {
+        /// The server's socket
+        socket: PathBuf,
+        /// How many it must offer
+        count: u32,
+    },
+    /// Two users of two edus that are served try each other's memory
+    Neighbours {
+        /// The one's socket
+        first: PathBuf,
+        /// The other's socket
+        second: PathBuf,
+    },
     /// Keeps hold of the VFIO device that a process has, until it is killed
     HoldOf {
         /// The process
         pid: u32,
+    },
+    /// Identifies an NVMe that is served to a QEMU, which this program drives in its processor's place
+    QtestIdentify {
+        /// Where that QEMU listens (`-qtest`)
+        socket: PathBuf,
+        /// The controller's slot on the machine's first bus
+        #[arg(long)]
+        slot: u8,
+        /// What it must say is its serial number
+        #[arg(long)]
+        serial: String,
     },
     /// Finds numbered blocks in an image
     NvmeFind {
@@ -101,7 +138,12 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
+        Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
+        Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
+        Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };
     match result {

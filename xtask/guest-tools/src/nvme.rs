@@ -1,5 +1,6 @@
-//! A small NVMe driver over vfio-user, by the client that Cloud Hypervisor uses: one queue pair, one command at a
-//! time, blocks of 4 KiB. Register and command names are those of the NVM Express base specification 2.0.
+//! A small NVMe driver: one queue pair, one command at a time, blocks of 4 KiB. Register and command names are those of
+//! the NVM Express base specification 2.0. It reaches its controller over vfio-user, by the client that Cloud Hypervisor
+//! uses, or as [`Reach`] says.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -41,9 +42,9 @@ const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 
 /// Where our memory lies for the device: two pages a queue pair, then one for data.
-const IOVA: u64 = 0x10_0000;
+pub(crate) const IOVA: u64 = 0x10_0000;
 const DATA: u64 = 4 * BLOCK;
-const MEMORY: u64 = 8 * BLOCK;
+pub(crate) const MEMORY: u64 = 8 * BLOCK;
 /// Entries in each queue.
 const ENTRIES: u16 = 16;
 
@@ -53,12 +54,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Writes numbered blocks to the NVMe behind `socket`, flushes after one, then after two more, up to eight and from
 /// one again, and says each time which was the last.
 pub(crate) fn write_records(socket: &Path, records: u64, report: &mut Report) -> Result<()> {
-    let mut nvme = Nvme::open(socket)?;
+    let mut nvme = Nvme::open(Served::open(socket)?)?;
     report.ok("the controller is enabled and identifies its namespace")?;
     let mut number = 0;
     for batch in (1..=8).cycle() {
         for _ in 0..batch {
-            nvme.memory.write_all_at(&record(number), DATA)?;
+            nvme.reach.memory_write(DATA, &record(number))?;
             nvme.write(number)?;
             number += 1;
         }
@@ -90,9 +91,57 @@ fn record(number: u64) -> Vec<u8> {
     block
 }
 
-struct Nvme {
+/// How a controller is reached, and [`MEMORY`] bytes that it reaches too.
+pub(crate) trait Reach {
+    /// Lets it be reached in BAR 0, and reach memory.
+    fn start(&mut self) -> Result<()>;
+    fn read(&mut self, register: u64, data: &mut [u8]) -> Result<()>;
+    fn write(&mut self, register: u64, data: &[u8]) -> Result<()>;
+    fn memory_read(&mut self, at: u64, data: &mut [u8]) -> Result<()>;
+    fn memory_write(&mut self, at: u64, data: &[u8]) -> Result<()>;
+}
+
+/// A controller behind a socket.
+struct Served {
     client: Client,
     memory: File,
+}
+
+impl Served {
+    fn open(socket: &Path) -> Result<Self> {
+        let mut client = Client::new(socket)?;
+        let memory = File::from(memfd_create("nvme", MemfdFlags::CLOEXEC)?);
+        memory.set_len(MEMORY)?;
+        client.dma_map(0, IOVA, MEMORY, memory.as_raw_fd())?;
+        Ok(Self { client, memory })
+    }
+}
+
+impl Reach for Served {
+    fn start(&mut self) -> Result<()> {
+        let on = COMMAND_MEMORY_AND_MASTER.to_le_bytes();
+        Ok(self.client.region_write(CONFIG, COMMAND, &on)?)
+    }
+
+    fn read(&mut self, register: u64, data: &mut [u8]) -> Result<()> {
+        Ok(self.client.region_read(0, register, data)?)
+    }
+
+    fn write(&mut self, register: u64, data: &[u8]) -> Result<()> {
+        Ok(self.client.region_write(0, register, data)?)
+    }
+
+    fn memory_read(&mut self, at: u64, data: &mut [u8]) -> Result<()> {
+        Ok(self.memory.read_exact_at(data, at)?)
+    }
+
+    fn memory_write(&mut self, at: u64, data: &[u8]) -> Result<()> {
+        Ok(self.memory.write_all_at(data, at)?)
+    }
+}
+
+pub(crate) struct Nvme<R> {
+    reach: R,
     /// Bytes from one doorbell to the next.
     stride: u64,
     /// Bytes of one of the namespace's logical blocks.
@@ -139,43 +188,57 @@ struct Submission {
     dwords_10_to_12: [u32; 3],
 }
 
-impl Nvme {
-    fn open(socket: &Path) -> Result<Self> {
-        let mut client = Client::new(socket)?;
-        let memory = File::from(memfd_create("nvme", MemfdFlags::CLOEXEC)?);
-        memory.set_len(MEMORY)?;
-        client.dma_map(0, IOVA, MEMORY, memory.as_raw_fd())?;
+impl<R: Reach> Nvme<R> {
+    /// Enables a controller.
+    pub(crate) fn enabled(reach: R) -> Result<Self> {
         let mut nvme = Self {
-            client,
-            memory,
+            reach,
             stride: 4,
             logical_block: 512,
             admin: Queue::new(0),
             io: Queue::new(1),
         };
         nvme.enable()?;
+        Ok(nvme)
+    }
+
+    fn open(reach: R) -> Result<Self> {
+        let mut nvme = Self::enabled(reach)?;
         nvme.create_queues()?;
         nvme.identify()?;
         Ok(nvme)
     }
 
+    /// What the controller says is its serial number (Identify Controller: SN).
+    pub(crate) fn serial_number(&mut self) -> Result<String> {
+        const CONTROLLER: u32 = 1;
+        let identify = Submission {
+            opcode: IDENTIFY,
+            memory: IOVA + DATA,
+            dwords_10_to_12: [CONTROLLER, 0, 0],
+            ..Submission::default()
+        };
+        self.admin_command(&identify).context("Identify Controller")?;
+        let mut serial = [0; 20];
+        self.reach.memory_read(DATA + 4, &mut serial)?;
+        Ok(String::from_utf8_lossy(&serial).trim_end().to_owned())
+    }
+
     fn enable(&mut self) -> Result<()> {
-        self.client
-            .region_write(CONFIG, COMMAND, &COMMAND_MEMORY_AND_MASTER.to_le_bytes())?;
+        self.reach.start()?;
         let cap = u64::from_le_bytes(self.read(CAP)?);
         // CAP.DSTRD
         self.stride = 4 << ((cap >> 32) & 0xf);
-        self.client.region_write(0, CC, &0u32.to_le_bytes())?;
+        self.reach.write(CC, &0u32.to_le_bytes())?;
         self.wait_ready(0)?;
         let last = u32::from(ENTRIES - 1);
-        self.client
-            .region_write(0, AQA, &(last << 16 | last).to_le_bytes())?;
-        self.client
-            .region_write(0, ASQ, &(IOVA + self.admin.submissions()).to_le_bytes())?;
-        self.client
-            .region_write(0, ACQ, &(IOVA + self.admin.completions()).to_le_bytes())?;
-        self.client
-            .region_write(0, CC, &(CC_ENABLE | CC_ENTRY_SIZES).to_le_bytes())?;
+        self.reach.write(AQA, &(last << 16 | last).to_le_bytes())?;
+        self.reach
+            .write(ASQ, &(IOVA + self.admin.submissions()).to_le_bytes())?;
+        self.reach
+            .write(ACQ, &(IOVA + self.admin.completions()).to_le_bytes())?;
+        self.reach
+            .write(CC, &(CC_ENABLE | CC_ENTRY_SIZES).to_le_bytes())?;
         self.wait_ready(CSTS_READY)
     }
 
@@ -211,10 +274,10 @@ impl Nvme {
         };
         self.admin_command(&identify).context("Identify Namespace")?;
         let mut format = [0; 1];
-        self.memory.read_exact_at(&mut format, DATA + 26)?;
+        self.reach.memory_read(DATA + 26, &mut format)?;
         let mut entry = [0; 4];
-        self.memory
-            .read_exact_at(&mut entry, DATA + 128 + 4 * u64::from(format[0] & 0xf))?;
+        self.reach
+            .memory_read(DATA + 128 + 4 * u64::from(format[0] & 0xf), &mut entry)?;
         ensure!(
             (9..=12).contains(&entry[2]),
             "logical blocks of 2^{} bytes",
@@ -248,23 +311,11 @@ impl Nvme {
     }
 
     fn admin_command(&mut self, submission: &Submission) -> Result<()> {
-        command(
-            &mut self.client,
-            &self.memory,
-            self.stride,
-            &mut self.admin,
-            submission,
-        )
+        command(&mut self.reach, self.stride, &mut self.admin, submission)
     }
 
     fn io_command(&mut self, submission: &Submission) -> Result<()> {
-        command(
-            &mut self.client,
-            &self.memory,
-            self.stride,
-            &mut self.io,
-            submission,
-        )
+        command(&mut self.reach, self.stride, &mut self.io, submission)
     }
 
     fn wait_ready(&mut self, ready: u32) -> Result<()> {
@@ -285,19 +336,13 @@ impl Nvme {
 
     fn read<const N: usize>(&mut self, register: u64) -> Result<[u8; N]> {
         let mut bytes = [0; N];
-        self.client.region_read(0, register, &mut bytes)?;
+        self.reach.read(register, &mut bytes)?;
         Ok(bytes)
     }
 }
 
 /// Submits one command and waits for its completion.
-fn command(
-    client: &mut Client,
-    memory: &File,
-    stride: u64,
-    queue: &mut Queue,
-    submission: &Submission,
-) -> Result<()> {
+fn command(reach: &mut impl Reach, stride: u64, queue: &mut Queue, submission: &Submission) -> Result<()> {
     let mut entry = [0; 64];
     entry[0] = submission.opcode;
     entry[4..8].copy_from_slice(&submission.namespace.to_le_bytes());
@@ -305,20 +350,20 @@ fn command(
     for (bytes, dword) in entry[40..52].chunks_exact_mut(4).zip(submission.dwords_10_to_12) {
         bytes.copy_from_slice(&dword.to_le_bytes());
     }
-    memory.write_all_at(&entry, queue.submissions() + u64::from(queue.tail) * 64)?;
+    reach.memory_write(queue.submissions() + u64::from(queue.tail) * 64, &entry)?;
     queue.tail = (queue.tail + 1) % ENTRIES;
     let doorbell = DOORBELLS + u64::from(queue.number) * 2 * stride;
-    client.region_write(0, doorbell, &u32::from(queue.tail).to_le_bytes())?;
+    reach.write(doorbell, &u32::from(queue.tail).to_le_bytes())?;
 
     let start = Instant::now();
     loop {
         let mut status = [0; 2];
-        memory.read_exact_at(&mut status, queue.completions() + u64::from(queue.head) * 16 + 14)?;
+        reach.memory_read(queue.completions() + u64::from(queue.head) * 16 + 14, &mut status)?;
         let status = u16::from_le_bytes(status);
         if (status & 1 == 1) == queue.phase {
             queue.head = (queue.head + 1) % ENTRIES;
             queue.phase ^= queue.head == 0;
-            client.region_write(0, doorbell + stride, &u32::from(queue.head).to_le_bytes())?;
+            reach.write(doorbell + stride, &u32::from(queue.head).to_le_bytes())?;
             ensure!(status >> 1 == 0, "ended with status {:#x}", status >> 1);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //! edu. And somebody who keeps hold of such a function when its lease is over.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::thread;
@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use vfio_bindings::bindings::vfio::{VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD};
 use vfio_user::Client;
 
-use crate::edu::{BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY};
+use crate::edu::{
+    self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY, Registers,
+};
 use crate::report::Report;
-use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI};
 
 const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -78,6 +81,18 @@ impl Edu {
     }
 }
 
+impl Registers for Edu {
+    fn read(&mut self, register: u64) -> Result<u32> {
+        let mut bytes = [0; 4];
+        self.client.region_read(0, register, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn write(&mut self, register: u64, value: u32) -> Result<()> {
+        Ok(self.client.region_write(0, register, &value.to_le_bytes())?)
+    }
+}
+
 /// Has the device read memory and write it back, without end; says when it does, and when the device is gone.
 pub(crate) fn keep_busy(socket: &Path, report: &mut Report) -> Result<()> {
     let mut edu = Edu::open(socket, FIRST, SECRET)?;
@@ -122,6 +137,120 @@ pub(crate) fn next_user(socket: &Path, report: &mut Report) -> Result<()> {
         &0,
         &found,
     )
+}
+
+/// Two users at a time, each with a device of its own: each has its device try the other one's memory, at the address
+/// where it lies for the other one's device.
+pub(crate) fn neighbours(sockets: [&Path; 2], report: &mut Report) -> Result<()> {
+    let mut first = User::come(sockets[0], "first", FIRST, SECRET)?;
+    let mut second = User::come(sockets[1], "second", SECOND, OWN)?;
+    tries(&mut first, &mut second, report)?;
+    tries(&mut second, &mut first, report)
+}
+
+struct User {
+    name: &'static str,
+    edu: Edu,
+    iova: u64,
+    /// What its memory is full of.
+    byte: u8,
+}
+
+impl User {
+    fn come(socket: &Path, name: &'static str, iova: u64, byte: u8) -> Result<Self> {
+        Ok(Self {
+            name,
+            edu: Edu::open(socket, iova, byte)?,
+            iova,
+            byte,
+        })
+    }
+}
+
+fn tries(intruder: &mut User, other: &mut User, report: &mut Report) -> Result<()> {
+    let (who, whose) = (intruder.name, other.name);
+    let own = vec![intruder.byte; PAGE as usize];
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(other.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, intruder.iova, DMA_TO_MEMORY)?;
+    let found = intruder
+        .edu
+        .memory()?
+        .iter()
+        .filter(|byte| **byte == other.byte)
+        .count();
+    report.same(
+        &format!("bytes of the {whose} user's memory that the {who} one's device reads"),
+        &0,
+        &found,
+    )?;
+    intruder.edu.memory.write_all_at(&own, 0)?;
+    intruder.edu.copy(intruder.iova, BUFFER, 0)?;
+    intruder.edu.copy(BUFFER, other.iova, DMA_TO_MEMORY)?;
+    let theirs = vec![other.byte; PAGE as usize];
+    report.same(
+        &format!("the {who} user's device changes nothing of the {whose} one's memory"),
+        &true,
+        &(other.edu.memory()? == theirs),
+    )?;
+    for user in [other, intruder] {
+        let full = vec![user.byte; PAGE as usize];
+        user.edu.copy(user.iova, BUFFER, 0)?;
+        user.edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+        user.edu.copy(BUFFER, user.iova, DMA_TO_MEMORY)?;
+        let name = user.name;
+        report.same(
+            &format!("the {name} user's device works on"),
+            &true,
+            &(user.edu.memory()? == full),
+        )?;
+    }
+    Ok(())
+}
+
+/// Resets a device that takes longer than its user waits for an answer.
+pub(crate) fn slow_reset(socket: &Path, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.client.reset()?;
+    let live = edu::is_alive(&mut edu)?;
+    report.same("the device lives when its reset is answered", &false, &live)?;
+    let mut identity = [0; 4];
+    edu.client.region_read(CONFIG, 0, &mut identity)?;
+    report.same(
+        "its identity is answered meanwhile",
+        &0x11e8_1234,
+        &u32::from_le_bytes(identity),
+    )?;
+    let start = Instant::now();
+    while !edu::is_alive(&mut edu)? {
+        if start.elapsed() > PATIENCE {
+            bail!("the device did not come back from its reset");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    report.ok("it comes back from it")?;
+    edu.copy(FIRST, BUFFER, 0)?;
+    edu.memory.write_all_at(&[0; PAGE as usize], 0)?;
+    edu.copy(BUFFER, FIRST, DMA_TO_MEMORY)?;
+    let own = vec![OWN; PAGE as usize];
+    report.same(
+        "it masters the bus, and reaches what was mapped, as before",
+        &true,
+        &(edu.memory()? == own),
+    )
+}
+
+/// Raises each MSI message of an edu that has `count` of them.
+pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result<()> {
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    let offered = edu.client.get_irq_info(MSI)?.count;
+    report.same("the device offers MSI messages", &count, &offered)?;
+    let eventfds = edu::eventfds(count)?;
+    let numbers: Vec<_> = eventfds.iter().map(AsRawFd::as_raw_fd).collect();
+    let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+    edu.client.set_irqs(MSI, flags, 0, count, &numbers)?;
+    edu::interrupts(&mut edu, &eventfds, report)
 }
 
 /// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.

@@ -41,6 +41,12 @@ impl Checks {
         }
     }
 
+    /// Counts those of another scenario, too.
+    pub(super) fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failures.extend(other.failures);
+    }
+
     /// The checks that failed, each with its scenario.
     pub(super) fn failures(&self) -> &[String] {
         &self.failures

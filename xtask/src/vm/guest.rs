@@ -77,6 +77,12 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Gives the machine this much memory, in MiB.
+    pub(super) fn memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
     /// Whether a vfio-user server gets descriptors of the guest's memory; without, it has to reach
     /// memory by messages.
     pub(super) fn memory_shared(mut self, shared: bool) -> Self {

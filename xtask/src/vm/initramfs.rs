@@ -87,15 +87,16 @@ fn base(testbed: &Testbed, contents: &Contents) -> Result<PathBuf> {
     fs::create_dir_all(&dir)?;
     let path = dir.join(format!("{:016x}.cpio", hasher.finish()));
     if !path.exists() {
-        let unfinished = dir.join(format!("unfinished.{}", std::process::id()));
-        write_base(testbed, &contents.programs, &modules, &unfinished)?;
-        fs::rename(&unfinished, &path)?;
+        // Scenarios that run beside this one may be making the same.
+        let unfinished = tempfile::Builder::new().prefix("unfinished").tempfile_in(&dir)?;
+        write_base(testbed, &contents.programs, &modules, unfinished.as_file())?;
+        unfinished.persist(&path)?;
     }
     Ok(path)
 }
 
-fn write_base(testbed: &Testbed, programs: &[&str], modules: &[&str], to: &Path) -> Result<()> {
-    let mut archive = Archive::new(BufWriter::new(File::create(to)?));
+fn write_base(testbed: &Testbed, programs: &[&str], modules: &[&str], to: &File) -> Result<()> {
+    let mut archive = Archive::new(BufWriter::new(to));
     let mut made = BTreeSet::new();
     for dir in [
         "bin",

@@ -14,8 +14,12 @@
 
 use std::env;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -45,11 +49,15 @@ pub(super) use scenarios::disk_rates::Rates;
 /// Options of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Runs only scenarios whose names contain this
-    filter: Option<String>,
+    /// Runs only scenarios whose names contain one of these
+    #[arg(value_name = "NAME")]
+    filters: Vec<String>,
     /// Lists the scenarios and runs none
     #[arg(long)]
     list: bool,
+    /// How many scenarios run at a time [default: as many as there are processors, four at most]
+    #[arg(short, long, value_name = "COUNT")]
+    jobs: Option<NonZero<usize>>,
     /// Counts scenarios that could not be run as failed, as CI=true does
     #[arg(long)]
     all: bool,
@@ -72,11 +80,10 @@ pub(super) struct Args {
 /// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed, and
 /// how many scenarios did not run.
 pub(super) fn main(args: &Args) -> ExitCode {
-    let filter = args.filter.as_deref().unwrap_or("");
-    let chosen: Vec<_> = ALL
-        .iter()
-        .filter(|scenario| scenario.name.contains(filter))
-        .collect();
+    let named = |scenario: &&Scenario| {
+        args.filters.is_empty() || args.filters.iter().any(|name| scenario.name.contains(name))
+    };
+    let chosen: Vec<_> = ALL.iter().filter(named).collect();
     if args.list {
         for scenario in chosen {
             println!("{:<16} {}", scenario.name, scenario.about);
@@ -84,7 +91,10 @@ pub(super) fn main(args: &Args) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if chosen.is_empty() {
-        eprintln!("error: no scenario's name contains {filter:?}; --list shows all");
+        eprintln!(
+            "error: no scenario's name contains {}; --list shows all",
+            args.filters.join(" or ")
+        );
         return ExitCode::FAILURE;
     }
     let programs = match build_all(args) {
@@ -94,15 +104,16 @@ pub(super) fn main(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut checks = Checks::default();
-    let (not_run, why) = match prepare(args) {
+    let (checks, not_run, why) = match prepare(args) {
         Ok(testbed) => {
-            chosen
-                .iter()
-                .for_each(|scenario| run(scenario, &testbed, &programs, &mut checks));
-            (0, String::new())
+            let checks = run_all(&chosen, jobs(args), |scenario| run(scenario, &testbed, &programs));
+            (checks, 0, String::new())
         }
-        Err(error) => (chosen.len(), format!("the testbed cannot be made: {error:#}")),
+        Err(error) => (
+            Checks::default(),
+            chosen.len(),
+            format!("the testbed cannot be made: {error:#}"),
+        ),
     };
     if !checks.failures().is_empty() {
         println!("\nfailed:");
@@ -202,12 +213,37 @@ fn build(arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut Checks) {
+/// How many scenarios run at a time. A guest takes one processor, and QEMU and our server beside it little: more guests
+/// than processors would only make each slower, and its waits longer.
+fn jobs(args: &Args) -> usize {
+    let processors = || thread::available_parallelism().map_or(1, |count| count.get().min(4));
+    args.jobs.map_or_else(processors, NonZero::get)
+}
+
+/// Runs scenarios in their order, `jobs` at a time.
+fn run_all<T: Sync>(scenarios: &[T], jobs: usize, run: impl Fn(&T) -> Checks + Sync) -> Checks {
+    let next = AtomicUsize::new(0);
+    let all = Mutex::new(Checks::default());
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(scenarios.len()) {
+            scope.spawn(|| {
+                while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let checks = run(scenario);
+                    all.lock().unwrap_or_else(PoisonError::into_inner).add(checks);
+                }
+            });
+        }
+    });
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs) -> Checks {
     println!("{}: {}", scenario.name, scenario.about);
+    let mut checks = Checks::default();
     checks.scenario(scenario.name);
     let start = Instant::now();
     let result = in_folder(testbed, programs, scenario.name, |context| {
-        (scenario.run)(context, checks)
+        (scenario.run)(context, &mut checks)
     });
     if let Err(error) = result {
         checks.fail(&format!(
@@ -215,7 +251,8 @@ fn run(scenario: &Scenario, testbed: &Testbed, programs: &Programs, checks: &mut
             folder(scenario.name).display()
         ));
     }
-    println!("  took {:.1} s", start.elapsed().as_secs_f32());
+    println!("{}: took {:.1} s", scenario.name, start.elapsed().as_secs_f32());
+    checks
 }
 
 /// Where the logs of a scenario are kept.
@@ -264,7 +301,27 @@ pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
-    use super::closing_line;
+    use std::sync::Barrier;
+
+    use super::{Checks, closing_line, run_all};
+
+    #[test]
+    fn each_scenario_runs_once_two_at_a_time_and_all_checks_count() {
+        let together = Barrier::new(2);
+        let checks = run_all(&["a", "b", "c", "d"], 2, |name| {
+            // Waits for ever where only one runs at a time.
+            together.wait();
+            let mut checks = Checks::default();
+            checks.scenario(name);
+            checks.ok("it ran");
+            if *name == "c" {
+                checks.fail("it failed");
+            }
+            checks
+        });
+        assert_eq!(checks.passed(), 4);
+        assert_eq!(checks.failures(), ["c: it failed"]);
+    }
 
     #[test]
     fn the_last_line_says_what_was_not_run_and_why() {

@@ -36,7 +36,28 @@ impl Checks {
         disk.reset()?;
         compare(disk, &transfers)?;
         println!("{waiting:?}: {blocks} blocks are as they were written, after a reset");
+        self.reset_at_work(disk, &transfers)?;
+        println!(
+            "{waiting:?}: {blocks} blocks are as they were written, after a reset with writes under way"
+        );
         Ok(())
+    }
+
+    /// Resets the controller while it writes elsewhere: what was flushed stays, and what was under way can be written once
+    /// more.
+    fn reset_at_work(&mut self, disk: &mut Disk, before: &[Transfer]) -> Result<()> {
+        let transfers = self.choose(disk.blocks());
+        for transfer in &transfers {
+            if disk.has_room() {
+                start_write(disk, *transfer)?;
+            }
+        }
+        disk.submit()?;
+        disk.reset()?;
+        compare(disk, before)?;
+        write(disk, &transfers)?;
+        disk.flush()?;
+        compare(disk, &transfers)
     }
 
     /// Transfers at random places, of blocks that nothing was written to.
@@ -77,16 +98,13 @@ fn data(disk: &Disk, (first, count): Transfer) -> Vec<u8> {
 }
 
 fn write(disk: &mut Disk, transfers: &[Transfer]) -> Result<()> {
-    run(
-        disk,
-        transfers,
-        |disk, transfer| {
-            let data = data(disk, transfer);
-            let block = transfer.0;
-            disk.start(Request::Write { block, data: &data }, block)
-        },
-        |_, _, _| Ok(()),
-    )
+    run(disk, transfers, start_write, |_, _, _| Ok(()))
+}
+
+fn start_write(disk: &mut Disk, transfer: Transfer) -> Result<()> {
+    let data = data(disk, transfer);
+    let block = transfer.0;
+    disk.start(Request::Write { block, data: &data }, block)
 }
 
 fn compare(disk: &mut Disk, transfers: &[Transfer]) -> Result<()> {

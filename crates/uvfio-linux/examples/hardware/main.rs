@@ -26,6 +26,7 @@ mod virtual_confined;
 mod virtual_edu;
 mod virtual_igb;
 mod virtual_nvme;
+mod virtual_resets;
 mod virtual_view;
 mod xhci;
 
@@ -79,6 +80,7 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["own-registers-moved", address] => own_registers::moves(address, report),
         ["own-registers-igb", address] => own_registers::interrupts(address, report),
         ["virtual-function", address] => own_registers::virtual_function(address, report),
+        ["virtual-resets", address] => virtual_resets::run(address, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
         _ => bail!("usage: hardware CHECK ADDRESS, where CHECK is one of those in this file"),

@@ -11,7 +11,7 @@ use crate::report::Report;
 use crate::virtual_view::{BUS_MASTER, COMMAND, EXPRESS, MEMORY, MSI, MSIX, POWER, User};
 
 const VECTORS: usize = 10;
-const WRITTEN: u32 = 0x88a8;
+pub(crate) const WRITTEN: u32 = 0x88a8;
 /// How long a driver leaves a function alone that it has reset (PCI Express Base 5.0, 6.6.2).
 const AFTER_RESET: Duration = Duration::from_millis(100);
 
@@ -67,19 +67,19 @@ pub(crate) fn vectors(user: &User, again: bool, report: &mut Report) -> Result<(
     Ok(())
 }
 
-struct Igb<'a>(&'a User);
+pub(crate) struct Igb<'a>(pub(crate) &'a User);
 
 impl Igb<'_> {
-    fn read(&self, register: u64) -> Result<u32> {
+    pub(crate) fn read(&self, register: u64) -> Result<u32> {
         self.0.read(0, register)
     }
 
-    fn write(&self, register: u64, value: u32) -> Result<()> {
+    pub(crate) fn write(&self, register: u64, value: u32) -> Result<()> {
         self.0.write(0, register, value)
     }
 
     /// Memory and bus master on, and all vectors enabled.
-    fn start(&self) -> Result<Eventfds> {
+    pub(crate) fn start(&self) -> Result<Eventfds> {
         self.0.set_config(COMMAND, MEMORY | BUS_MASTER)?;
         let eventfds = Eventfds::new(VECTORS)?;
         self.0.signal(IrqIndex::MsiX, &eventfds)?;
@@ -88,7 +88,7 @@ impl Igb<'_> {
     }
 
     /// Has the device raise each of its vectors.
-    fn vectors(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
+    pub(crate) fn vectors(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
         let mut got = Vec::new();
         for vector in 0..VECTORS {
             let bit = 1_u32 << vector;

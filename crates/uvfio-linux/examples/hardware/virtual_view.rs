@@ -1,7 +1,9 @@
 //! A user of the virtual view: a function behind [`Hardware`] and a virtual device, as a front end would have it; and what
 //! is checked of every function.
 
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -129,6 +131,48 @@ impl User {
     /// COMMAND as the hardware has it.
     pub(crate) fn hardware_command(&self) -> Result<u16> {
         Ok(self.device.config()?.read_word(COMMAND)?)
+    }
+
+    /// Identity, COMMAND and BARs as the hardware has them, none of it remembered by the kernel.
+    pub(crate) fn hardware_header(&self) -> Result<Vec<(usize, u32)>> {
+        let mut bytes = [0; 64];
+        self.hardware_config()?.read_exact_at(&mut bytes, 0)?;
+        let registers = [0x00, 0x08, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x2c];
+        let word = |at: usize| Ok((at, u32::from_le_bytes(bytes[at..at + 4].try_into()?)));
+        let mut words: Vec<_> = registers.into_iter().map(word).collect::<Result<_>>()?;
+        // Without STATUS, and without INTx disable, which the kernel switches with messages.
+        words.push((0x04, u32::from(u16::from_le_bytes([bytes[4], bytes[5]])) & !0x400));
+        Ok(words)
+    }
+
+    /// Configuration space past the kernel's VFIO, as root has it.
+    pub(crate) fn hardware_config(&self) -> Result<File> {
+        let path = self.function.path("config");
+        Ok(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    /// Resets the function behind the back of everybody, as nothing restores what it loses by that.
+    pub(crate) fn reset_behind_our_back(&self) -> Result<()> {
+        let config = self.hardware_config()?;
+        let byte = |at| {
+            let mut byte = [0];
+            config.read_exact_at(&mut byte, at).map(|()| byte[0])
+        };
+        let mut at = u64::from(byte(CAPABILITIES)?);
+        while byte(at)? != EXPRESS {
+            at = u64::from(byte(at + 1)?);
+        }
+        let control = at + DEVICE_CONTROL;
+        let value = u16::from_le_bytes([byte(control)?, byte(control + 1)?]) | INITIATE_FLR;
+        config.write_all_at(&value.to_le_bytes(), control)?;
+        // As long as a device may take (PCI Express Base 5.0, 6.6.2).
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    }
+
+    /// Resets the function by the kernel, as root does.
+    pub(crate) fn reset_by_sysfs(&self) -> Result<()> {
+        Ok(std::fs::write(self.function.path("reset"), "1")?)
     }
 
     /// Where a capability is.

@@ -45,7 +45,7 @@ use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
 use self::interrupts::Interrupts;
 use self::registers::Registers;
-use self::reset::Wanted;
+use self::reset::{Looks, Wanted};
 use self::verify::{HardwareConfig, Held};
 use crate::sysfs::ConfigFile;
 use crate::vfio::{Container, DeviceFile, Group, Region, VfioError};
@@ -86,6 +86,7 @@ pub struct Hardware {
     quiet: Held,
     interrupts: Interrupts,
     wanted: Mutex<Wanted>,
+    looks: Looks,
     resettable: bool,
     /// A failed access has been noted in the log.
     noted: AtomicBool,
@@ -172,6 +173,7 @@ impl Hardware {
             quiet,
             interrupts,
             wanted: Mutex::default(),
+            looks: Looks::new(),
             resettable,
             noted: AtomicBool::new(false),
             device,
@@ -259,6 +261,7 @@ impl Device for Hardware {
         let Some(region) = self.region(bar) else {
             return u64::MAX;
         };
+        self.look_at_times();
         let read = |wanted: &mut [u8]| match region.read(offset, wanted) {
             Ok(()) => {}
             Err(error) => {
@@ -277,6 +280,7 @@ impl Device for Hardware {
     fn write(&self, bar: u8, offset: u64, width: Width, value: u64) {
         let bytes = value.to_le_bytes();
         let bytes = bytes.get(..width as usize).unwrap_or_default();
+        self.look_at_times();
         if let Some(region) = self.region(bar)
             && let Err(error) = region.write(offset, bytes)
         {

@@ -165,6 +165,12 @@ impl Registers {
         self.config.write(u64::from(at + field.register), register)
     }
 
+    /// Writes a field, and what the register's others hold.
+    pub(super) fn set(&self, at: u16, field: &Field, value: u32) -> Result<()> {
+        let beside = self.register(at, field)? & !field.mask();
+        self.write(at, field, beside | value << field.lsb)
+    }
+
     /// Looks until something is so, for as long as `patience`; false where it never was.
     pub(super) fn until(&self, patience: Duration, so: impl Fn() -> Result<bool>) -> Result<bool> {
         let start = Instant::now();

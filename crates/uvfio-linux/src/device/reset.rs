@@ -3,8 +3,9 @@
 //! While the hardware is being reset it belongs to the thread that does so: what the user switches meanwhile is noted, and
 //! carried out at the end, so that nobody waits for the reset who has a user to answer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uvfio_core::DeviceError;
 use uvfio_pci::{InterruptMode, PowerState, ResetKind, View};
@@ -34,7 +35,45 @@ impl Wanted {
     }
 }
 
+/// How often accesses of BARs look whether the BARs are where they were. One that reads all ones always does; but not
+/// every machine answers so where there is nothing, and a write tells nothing at all.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// When was looked.
+#[derive(Debug)]
+pub(super) struct Looks {
+    start: Instant,
+    /// Milliseconds after it.
+    last: AtomicU64,
+}
+
+impl Looks {
+    pub(super) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it is time to look again.
+    fn due(&self) -> bool {
+        let now = self.start.elapsed().as_millis() as u64;
+        let due = now.saturating_sub(self.last.load(Ordering::Relaxed)) >= LOOK_EVERY.as_millis() as u64;
+        if due {
+            self.last.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
 impl Hardware {
+    /// [Heals](Self::heal) where that has not been looked at for some time.
+    pub(super) fn look_at_times(&self) {
+        if self.looks.due() {
+            self.heal();
+        }
+    }
+
     /// Bus mastering, as the user has it.
     pub(super) fn want_bus_master(&self, on: bool) {
         self.wanted().bus_master = on;
@@ -93,14 +132,16 @@ impl Hardware {
     fn reset_quietly(&self, kind: ResetKind) -> Result<(), DeviceError> {
         let failed = |error: VfioError| self.failure(&error);
         self.interrupts.silence();
+        // Asked first: writing COMMAND puts BARs back.
+        let intact = self.is_intact().map_err(failed)?;
         self.registers.set_command(false).map_err(failed)?;
         self.change_power(PowerState::D0)?;
-        let expected = match self.registers.answers().map_err(failed)? {
-            true => self
+        // By a function level reset the user keeps what it has set.
+        let expected = match kind {
+            ResetKind::FunctionLevel if intact => self
                 .quiet
                 .with_settings_of(&self.registers.held().map_err(failed)?),
-            // What it says now is nothing that anybody has set.
-            false => self.quiet.clone(),
+            _ => self.quiet.clone(),
         };
         match self.registers.wait_for_transactions() {
             Ok(true) => {}
@@ -118,12 +159,15 @@ impl Hardware {
                 &"the kernel has no way to reset it, so what its user left in it can't be taken out; put it below a port of its own, whose bus can be reset",
             ));
         }
-        // Where they are not put back, the comparison says so.
-        self.registers.put_bars_back(&self.quiet).map_err(failed)?;
-        match self.registers.same(&expected).map_err(failed)? {
+        match self.registers.put_back(&expected).map_err(failed)? {
             Ok(()) => Ok(()),
             Err(why) => Err(self.failure(&format_args!("it did not come back from its reset: {why}"))),
         }
+    }
+
+    /// Whether it answers and has its BARs, and with them what was set.
+    fn is_intact(&self) -> Result<bool, VfioError> {
+        Ok(self.registers.answers()? && self.registers.has_bars_of(&self.quiet)?)
     }
 
     /// Has a device as it was whose BARs were lost behind our back: reset by somebody else, or written to. True where
@@ -142,23 +186,18 @@ impl Hardware {
         }
         // The kernel programs the messages anew, which the hardware may have lost too.
         self.interrupts.set(InterruptMode::Intx);
-        let back = self
-            .registers
-            .put_bars_back(&self.quiet)
-            .map_err(|error| error.to_string());
-        wanted.lost = back != Ok(true);
+        let back = self.registers.put_back(&self.quiet);
+        let back = back.unwrap_or_else(|error| Err(error.to_string()));
+        wanted.lost = back.is_err();
         match &back {
-            Ok(true) => tracing::warn!(
+            Ok(()) => tracing::warn!(
                 target: "audit", device = self.name,
                 "its BARs were lost behind our back, and are put back; if it was reset, its driver must start it again"
             ),
-            Ok(false) => tracing::error!(
-                target: "audit", device = self.name,
-                "its BARs were lost behind our back, and can't be put back; it stays quiet until it is reset"
+            Err(why) => tracing::error!(
+                target: "audit", device = self.name, why,
+                "its BARs were lost behind our back, and it can't be put back; it stays quiet until it is reset"
             ),
-            Err(why) => {
-                tracing::error!(target: "audit", device = self.name, why, "its BARs were lost behind our back");
-            }
         }
         self.carry_out(&wanted);
         !wanted.lost

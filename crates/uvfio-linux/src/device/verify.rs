@@ -91,9 +91,13 @@ fn is_bar(field: &Field) -> bool {
     *field == header::BAR_REGISTER
 }
 
-/// Something that stays as it was set, through a reset too.
+/// Something that stays as it was set, through a function level reset too. Not the interrupt line, of which the hardware
+/// makes nothing.
 fn is_setting(field: &Field) -> bool {
-    field.access == Access::Rw && field.resets.flr == After::Kept && field.action == Action::None
+    field.access == Access::Rw
+        && field.resets.flr == After::Kept
+        && field.action == Action::None
+        && *field != header::INTERRUPT_LINE
 }
 
 /// Whether a register must hold after a reset what it held before: what the device says of itself, what is set, memory,
@@ -148,30 +152,36 @@ impl Registers {
         Ok(true)
     }
 
-    /// Has BARs put back that were lost, with COMMAND as it is when the device is quiet.
-    pub(super) fn put_bars_back(&self, quiet: &Held) -> Result<bool> {
-        // The kernel's VFIO compares them with its own copy whenever COMMAND is written.
-        self.set_command(false)?;
-        if self.has_bars_of(quiet)? {
-            return Ok(true);
-        }
-        match &self.hardware {
-            Some(hardware) if hardware.writable => {
-                for (at, was) in quiet.bars() {
-                    hardware.config.write(at.into(), &was.to_le_bytes())?;
-                }
-                self.has_bars_of(quiet)
-            }
-            _ => Ok(false),
-        }
-    }
-
-    /// Compares with what must be there; `Err` within says what is wrong, for people.
-    pub(super) fn same(&self, expected: &Held) -> Result<std::result::Result<(), String>> {
+    /// Has put back what was lost, with COMMAND as it is when the device is quiet, and compares; `Err` within says what
+    /// is wrong, for people.
+    pub(super) fn put_back(&self, expected: &Held) -> Result<std::result::Result<(), String>> {
         if !self.until(ANSWER_PATIENCE, || self.answers())? {
             let why = "its revision and class read all ones: the device does not answer";
             return Ok(Err(why.to_owned()));
         }
+        // The kernel's VFIO compares the BARs with its own copy whenever COMMAND is written, and puts them back.
+        self.set_command(false)?;
+        for (at, field, was) in &expected.0 {
+            if is_bar(field) {
+                self.put_bar_back(*at, *was)?;
+            } else if is_setting(field) && self.real(*at, field)? != *was {
+                self.set(*at, field, *was)?;
+            }
+        }
+        self.same(expected)
+    }
+
+    fn put_bar_back(&self, at: u16, was: u32) -> Result<()> {
+        match &self.hardware {
+            Some(hardware) if hardware.writable && self.real(at, &header::BAR_REGISTER)? != was => {
+                hardware.config.write(at.into(), &was.to_le_bytes())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares with what must be there; `Err` within says what is wrong, for people.
+    fn same(&self, expected: &Held) -> Result<std::result::Result<(), String>> {
         Ok(expected.difference(&self.held()?).map_or(Ok(()), Err))
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use uvfio_linux::sysfs::{
-    Address, ErrorCounter, ErrorCounters, Function, Group, Host, Member, ResetMethods, Resource, Space,
+    Config, Error, ErrorCounter, ErrorCounters, Function, Group, Host, LostBar, Member, ResetMethods,
+    Resource, Space,
 };
 
 use super::Surroundings;
@@ -109,6 +110,9 @@ pub(super) struct ConfigRecord {
     pub(super) bytes: usize,
     /// How many of them this user may read
     pub(super) readable: usize,
+    /// How much of it is verified with the hardware after a reset, where this user serves the function: `all`, or
+    /// `header`
+    pub(super) verified: &'static str,
 }
 
 impl Record {
@@ -183,13 +187,15 @@ impl Record {
         self.iommu_group.is_some()
     }
 
-    pub(super) fn add_config(&mut self, host: &Host, address: Address) {
-        match host.sysfs().config(address) {
+    pub(super) fn add_config(&mut self, config: Result<Config, Error>, lost: &[LostBar]) {
+        match config {
             Ok(config) => {
                 self.config = Some(ConfigRecord {
                     bytes: config.whole,
                     readable: config.bytes.len(),
+                    verified: if config.is_part() { "header" } else { "all" },
                 });
+                self.findings.extend(lost.iter().map(ToString::to_string));
             }
             Err(error) => self.findings.push(error.to_string()),
         }

@@ -1,4 +1,5 @@
-//! A guest's own vfio-pci on our edu: interrupts by several messages, DMA, reset.
+//! A guest's own vfio-pci on our edu: interrupts by several messages, DMA, reset; and our server in the guest, which owns
+//! it by vfio-pci and gives it to somebody else.
 
 use anyhow::Result;
 
@@ -21,10 +22,17 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             .memory_shared(shared)
             .attach(&edu)
             .tool(&context.programs.guest_tools)
-            .may_reboot()
-            .start()?;
+            .may_reboot();
+        if let Some(uvfio) = &context.programs.uvfio {
+            guest = guest.dynamic_tool(uvfio);
+        }
+        let mut guest = guest.start()?;
         guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
         guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
+        if context.programs.uvfio.is_some() {
+            guest.run("serve_users", STEP, checks)?;
+            guest.run(&format!("serve_messages {messages}"), STEP, checks)?;
+        }
         guest.reboot()?;
         guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
         checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());

@@ -27,6 +27,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         ("virtual-confined", EDU, ""),
         ("virtual-nvme", NVME, SERIAL),
         ("virtual-igb", IGB, ""),
+        ("virtual-resets", IGB, ""),
         ("virtual-messages", XHCI, "16"),
         ("virtual-unresettable", TEST_DEVICE, ""),
         ("own-registers", NVME, ""),

@@ -30,6 +30,8 @@ mod nvme_sleep;
 mod nvme_verify;
 mod self_check;
 mod serve_hardware;
+mod serve_liar;
+mod serve_several;
 mod worker_killed;
 
 /// Something that must hold in a virtual machine.
@@ -64,6 +66,8 @@ pub(super) const ALL: &[Scenario] = &[
     driver_vfio::SCENARIO,
     list_bind::SCENARIO,
     serve_hardware::SCENARIO,
+    serve_several::SCENARIO,
+    serve_liar::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.

@@ -4,6 +4,7 @@
 //! Drivers are the examples of `uvfio-driver`, and small ones over the client that Cloud Hypervisor uses. What an NVMe
 //! controller's user wrote is looked for in QEMU's own image file, too.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -36,10 +37,17 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("serve_edu", STEP, checks)?;
     guest.run("serve_views", STEP * 2, checks)?;
     guest.run("serve_edu_as_owner", STEP, checks)?;
-    for step in ["serve_user_killed", "serve_held", "serve_worker_killed"] {
+    for step in [
+        "serve_user_killed",
+        "serve_bars_lost",
+        "serve_held",
+        "serve_worker_killed",
+    ] {
         guest.run(step, STEP, checks)?;
     }
     guest.run("serve_locked_memory", STEP, checks)?;
+    guest.run("serve_once", STEP, checks)?;
+    guest.run("serve_lost_bar", STEP, checks)?;
     guest.run("serve_no_reset", STEP, checks)?;
     nvme(context, &mut guest, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
@@ -66,7 +74,22 @@ fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result
         &true,
         &said.contains("UVFIO ok flushed records"),
     );
-    guest.run("serve_nvme_driver", STEP * 3, checks)
+    guest.run("serve_nvme_driver", STEP * 3, checks)?;
+    let image = context.scratch.join("disk.img");
+    checks.same("QEMU's image has something", &true, &(bytes_in(&image)? > 0));
+    guest.run("serve_nvme_to_be_erased", STEP * 3, checks)?;
+    guest.run("serve_nvme_erased", STEP, checks)?;
+    checks.same(
+        "and after that nothing; bytes that are not 0",
+        &0,
+        &bytes_in(&image)?,
+    );
+    Ok(())
+}
+
+/// How many bytes of a file are not 0.
+fn bytes_in(image: &Path) -> Result<usize> {
+    Ok(std::fs::read(image)?.iter().filter(|byte| **byte != 0).count())
 }
 
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,

@@ -70,8 +70,9 @@ fn a_device_that_reads_all_ones_does_not_answer() {
     let before = registers.held().unwrap();
     // The kernel answers for the vendor and device ID even then.
     bytes.put(0x08, &[0xff; 4]);
-    let why = registers.same(&before).unwrap().unwrap_err();
+    let why = registers.put_back(&before).unwrap().unwrap_err();
     assert!(why.contains("does not answer"), "{why}");
+    assert_eq!(bytes.written(), [], "nothing is written to what is not there");
 }
 
 #[test]
@@ -107,12 +108,32 @@ fn behind_the_bytes_that_may_be_read_of_the_hardware_the_kernels_answer_counts()
 fn lost_bars_are_put_back_by_the_kernel_when_command_is_written_or_by_a_descriptor_that_may() {
     for (writable, back) in [(false, false), (true, true)] {
         let (kernel, hardware, registers) = function_with_sysfs(64, writable);
+        // As for a device that is quiet.
+        registers.set_command(false).unwrap();
+        hardware.put(0x04, &[0x42, 0x05]);
         let quiet = registers.held().unwrap();
         kernel.written();
         hardware.put(0x10, &[0; 4]);
         // This kernel puts nothing back.
-        assert_eq!(registers.put_bars_back(&quiet).unwrap(), back);
-        assert_eq!(kernel.written().len(), 1, "COMMAND is written: a kernel's chance");
+        assert_eq!(registers.put_back(&quiet).unwrap().is_ok(), back);
+        let command = [(4, vec![0x42, 0x05])];
+        assert_eq!(kernel.written(), command, "a kernel's chance");
         assert_eq!(registers.has_bars_of(&quiet).unwrap(), back);
     }
+}
+
+#[test]
+fn settings_that_were_lost_are_written_again_and_what_stands_beside_them_stays() {
+    let (bytes, registers) = function();
+    registers.set_command(false).unwrap();
+    bytes.put(0x58, &[0x07, 0x28]);
+    let quiet = registers.held().unwrap();
+    bytes.put(0x04, &[0x00, 0x00]);
+    bytes.put(0x58, &[0x00, 0x00]);
+    assert_eq!(registers.put_back(&quiet).unwrap(), Ok(()));
+    let page = bytes.page.lock().unwrap();
+    assert_eq!(
+        (&page[0x04..0x06], &page[0x58..0x5a]),
+        (&[0x42, 0x05][..], &[0x07, 0x28][..])
+    );
 }
