@@ -74,6 +74,7 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["virtual-nvme", address, serial] => virtual_nvme::run(address, serial, report),
         ["adversary-virtual", address] => adversary::by_virtual_view(address, report),
         ["adversary-kernel", address] => adversary::by_kernel(address, report),
+        ["virtual-bus-reset", address] => virtual_resets::bus(address, report),
         ["virtual-resets", address] => virtual_resets::run(address, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
