@@ -52,6 +52,10 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
         "--fd 1 is not a UNIX stream socket",
     );
     refused(&["serve", "edu", "--socket", "s", "--view", "naked"], "naked");
+    refused(
+        &["serve", "edu", "--socket", "s", "--between-users", "never"],
+        "--between-users: edu is no PCI function",
+    );
     refused(&["serve", "edu", "--socket", "s", "--log", "=="], "--log");
     refused(&["fly"], "fly");
     refused(&[], "Usage");

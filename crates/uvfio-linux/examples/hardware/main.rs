@@ -80,6 +80,7 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["own-registers-moved", address] => own_registers::moves(address, report),
         ["own-registers-igb", address] => own_registers::interrupts(address, report),
         ["virtual-function", address] => own_registers::virtual_function(address, report),
+        ["virtual-bus-reset", address] => virtual_resets::bus(address, report),
         ["virtual-resets", address] => virtual_resets::run(address, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
