@@ -127,7 +127,7 @@ serve_views() {
     edu=$(pci_find 1234:11e8)
     group=$(group_of "$edu")
     bars=$(bars_of "$edu")
-    says "diff compares all registers for root" "Memory Space Enable" uvfio diff "$edu" --view filtered
+    says "diff compares all registers for root" "Base Address: hardware" uvfio diff "$edu"
     for view in filtered raw; do
         serve_as root edu "$edu --view $view" || return 1
         same "$view: the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
@@ -392,6 +392,22 @@ serve_nvme_mapped_gone() {
     faults "is taken away"
     kill -9 "$(cat /tmp/mapped.pid)"
     logged nvme "the server ends after that" "it was taken away, and its user has left"
+}
+
+# A function that has lost a BAR while nobody had it: what is said, and whether what is said helps.
+serve_lost_bar() {
+    edu=$(pci_find 1234:11e8)
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    refuses "a function that has lost a BAR is not served" "BAR 0 has lost its address" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    says "list shows that" "! BAR 0 has lost its address" uvfio list "$edu"
+    echo 1 >"/sys/bus/pci/devices/$edu/remove"
+    echo 1 >/sys/bus/pci/rescan
+    eventually 30 test -d "/sys/bus/pci/devices/$edu"
+    says "found once more, it is bound" "to vfio-pci" uvfio bind "$edu"
+    serve_as root edu "$edu" || return 1
+    drives "and works" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
 }
 
 # A function that nobody can reset has one user.

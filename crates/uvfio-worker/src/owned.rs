@@ -72,6 +72,9 @@ pub enum OwnError {
         /// Who asked.
         uid: u32,
     },
+    /// It was reset behind the kernel's back, which has not put its BARs back.
+    #[error("{0}; then bind it again: uvfio bind {address}", address = .0.function)]
+    LostBar(sysfs::LostBar),
     /// Another function is there now.
     #[error("{address} is no longer the function that it was ({was:#010x}, now {is:#010x}); start it again")]
     Exchanged {
@@ -185,6 +188,14 @@ impl Owned {
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
         let config = config_file(host, address, view)?;
+        let mut header = [0; 64];
+        // Where it can't be read nothing is known to be lost.
+        if let Some(config) = &config
+            && config.read(0, &mut header).is_ok()
+            && let Some(lost) = function.lost_bars(&header).first()
+        {
+            return Err(OwnError::LostBar(*lost));
+        }
         Ok(Self {
             address,
             container,
@@ -412,6 +423,35 @@ mod tests {
             "0000:00:03.0 can't be owned, since its IOMMU group 5 is given away as a whole or not at all: 0000:00:04.0 \
              is driven by igb (`uvfio bind 0000:00:04.0` takes it from there)"
         );
+    }
+
+    #[test]
+    fn there_is_no_raw_view_without_configuration_space_that_can_be_written() {
+        let root = tempfile::tempdir().expect("a folder");
+        machine(root.path(), [Some("vfio-pci"), None]);
+        let (host, address) = (Host::at(root.path()), ADDRESS.parse().expect("an address"));
+        let refused = config_file(&host, address, View::Raw).expect_err("there is none");
+        assert!(
+            refused.to_string().starts_with(
+                "0000:00:03.0 has no raw view for its user: config in its folder in /sys can't be written"
+            ),
+            "{refused}"
+        );
+        assert!(
+            config_file(&host, address, View::Filtered)
+                .expect("none")
+                .is_none()
+        );
+        let path = root
+            .path()
+            .join(format!("sys/devices/pci0000:00/{ADDRESS}/config"));
+        let page: Vec<u8> = (0..=255).collect();
+        fs::write(&path, &page).expect("written");
+        for (view, writable) in [(View::Virtual, false), (View::Filtered, false), (View::Raw, true)] {
+            let file = config_file(&host, address, view).expect("opened").expect("there");
+            assert_eq!(file.is_writable(), writable, "{view:?}");
+        }
+        assert_eq!(fs::read(&path).expect("read"), page, "the trial leaves no trace");
     }
 
     #[test]
