@@ -108,8 +108,8 @@ fn image_is_as_written(guest: &mut Guest, image: &Path, checks: &mut Checks) -> 
         }
     }
     checks.same(
-        "the driver has written by interrupt and polled",
-        &(2, false),
+        "the driver has written by interrupt and polled, twice each",
+        &(4, false),
         &(counts.len(), counts.contains(&0)),
     );
     checks.same(
