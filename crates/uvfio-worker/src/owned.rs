@@ -72,9 +72,6 @@ pub enum OwnError {
         /// Who asked.
         uid: u32,
     },
-    /// It was reset behind the kernel's back, which has not put its BARs back.
-    #[error("{0}; then bind it again: uvfio bind {address}", address = .0.function)]
-    LostBar(sysfs::LostBar),
     /// Another function is there now.
     #[error("{address} is no longer the function that it was ({was:#010x}, now {is:#010x}); start it again")]
     Exchanged {
@@ -188,14 +185,6 @@ impl Owned {
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
         let config = config_file(host, address, view)?;
-        let mut header = [0; 64];
-        // Where it can't be read nothing is known to be lost.
-        if let Some(config) = &config
-            && config.read(0, &mut header).is_ok()
-            && let Some(lost) = function.lost_bars(&header).first()
-        {
-            return Err(OwnError::LostBar(*lost));
-        }
         Ok(Self {
             address,
             container,

@@ -63,8 +63,8 @@ pub struct Function {
 /// A BAR that has lost its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "BAR {bar} has lost its address {address:#x}: {function} was reset behind the kernel's back; where nobody has it, \
-     write 1 to /sys/bus/pci/devices/{function}/remove and then to /sys/bus/pci/rescan"
+    "BAR {bar} has lost its address {address:#x}: {function} was reset behind the kernel's back; VFIO puts it back when \
+     it opens the function"
 )]
 pub struct LostBar {
     /// The function
