@@ -211,6 +211,10 @@ fn bars_lie_where_the_run_says_and_none_over_another() {
         .flat_map(|n| program.uapi.bar_addresses(n))
         .filter(|&a| a != 0)
         .collect();
+    for (n, address) in all.iter().enumerate().filter(|(_, address)| **address >= 1 << 20) {
+        let pages = all.iter().filter(|other| *other >> 12 == address >> 12).count();
+        assert_eq!(pages, 1, "BAR {n} at {address:#x} shares its page");
+    }
     let some = all.len();
     all.sort_unstable();
     all.dedup();
