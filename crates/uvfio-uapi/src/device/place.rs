@@ -106,3 +106,76 @@ fn write(device: &VirtualDevice, register: u16, data: &[u8]) {
         tracing::error!(target: "uapi", %error, "a register of the header can't be written");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uvfio_pci::{Blueprint, Identity, View};
+
+    use super::*;
+
+    const SMALL: Bar = Bar::Memory32 {
+        bytes: 256,
+        prefetchable: false,
+    };
+    const LARGE: Bar = Bar::Memory64 {
+        bytes: 1 << 30,
+        prefetchable: true,
+    };
+
+    fn layout(bars: [Bar; 6], rom_bytes: u32) -> Layout {
+        let blueprint = Blueprint {
+            identity: Identity {
+                vendor: 1,
+                device: 1,
+                revision: 0,
+                class: [0; 3],
+                subsystem_vendor: 0,
+                subsystem: 0,
+                interrupt_pin: 0,
+            },
+            bars,
+            rom_bytes,
+            capabilities: &[],
+            extended: &[],
+        };
+        Layout::compile(&blueprint, View::Virtual).unwrap()
+    }
+
+    #[test]
+    fn each_bar_has_pages_of_its_own_and_is_aligned_to_its_size() {
+        let io = Bar::Io { bytes: 32 };
+        let one = layout([SMALL, SMALL, LARGE, Bar::None, io, io], 2048);
+        let two = layout([SMALL, LARGE, Bar::None, LARGE, Bar::None, io], 0);
+        let placed = place([&one, &two].into_iter());
+        let [a, b] = placed.as_slice() else {
+            panic!("two placements");
+        };
+        assert_eq!(
+            a.addresses,
+            [
+                0xc000_0000,
+                0xc000_1000,
+                0x80_0000_0000,
+                0,
+                0x1000,
+                0x1020,
+                0xc000_2000
+            ]
+        );
+        assert_eq!(
+            b.addresses,
+            [0xc000_3000, 0x80_4000_0000, 0, 0x80_8000_0000, 0, 0x1040, 0]
+        );
+    }
+
+    #[test]
+    fn what_finds_no_room_has_no_address() {
+        let huge = Bar::Memory32 {
+            bytes: 1 << 31,
+            prefetchable: false,
+        };
+        let layout = layout([huge, SMALL, Bar::None, Bar::None, Bar::None, Bar::None], 0);
+        let placed = place(std::iter::once(&layout));
+        assert_eq!(placed[0].addresses, [0, 0xc000_0000, 0, 0, 0, 0, 0]);
+    }
+}
