@@ -12,5 +12,6 @@ pub mod bytes;
 pub mod chains;
 pub mod config;
 pub mod dma;
+pub mod ioat;
 pub mod nvme;
 pub mod server;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::paths;
 
 /// The targets: as in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 5] = ["chains", "config", "dma", "server", "nvme"];
+const TARGETS: [&str; 6] = ["chains", "config", "dma", "ioat", "server", "nvme"];
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, clap::Args)]

@@ -48,6 +48,11 @@ fn seeds_of_the_dma_table() {
 }
 
 #[test]
+fn seeds_of_dma_descriptors() {
+    replay("ioat", uvfio_fuzz::ioat::run);
+}
+
+#[test]
 fn seeds_of_nvme_commands() {
     replay("nvme", uvfio_fuzz::nvme::run);
 }

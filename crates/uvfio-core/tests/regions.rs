@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{CONFIG, IO, MASTER, MEMORY, ROM, Recorder, Told, User, VECTORS};
+use common::{COMMAND, CONFIG, IO, MASTER, MEMORY, ROM, Recorder, Told, User, VECTORS};
 use rustix::fs::MemfdFlags;
 use uvfio_core::{AccessError, region_index};
 use uvfio_pci::{PowerState, ResetKind};
@@ -246,6 +246,43 @@ fn mappable_parts_come_with_their_memory() {
         bytes == [0xff; 0x1000],
         "mapped memory of a gone device reads ones"
     );
+}
+
+#[test]
+fn registers_that_can_be_mapped_are_handed_out_until_the_device_is_gone_and_never_written_by_their_file() {
+    let registers = rustix::fs::memfd_create("registers", MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&registers, 0x6000).unwrap();
+    let user = User::of(Recorder {
+        registers: Some((registers.try_clone().unwrap(), 0x4000)),
+        ..Recorder::default()
+    });
+    let info = user.virt.region_info(4).unwrap();
+    assert_eq!((info.mappable, info.memory_at), (vec![(0x1000, 0x1000)], 0x4000));
+    assert!(info.memory.is_some());
+    user.virt.gone(uvfio_core::GoneReason::Revoked, false);
+    let info = user.virt.region_info(4).unwrap();
+    assert_eq!((info.mappable, info.memory_at), (Vec::new(), 0));
+    assert!(info.memory.is_none(), "the registers of a gone device");
+    let mut bytes = [0; 0x6000];
+    rustix::io::pread(registers, &mut bytes, 0).unwrap();
+    assert!(bytes == [0; 0x6000], "a gone device's registers are not written");
+}
+
+#[test]
+fn the_device_is_told_of_memory_in_command_whatever_else_goes_on() {
+    let user = User::new();
+    let told = || std::mem::take(&mut *user.device.memory.lock().unwrap());
+    user.command(MEMORY);
+    user.command(MEMORY | MASTER);
+    assert_eq!(told(), [true], "switched on");
+    user.virt.reset(std::time::Duration::from_secs(30)).unwrap();
+    assert_eq!(user.read16(COMMAND) & MEMORY, MEMORY, "COMMAND after a reset");
+    assert_eq!(told(), [], "through a reset");
+    user.command(0);
+    assert_eq!(told(), [false], "switched off");
+    user.command(MEMORY);
+    user.virt.gone(uvfio_core::GoneReason::Revoked, false);
+    assert_eq!(told(), [true, false], "gone");
 }
 
 #[test]

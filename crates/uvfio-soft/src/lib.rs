@@ -2,3 +2,5 @@
 //! [`uvfio_core::Device`] over both.
 
 pub mod edu;
+pub mod ioat;
+pub mod notify;

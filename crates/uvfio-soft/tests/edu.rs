@@ -1,36 +1,33 @@
 //! edu as its user sees it: through a virtual device, with configuration space, interrupts and DMA.
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, SealFlags};
-use uvfio_core::{
-    Backing, DmaAccess, DmaError, DmaMap, DmaMessages, DmaTicket, IrqAction, IrqData, IrqIndex, Policy,
-    ResetProgress, SetIrqs, VirtualDevice, region_index::CONFIG,
-};
+use common::{IOVA, MEMORY_BYTES, PATIENCE, Silent, User, arrives, taken, until};
+use uvfio_core::{DmaMessages, IrqIndex, ResetProgress, region_index::CONFIG};
 use uvfio_soft::edu::{
     BUFFER_AT, BUFFER_BYTES, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, Config, Edu, INTERRUPT_DMA,
     INTERRUPT_FACTORIAL, Reg, STATUS_COMPUTING, STATUS_INTERRUPT,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const MEMORY_BYTES: u64 = 1 << 20;
-const IOVA: u64 = 0x10_0000;
+mod common;
 
-/// A driver and its memory.
-struct Driver {
-    device: Arc<VirtualDevice>,
-    memory: File,
+/// A driver.
+struct Driver(User);
+
+impl Deref for Driver {
+    type Target = User;
+
+    fn deref(&self) -> &User {
+        &self.0
+    }
 }
 
 impl Driver {
-    /// A user with BAR 0 placed, memory and bus master on, 1 MiB of memory at [`IOVA`].
+    /// With its memory at [`IOVA`].
     fn new() -> Self {
         let driver = Self::bare(Config::default(), None);
         driver.map(IOVA, MEMORY_BYTES);
@@ -38,43 +35,10 @@ impl Driver {
     }
 
     fn bare(config: Config, messages: Option<Arc<dyn DmaMessages>>) -> Self {
-        let edu = Edu::new(config).expect("edu's thread starts");
-        let device = VirtualDevice::new(edu, &Policy::default()).expect("a virtual device");
-        let memory = rustix::fs::memfd_create("edu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-            .expect("a memfd");
-        rustix::fs::ftruncate(&memory, MEMORY_BYTES).expect("its size");
-        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK).expect("its seal");
-        let driver = Self {
-            device,
-            memory: memory.into(),
-        };
-        driver.arrive(messages);
-        driver
-    }
-
-    /// A user comes.
-    fn arrive(&self, messages: Option<Arc<dyn DmaMessages>>) {
-        self.device.attach(messages);
-        self.config(0x10, &0xfea0_0000_u32.to_le_bytes());
-        self.config(0x04, &[0x06, 0x00]);
-    }
-
-    fn map(&self, iova: u64, bytes: u64) {
-        let file = self.memory.as_fd().try_clone_to_owned().expect("a duplicate");
-        let backing = Some(Backing { file, offset: 0 });
-        let map = DmaMap {
-            iova,
-            bytes,
-            access: DmaAccess::all(),
-            backing,
-        };
-        self.device.dma_map(map).expect("mapped");
-    }
-
-    fn config(&self, offset: u64, data: &[u8]) {
-        self.device
-            .write(CONFIG, offset, data)
-            .expect("configuration space is written");
+        Self(User::new(
+            Edu::new(config).expect("edu's thread starts"),
+            messages,
+        ))
     }
 
     fn read(&self, register: Reg) -> u32 {
@@ -94,37 +58,6 @@ impl Driver {
             .expect("BAR 0 is written");
     }
 
-    /// Attaches `count` eventfds to vectors 0.. of an index.
-    fn enable(&self, index: IrqIndex, count: u32) -> Vec<OwnedFd> {
-        let fds: Vec<OwnedFd> = (0..count)
-            .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd"))
-            .collect();
-        let given = fds
-            .iter()
-            .map(|fd| Some(fd.try_clone().expect("a duplicate")))
-            .collect();
-        let request = SetIrqs {
-            index: index as u32,
-            start: 0,
-            count,
-            action: IrqAction::Trigger,
-            data: IrqData::EventFd(given),
-        };
-        self.device.set_irqs(request).expect("interrupts are enabled");
-        fds
-    }
-
-    fn unmask_intx(&self) {
-        let request = SetIrqs {
-            index: IrqIndex::Intx as u32,
-            start: 0,
-            count: 1,
-            action: IrqAction::Unmask,
-            data: IrqData::None,
-        };
-        self.device.set_irqs(request).expect("INTx is unmasked");
-    }
-
     fn start_dma(&self, source: u64, destination: u64, count: u64, flags: u64) {
         self.write(Reg::DmaSource, source);
         self.write(Reg::DmaDestination, destination);
@@ -137,14 +70,6 @@ impl Driver {
         until("the DMA command's run bit clears", || {
             u64::from(self.read(Reg::DmaCommand)) & COMMAND_RUN == 0
         });
-    }
-
-    fn memory(&self, offset: u64, bytes: usize) -> Vec<u8> {
-        let mut data = vec![0; bytes];
-        self.memory
-            .read_exact_at(&mut data, offset)
-            .expect("memory is read");
-        data
     }
 
     /// What the device's buffer holds, fetched by DMA.
@@ -164,37 +89,6 @@ impl Driver {
         self.dma(IOVA, BUFFER_AT, BUFFER_BYTES as u64, 0);
         data
     }
-}
-
-#[track_caller]
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let late = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < late, "waited {PATIENCE:?} in vain: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// How often an eventfd was signalled since the last time.
-fn taken(fd: &OwnedFd) -> u64 {
-    let mut count = [0; 8];
-    match rustix::io::read(fd, &mut count) {
-        Ok(8) => u64::from_ne_bytes(count),
-        _ => 0,
-    }
-}
-
-#[track_caller]
-fn arrives(fds: &[OwnedFd], vector: usize) {
-    let mut counts = vec![0; fds.len()];
-    until(&format!("vector {vector} arrives"), || {
-        for (count, fd) in counts.iter_mut().zip(fds) {
-            *count += taken(fd);
-        }
-        counts.iter().any(|n| *n > 0)
-    });
-    let expected: Vec<u64> = (0..fds.len()).map(|n| u64::from(n == vector)).collect();
-    assert_eq!(counts, expected, "interrupts that arrived, by vector");
 }
 
 #[test]
@@ -421,46 +315,6 @@ fn the_next_user_finds_nothing_of_the_last() {
     assert_eq!(driver.buffer(), [0; BUFFER_BYTES], "the buffer of the next user");
 }
 
-/// A user who never answers.
-#[derive(Debug, Default)]
-struct Silent {
-    asked: AtomicBool,
-    abandoned: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Silent {
-    fn wait(&self, iova: u64) -> DmaError {
-        let mut abandoned = self.abandoned.lock().expect("not poisoned");
-        self.asked.store(true, Ordering::SeqCst);
-        while !*abandoned {
-            abandoned = self.changed.wait(abandoned).expect("not poisoned");
-        }
-        *abandoned = false;
-        DmaError::Message {
-            iova,
-            why: "abandoned",
-        }
-    }
-}
-
-impl DmaMessages for Silent {
-    fn read(&self, _ticket: DmaTicket, iova: u64, _data: &mut [u8]) -> Result<(), DmaError> {
-        Err(self.wait(iova))
-    }
-
-    fn write(&self, _ticket: DmaTicket, iova: u64, _data: &[u8]) -> Result<(), DmaError> {
-        Err(self.wait(iova))
-    }
-
-    fn abandon(&self) {
-        if self.asked.swap(false, Ordering::SeqCst) {
-            *self.abandoned.lock().expect("not poisoned") = true;
-            self.changed.notify_all();
-        }
-    }
-}
-
 #[test]
 fn a_user_who_never_answers_holds_up_neither_accesses_nor_a_reset() {
     let silent = Arc::new(Silent::default());
@@ -468,13 +322,7 @@ fn a_user_who_never_answers_holds_up_neither_accesses_nor_a_reset() {
         Config::default(),
         Some(Arc::clone(&silent) as Arc<dyn DmaMessages>),
     );
-    let map = DmaMap {
-        iova: IOVA,
-        bytes: MEMORY_BYTES,
-        access: DmaAccess::all(),
-        backing: None,
-    };
-    driver.device.dma_map(map).expect("mapped");
+    driver.map_by_message(IOVA, MEMORY_BYTES);
     driver.start_dma(BUFFER_AT, IOVA, 8, COMMAND_FROM_DEVICE | COMMAND_INTERRUPT);
     until("the device asks for memory", || {
         silent.asked.load(Ordering::SeqCst)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use uvfio_core::Device;
-use uvfio_soft::edu;
+use uvfio_soft::{edu, ioat, notify};
 
 use crate::image::Image;
 use crate::nvme;
@@ -56,19 +56,53 @@ pub const KINDS: &[Kind] = &[
         parse: parse_edu,
     },
     Kind {
+        name: "ioat",
+        summary: "Intel's DMA engine (8086:2021): copies and fills by chains of descriptors",
+        usage: IOAT_USAGE,
+        example: "ioat",
+        parse: parse_ioat,
+    },
+    Kind {
         name: "nvme",
         summary: "an NVMe controller over image files or memory",
         usage: nvme::USAGE,
         example: "nvme,mem=1M",
         parse: nvme::parse,
     },
+    Kind {
+        name: "notify",
+        summary: "one doorbell, by message or by eventfd, that is answered with an MSI-X message",
+        usage: "no options",
+        example: "notify",
+        parse: parse_notify,
+    },
 ];
 
 const EDU_USAGE: &str = "dma_mask=MASK";
+const IOAT_USAGE: &str = "channels=N";
 
 impl Plan for edu::Config {
     fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
         Ok(edu::Edu::new(*self)?)
+    }
+}
+
+struct NotifyPlan;
+
+impl Plan for NotifyPlan {
+    fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        Ok(notify::Notify::new())
+    }
+}
+
+fn parse_notify(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
+    match options.first() {
+        None => Ok(Box::new(NotifyPlan)),
+        Some(option) => Err(SpecError::UnknownOption {
+            device: "notify",
+            option: option.key.clone(),
+            allowed: "none",
+        }),
     }
 }
 
@@ -86,6 +120,33 @@ fn parse_edu(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
                     device: "edu",
                     option: option.key.clone(),
                     allowed: EDU_USAGE,
+                });
+            }
+        }
+    }
+    Ok(Box::new(config))
+}
+
+impl Plan for ioat::Config {
+    fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        Ok(ioat::Ioat::new(*self)?)
+    }
+}
+
+fn parse_ioat(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
+    let mut config = ioat::Config::default();
+    for option in options {
+        match option.key.as_str() {
+            "channels" => {
+                let channels =
+                    |text: &str| text.parse().ok().filter(|n| (1..=ioat::MAX_CHANNELS).contains(n));
+                config.channels = option.value("ioat", "channels", "a number from 1 to 8", channels)?;
+            }
+            _ => {
+                return Err(SpecError::UnknownOption {
+                    device: "ioat",
+                    option: option.key.clone(),
+                    allowed: IOAT_USAGE,
                 });
             }
         }

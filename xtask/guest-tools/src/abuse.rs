@@ -107,7 +107,7 @@ fn interrupts(device: &Device, random: &mut Random) -> Result<()> {
 }
 
 /// Numbers by Marsaglia's xorshift with shifts 13, 7 and 17: repeatable, and good enough here.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -117,7 +117,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         (self.next() >> 11) % limit
     }
 

@@ -16,8 +16,8 @@ const LIVENESS: u64 = 0x04;
 const FACTORIAL: u64 = 0x08;
 const STATUS: u64 = 0x20;
 const INTERRUPT_STATUS: u64 = 0x24;
-const INTERRUPT_RAISE: u64 = 0x60;
-const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
+pub(crate) const INTERRUPT_RAISE: u64 = 0x60;
+pub(crate) const INTERRUPT_ACKNOWLEDGE: u64 = 0x64;
 pub(crate) const DMA_SOURCE: u64 = 0x80;
 pub(crate) const DMA_DESTINATION: u64 = 0x88;
 pub(crate) const DMA_COUNT: u64 = 0x90;
@@ -33,7 +33,7 @@ pub(crate) const BUFFER: u64 = 0x40000;
 const IOVA: u64 = 0x10_0000;
 
 /// How long the device may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(address: &str, messages: u32, report: &mut Report) -> Result<()> {
     let mut edu = Edu {
@@ -200,7 +200,7 @@ pub(crate) fn eventfds(count: u32) -> Result<Vec<OwnedFd>> {
     (0..count).map(new).collect()
 }
 
-fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
+pub(crate) fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
     let patience = Timespec::try_from(patience)?;
     Ok(poll(&mut [PollFd::new(eventfd, PollFlags::IN)], Some(&patience))? > 0)
 }
@@ -229,7 +229,7 @@ fn same_bytes(memory: &DmaMemory, pattern: &[u8], report: &mut Report) -> Result
     )
 }
 
-fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let step = Duration::from_millis(10);
     for _ in 0..PATIENCE.as_millis() / step.as_millis() {
         if done()? {

@@ -32,10 +32,13 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/lib.sh", include_str!("../../guest/lib.sh")),
     ("lib/uvfio/pci.sh", include_str!("../../guest/pci.sh")),
     ("lib/uvfio/nvme.sh", include_str!("../../guest/nvme.sh")),
+    ("lib/uvfio/ioat.sh", include_str!("../../guest/ioat.sh")),
     ("lib/uvfio/server.sh", include_str!("../../guest/server.sh")),
     ("lib/uvfio/list.sh", include_str!("../../guest/list.sh")),
     ("lib/uvfio/driver.sh", include_str!("../../guest/driver.sh")),
     ("lib/uvfio/serve.sh", include_str!("../../guest/serve.sh")),
+    ("lib/uvfio/rates.sh", include_str!("../../guest/rates.sh")),
+    ("lib/uvfio/kvm.sh", include_str!("../../guest/kvm.sh")),
 ];
 
 /// What a guest has besides the usual programs and our own files.

@@ -3,7 +3,7 @@
 
 use uvfio_core::{VirtualDevice, region_index};
 use uvfio_pci::tables::header;
-use uvfio_pci::{Bar, Layout};
+use uvfio_pci::{Bar, Layout, View};
 
 /// Addresses of BAR 0 to 5, and of the ROM; 0 where there is none, or no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,23 +73,29 @@ impl Placement {
     pub(super) fn apply(&self, device: &VirtualDevice) {
         let layout = device.layout();
         let mut command = 0;
+        // In the other views the addresses are those of the host's, of a device that exists.
+        let place = |register, data: &[u8]| {
+            if layout.view() == View::Virtual {
+                write(device, register, data);
+            }
+        };
         for (bar, address) in (0_u8..).zip(self.addresses) {
             let register = header::BAR0 + u16::from(bar) * 4;
             let low = (address as u32).to_le_bytes();
             match layout.bar(bar) {
-                _ if bar == 6 => write(device, header::ROM_BAR, &low),
+                _ if bar == 6 => place(header::ROM_BAR, &low),
                 Bar::None => {}
                 Bar::Io { .. } => {
                     command |= 1 << header::IO.lsb;
-                    write(device, register, &low);
+                    place(register, &low);
                 }
                 Bar::Memory32 { .. } => {
                     command |= 1 << header::MEMORY.lsb;
-                    write(device, register, &low);
+                    place(register, &low);
                 }
                 Bar::Memory64 { .. } => {
                     command |= 1 << header::MEMORY.lsb;
-                    write(device, register, &address.to_le_bytes());
+                    place(register, &address.to_le_bytes());
                 }
             }
         }
@@ -109,7 +115,7 @@ fn write(device: &VirtualDevice, register: u16, data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use uvfio_pci::{Blueprint, Identity, View};
+    use uvfio_pci::{Blueprint, Identity};
 
     use super::*;
 

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use uvfio_uapi::Part;
 
 use crate::Argument::Bytes;
+use crate::common::odd::BAR3_AT;
 use crate::common::{Kind, Program, sys};
 use crate::{Case, check, structure};
 
@@ -232,7 +233,7 @@ fn what_a_mapping_shows() {
             .mappings(file, region << 40 | at, bytes)
             .map(|parts| {
                 let part = |part: &Part| match part {
-                    Part::Memory { bytes, offset, .. } => (*bytes, Some(*offset)),
+                    Part::Memory { bytes, offset, .. } => (*bytes, Some(*offset - BAR3_AT)),
                     Part::Trapped { bytes } => (*bytes, None),
                 };
                 parts.iter().map(part).collect::<Vec<_>>()

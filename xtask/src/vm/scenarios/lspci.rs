@@ -14,7 +14,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let (edu, messages) = context.edu()?;
     let nvme = context.nvme(&context.image()?, &[])?;
-    let mut guest = context.guest().attach(&edu).attach(&nvme).start()?;
+    let ioat = context.ioat(2)?;
+    let guest = context.guest().attach(&edu).attach(&nvme);
+    let mut guest = match &ioat {
+        Some(ioat) => guest.attach(ioat).start()?,
+        None => guest.start()?,
+    };
     let text = guest.text("text lspci -vvv -nn -d 1234:11e8", STEP)?;
     let msi = format!("MSI: Enable- Count=1/{messages} ");
     shows(checks, "edu", &text, &["Region 0: Memory at", "[size=1M]", &msi]);
@@ -30,6 +35,18 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         wanted.push("Power Management");
     }
     shows(checks, "nvme", &text, &wanted);
+    if ioat.is_some() {
+        let text = guest.text("text lspci -vvv -nn -d 8086:2021", STEP)?;
+        let wanted = [
+            "CBDMA",
+            "[size=16K]",
+            "MSI-X: Enable- Count=2",
+            "Vector table: BAR=0 offset=00002000",
+            "FLReset+",
+            "Advanced Error Reporting",
+        ];
+        shows(checks, "ioat", &text, &wanted);
+    }
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }

@@ -19,7 +19,10 @@ mod edu_msi;
 mod functions;
 mod gone;
 mod hardware;
+pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
+mod ioat;
+mod kvm;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -61,6 +64,7 @@ pub(super) const ALL: &[Scenario] = &[
     gone::SCENARIO,
     worker_killed::SCENARIO,
     abuse::SCENARIO,
+    ioat::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
@@ -68,6 +72,7 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    kvm::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -128,6 +133,8 @@ pub(super) struct Programs {
     /// Drivers written with our library, for edu and for NVMe
     pub(super) driver_edu: PathBuf,
     pub(super) driver_nvme: PathBuf,
+    /// A driver's work on several controllers in turn
+    pub(super) driver_compare: PathBuf,
     /// Checks of our library for drivers
     pub(super) driver_promises: PathBuf,
 }
@@ -173,6 +180,15 @@ impl<'a> Context<'a> {
             return Ok((Device::qemu_edu("edu"), 1));
         };
         Ok((Device::served("edu", self.serve(uvfio, "edu", "edu")?), 8))
+    }
+
+    /// A DMA engine; QEMU has none of its own.
+    fn ioat(&self, channels: u32) -> Result<Option<Device>> {
+        let Some(uvfio) = &self.programs.uvfio else {
+            return Ok(None);
+        };
+        let server = self.serve(uvfio, "ioat", &format!("ioat,channels={channels}"))?;
+        Ok(Some(Device::served("ioat", server)))
     }
 
     /// Checks a file system in an image from outside, without changing it.
