@@ -28,6 +28,16 @@ vfio_owns() {
     check "vfio-pci owns $1" test -e "/dev/vfio/$group"
 }
 
+# virtual_function VENDOR:DEVICE: the physical function goes from vfio-pci to its own driver, which makes a virtual one.
+virtual_function() {
+    physical=$(pci_find "$1") || { fail "a function $1 is there"; return 1; }
+    echo >"/sys/bus/pci/devices/$physical/driver_override"
+    echo "$physical" >"/sys/bus/pci/devices/$physical/driver/unbind"
+    modprobe igb
+    echo "$physical" >/sys/bus/pci/drivers_probe
+    check "$1 has a virtual function" sh -c "echo 1 >/sys/bus/pci/devices/$physical/sriov_numvfs"
+}
+
 # unbind_all DRIVER: takes every function away from a driver.
 unbind_all() {
     for function in "/sys/bus/pci/drivers/$1"/0*; do

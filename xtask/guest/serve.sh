@@ -16,11 +16,11 @@ serve_users() {
     modprobe vfio-pci
 }
 
-# serve_as USER NAME ADDRESS [LIMIT]: a server of the function, run by the user, open to everybody.
+# serve_as USER NAME ADDRESS [LIMIT [OPTION...]]: a server of the function, run by the user, open to everybody.
 serve_as() {
     rm -f "/tmp/$2.sock"
     limit=${4:+"ulimit -l $4;"}
-    su "$1" -c "$limit exec uvfio serve $3 --socket /tmp/$2.sock --log info" >"/tmp/$2.log" 2>&1 &
+    su "$1" -c "$limit exec uvfio serve $3 --socket /tmp/$2.sock --log info $5 $6" >"/tmp/$2.log" 2>&1 &
     echo $! >"/tmp/$2.pid"
     if eventually 30 test -S "/tmp/$2.sock"; then
         ok "$1 serves $3"
@@ -118,6 +118,35 @@ serve_edu() {
     serve_end edu
 }
 
+bars_of() {
+    hexdump -s 16 -n 24 -e '6/4 "%08x "' "/sys/bus/pci/devices/$1/config"
+}
+
+# The views that show the function's own registers: who may have which, and a driver in each.
+serve_views() {
+    edu=$(pci_find 1234:11e8)
+    group=$(group_of "$edu")
+    bars=$(bars_of "$edu")
+    says "diff compares all registers for root" "Base Address: hardware" uvfio diff "$edu"
+    for view in filtered raw; do
+        serve_as root edu "$edu --view $view" || return 1
+        same "$view: the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
+        drives "$view: edu copies by DMA, with interrupts" "^the same: true" edu /tmp/edu.sock
+        drives "$view: and for the next user" "^the same: true" edu /tmp/edu.sock
+        serve_end edu
+        same "$view: the BARs are where they were" "$bars" "$(bars_of "$edu")"
+    done
+    logged edu "the log says what who has the raw view may do" "it is inside the trusted base"
+    chown owner "/dev/vfio/$group"
+    refuses "the raw view is none of an ordinary user's" "$edu has no raw view for its user" \
+        su owner -c "uvfio serve $edu --view raw --socket /tmp/no.sock"
+    says "diff compares what an ordinary user may read, and says so" "only the first 64 of" su owner -c "uvfio diff $edu"
+    serve_as owner edu "$edu --view filtered" || return 1
+    drives "filtered: edu copies by DMA for another user of an ordinary one" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+    chown root "/dev/vfio/$group"
+}
+
 serve_edu_as_owner() {
     edu=$(pci_find 1234:11e8)
     group=$(group_of "$edu")
@@ -127,6 +156,10 @@ serve_edu_as_owner() {
     chown owner "/dev/vfio/$group"
     serve_as owner edu "$edu" || return 1
     drives "edu copies by DMA for another user of an ordinary one" "^the same: true" edu /tmp/edu.sock
+}
+
+serve_interrupts() {
+    su guest -c "exec uvfio-guest-tools interrupts /tmp/edu.sock $(cat /tmp/edu.pid)" >&3
 }
 
 # in_background NAME NOTE COMMAND...: starts what runs until it is killed, and waits until it has said its note.
@@ -147,8 +180,44 @@ serve_next_user() {
     su guest -c "exec uvfio-guest-tools next-user /tmp/edu.sock" >&3
 }
 
+# header_of ADDRESS: COMMAND, class and BARs as the hardware has them.
+header_of() {
+    for part in "4 2" "8 4" "16 24"; do
+        od -An -tx1 -j "${part% *}" -N "${part#* }" "/sys/bus/pci/devices/$1/config"
+    done | tr -d '\n'
+}
+
+has_header() {
+    [ "$(header_of "$1")" = "$2" ]
+}
+
+# has_vectors ADDRESS COUNT: so many interrupts by message are the function's.
+has_vectors() {
+    [ "$(ls "/sys/bus/pci/devices/$1/msi_irqs" 2>/dev/null | wc -l)" = "$2" ]
+}
+
+# A user is killed in the midst of DMA: what the function is like before and after, and for the next user.
 serve_user_killed() {
+    edu=$(pci_find 1234:11e8)
+    before=$(header_of "$edu")
     serve_keep_busy
+    check "while it has a user, the function masters the bus" masters_the_bus "$edu"
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+    check "COMMAND, class and BARs in the hardware are as before the first user" \
+        eventually 30 has_header "$edu" "$before" || echo "before: $before, now: $(header_of "$edu")"
+    check "and no vector is left" has_vectors "$edu" 0
+}
+
+# Something resets the function behind the back of its server, and takes the BARs of it.
+serve_bars_lost() {
+    edu=$(pci_find 1234:11e8)
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy /tmp/edu.sock"
+    before=$(header_of "$edu")
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$edu/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    check "BARs that are lost while it has a user are put back" eventually 30 has_header "$edu" "$before" ||
+        echo "before: $before, now: $(header_of "$edu")"
+    logged edu "and that is said" "BARs were lost behind our back, and are put back"
     kill -9 "$(cat /tmp/busy.pid)"
     serve_next_user
 }
@@ -248,22 +317,121 @@ serve_nvme_driver() {
     serve_end nvme
 }
 
+# Policy: what it stores is erased for the next user. The host looks into the disk meanwhile.
+serve_nvme_to_be_erased() {
+    nvme=$(pci_find 1b36:0010)
+    serve_as root nvme "$nvme --between-users format" || return 1
+    drives "the first user finds what was stored before" "the same: true|blocks are as they were written" \
+        nvme /tmp/nvme.sock --overwrite --reads=20
+}
+
+serve_nvme_erased() {
+    logged nvme "the controller is erased for the next user" "erased"
+    check "who is served" eventually 60 uvfio show /tmp/nvme.sock
+    serve_end nvme
+}
+
+# Policy: one user. And what can't be erased.
+serve_once() {
+    edu=$(pci_find 1234:11e8)
+    eventually 30 nobody_holds "$edu"
+    refuses "what is no NVMe controller can't be erased" "--between-users format: $edu: this driver can't run the controller" \
+        uvfio serve "$edu" --between-users format --socket /tmp/no.sock
+    serve_as root edu "$edu --between-users never" || return 1
+    check "its only user is served" uvfio show /tmp/edu.sock
+    logged edu "it has no other" "policy lets it have no other one"
+    check "and the server has ended" eventually 10 server_is_gone edu
+}
+
+# The controller's registers are mapped, by its own descriptor.
+serve_nvme_mapped() {
+    nvme=$(pci_find 1b36:0010)
+    says "the list says that they can be" "BARs trapped device-fd" uvfio list "$nvme"
+    refuses "what the kernel can't do is refused, and it is said what it lacks" "can't map a dma-buf of it into a process" \
+        uvfio serve "$nvme" --socket /tmp/no.sock --bars dmabuf
+    serve_as owner nvme "$nvme" "" --bars device-fd || return 1
+}
+
+keep_mapped() {
+    in_background mapped mapped su guest -c "exec uvfio-guest-tools keep-mapped /tmp/nvme.sock $1"
+    grep -E '^UVFIO (ok|fail)' /tmp/mapped.out >&3
+    logged nvme "it is in the audit log what the user has" "is given the function's descriptor"
+}
+
+faults() {
+    check "what is mapped of a function that $1 faults" eventually 30 grep -q "note faults" /tmp/mapped.out
+}
+
+# A user who is gone and keeps its mapping keeps the function.
+serve_nvme_mapping_kept() {
+    keep_mapped --leave
+    logged nvme "a function that is mapped is held, and not leased" "held, not leased"
+    faults "is held"
+    if timeout 3 uvfio show /tmp/nvme.sock >/dev/null 2>&1; then
+        fail "nobody gets it: expected no service got a lease"
+    else
+        ok "nobody gets it"
+    fi
+    kill -9 "$(cat /tmp/mapped.pid)"
+    logged nvme "it is free when the mapping is undone" "free again"
+}
+
+serve_nvme_mapped_driver() {
+    runs "the driver for NVMe runs as guest" \
+        su guest -c "nvme /tmp/nvme.sock --overwrite --reads=200" || return 1
+    printed "NVMe 1\.4.*, mapped doorbells"
+}
+
+serve_nvme_mapped_gone() {
+    keep_mapped
+    kill -9 "$(worker_of nvme)"
+    faults "has lost its worker"
+    kill -9 "$(cat /tmp/mapped.pid)"
+    keep_mapped
+    kill -USR1 "$(cat /tmp/nvme.pid)"
+    faults "is taken away"
+    kill -9 "$(cat /tmp/mapped.pid)"
+    logged nvme "the server ends after that" "it was taken away, and its user has left"
+}
+
+# lose_bar ADDRESS: takes BAR 0 from a function that nobody has.
+lose_bar() {
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$1/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    says "list shows that BAR 0 of $1 is lost" "! BAR 0 has lost its address" uvfio list "$1"
+}
+
+has_lost_bars() {
+    uvfio list "$1" | grep "has lost its address"
+}
+
+# The kernel puts them back when the function is opened.
+serve_lost_bar() {
+    edu=$(pci_find 1234:11e8)
+    lose_bar "$edu"
+    serve_as root edu "$edu" || return 1
+    drives "it is back when the function is served" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
     uvfio bind "$xhci"
+    lose_bar "$xhci"
     serve_as root xhci "$xhci" || return 1
+    refuses "it is back when the function is served" "" has_lost_bars "$xhci"
     logged xhci "it is said at the start that there will be one user" "can't be reset"
     check "its first user is served" uvfio show /tmp/xhci.sock
     logged xhci "there is no second one" "it can't be reset for another one"
     check "the server has ended" eventually 10 server_is_gone xhci
 }
 
-# serve_to_qemu VENDOR:DEVICE SERIAL: a QEMU without a processor is the controller's user.
+# serve_to_qemu VENDOR:DEVICE SERIAL GRANT: a QEMU without a processor is the controller's user, who reaches BARs by that.
 serve_to_qemu() {
     nvme=$(pci_find "$1")
-    says "bind gives the controller to vfio-pci" "to vfio-pci" uvfio bind "$nvme"
-    serve_as root nvme "$nvme" || return 1
+    says "bind gives the controller to vfio-pci" "vfio-pci" uvfio bind "$nvme"
+    serve_as root nvme "$nvme" "" --bars "$3" || return 1
+    rm -f /tmp/qtest.sock
     # It wants firmware, which nothing will run.
     dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
     qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
@@ -275,6 +443,11 @@ serve_to_qemu() {
     eventually 60 test -S /tmp/qtest.sock
     uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2" >&3 ||
         fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/nvme.log | tr '\n' ';')"
+    mapped=no
+    if grep -qF 'anon_inode:[vfio-device]' "/proc/$(cat /tmp/qemu.pid)/maps"; then mapped=yes; fi
+    expected=no
+    [ "$3" != device-fd ] || expected=yes
+    same "QEMU has mapped the function where that is granted: $3" $expected $mapped
     kill "$(cat /tmp/qemu.pid)"
     serve_end nvme
 }

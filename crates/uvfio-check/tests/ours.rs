@@ -11,7 +11,7 @@ mod common;
 use std::sync::Arc;
 
 use common::proxy::{Broken, NO_FAULT};
-use common::{Ours, PATIENT, Windows, edu, nvme};
+use common::{Ours, PATIENT, Windows, edu, notify, nvme};
 use uvfio_check::{Report, Server, check_server};
 use uvfio_nvme::PollConfig;
 
@@ -46,6 +46,8 @@ fn edu_passes_every_case() {
             "version.twin_socket",
             "region_info.caps",
             "region_info.caps_cut",
+            "io_fds.entries",
+            "io_fds.cut",
             "irqs.msix"
         ],
         "{report}"
@@ -68,6 +70,8 @@ fn nvme_passes_every_case() {
             "version.twin_socket",
             "region_info.caps",
             "region_info.caps_cut",
+            "io_fds.entries",
+            "io_fds.cut",
             "irqs.msi"
         ],
         "{report}"
@@ -79,7 +83,25 @@ fn nvme_with_mapped_doorbells_passes_every_case() {
     let report = check(&Ours::new(nvme(PollConfig::Always)));
     assert_eq!(
         but_dma(not_tried(&report)),
-        ["version.twin_socket", "irqs.msi"],
+        ["version.twin_socket", "io_fds.entries", "io_fds.cut", "irqs.msi"],
+        "{report}"
+    );
+}
+
+#[test]
+fn notify_passes_every_case() {
+    let report = check(&Ours::new(notify()));
+    assert_eq!(
+        but_dma(not_tried(&report)),
+        [
+            "version.twin_socket",
+            "region_info.caps",
+            "region_info.caps_cut",
+            "irqs.intx",
+            "irqs.msi",
+            "irqs.bool",
+            "irqs.mask"
+        ],
         "{report}"
     );
 }

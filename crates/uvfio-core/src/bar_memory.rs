@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
-use crate::Mappable;
 use crate::dma::mapping::{Mapping, Trust};
+use crate::{Mappable, Mapped};
 
 /// The unit of what can be mapped, bytes.
 const PAGE: u64 = 4096;
@@ -71,7 +71,9 @@ impl BarMemory {
         Mappable {
             offset: self.offset,
             bytes: self.bytes,
-            memory: Arc::clone(&self.file),
+            file: Arc::clone(&self.file),
+            bar_at: 0,
+            kind: Mapped::Memory,
         }
     }
 

@@ -4,6 +4,7 @@
 //! device thread -> Lines::signal -> model -> eventfd written at once, no lock held
 //! socket thread -> Lines::signal -> model -> Queue -> delivery thread -> eventfd
 //! SET_IRQS      -> request (what it may ask) -> model and eventfds, all or nothing
+//! hardware      -> kernel -> eventfd, where the model says that the vector is open (routes)
 //! ```
 
 /// What the latch is made of.
@@ -17,10 +18,13 @@ mod latch;
 mod latch_tests;
 mod lines;
 mod request;
+mod routes;
 
 use std::os::fd::OwnedFd;
 
+pub(crate) use eventfd::EventFd;
 pub use lines::Lines;
+pub use routes::{IntxRoute, Routes, UserEventfd};
 use uvfio_pci::Interrupt;
 
 /// VFIO's interrupt indices of a PCI device.

@@ -26,8 +26,10 @@ pub struct RegionInfo {
     /// Parts that the user may map, (offset, bytes), and the memory they are in. Not the whole region unless a
     /// part covers it.
     pub mappable: Vec<(u64, u64)>,
-    /// The memory of the mappable parts; the region's offset is the file's.
+    /// The file that the mappable parts are mapped from.
     pub memory: Option<OwnedFd>,
+    /// Where the region begins in that file, bytes; 0 where there is none.
+    pub memory_at: u64,
 }
 
 /// Why a region access was refused.

@@ -23,8 +23,8 @@ use self::route::Hop;
 use self::work::Task;
 use crate::front_end::FrontEnd;
 use crate::{
-    AccessError, Device, DeviceError, DmaMap, DmaMessages, DmaSpace, Host, IrqError, IrqIndex, IrqInfo,
-    MapError, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
+    AccessError, Device, DeviceError, DmaMap, DmaMessages, DmaSpace, Doorbell, Host, IrqError, IrqIndex,
+    IrqInfo, MapError, Mapped, Policy, RegionInfo, SetIrqs, UnmapError, Width, close_elsewhere, region_index,
 };
 
 /// How long [`VirtualDevice::detach`] waits for the device.
@@ -203,19 +203,38 @@ impl VirtualDevice {
             write: there && region != region_index::ROM,
             mappable: Vec::new(),
             memory: None,
+            memory_at: 0,
         };
         if there && region < region_index::ROM {
             for part in self.core.device.mappable(region as u8) {
+                // Who has lost a device is not given its registers.
+                if part.kind == Mapped::Registers && self.is_gone() {
+                    continue;
+                }
                 if info.memory.is_none() {
-                    info.memory = part.memory.try_clone().ok();
+                    info.memory = part.file.try_clone().ok();
+                    info.memory_at = part.bar_at;
                 }
                 info.mappable.push((part.offset, part.bytes));
             }
             if info.memory.is_none() {
                 info.mappable.clear();
+                info.memory_at = 0;
             }
         }
         Ok(info)
+    }
+
+    /// The registers of region `region` whose stores may come by eventfd; a device that is gone has none.
+    ///
+    /// # Errors
+    /// For an index that a PCI function hasn't.
+    pub fn doorbells(&self, region: u32) -> Result<Vec<Doorbell>, AccessError> {
+        let there = self.region_bytes(region)? > 0;
+        if !there || region >= region_index::ROM || self.is_gone() {
+            return Ok(Vec::new());
+        }
+        Ok(self.core.device.doorbells(region as u8))
     }
 
     /// What interrupt index `index` is.
@@ -238,7 +257,7 @@ impl VirtualDevice {
             return Ok(());
         }
         match target {
-            Target::Config => self.core.lines.read(Window::Config, offset as u32, data),
+            Target::Config => self.core.read_config(offset as u32, data),
             Target::Bar(bar) if self.core.lines.decodes(bar) => self.read_bar(bar, offset, data),
             Target::Rom if self.rom_decodes() => {
                 data.fill(0xff);
@@ -294,8 +313,11 @@ impl VirtualDevice {
     /// Nothing is changed then.
     pub fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
         let _inside = FrontEnd::enter();
-        self.core.lines.set_irqs(request)?;
+        let masked = self.core.lines.set_irqs(request)?;
         self.core.tell();
+        if let (Some(masked), true) = (masked, self.core.lines.direct()) {
+            self.core.device.intx_masked(masked);
+        }
         Ok(())
     }
 

@@ -9,11 +9,11 @@ fn what_the_user_writes_the_device_reads_and_the_other_way_round() {
     let user = memory.mappable();
     assert_eq!((user.offset, user.bytes), (0x1000, 0x1000));
     assert_eq!(memory.read_u32(0x1ffc), 0, "new memory");
-    rustix::io::pwrite(&user.memory, &[0x78, 0x56, 0x34, 0x12], 0x1ffc).unwrap();
+    rustix::io::pwrite(&user.file, &[0x78, 0x56, 0x34, 0x12], 0x1ffc).unwrap();
     assert_eq!(memory.read_u32(0x1ffc), 0x1234_5678);
     memory.write_u32(0x1000, 0xa1b2_c3d4);
     let mut bytes = [0; 4];
-    rustix::io::pread(&user.memory, &mut bytes, 0x1000).unwrap();
+    rustix::io::pread(&user.file, &mut bytes, 0x1000).unwrap();
     assert_eq!(bytes, [0xd4, 0xc3, 0xb2, 0xa1]);
     memory.clear();
     for offset in [0x1000, 0x1ffc] {
@@ -35,12 +35,9 @@ fn outside_nothing_is_read_or_written() {
 fn its_user_can_not_change_its_size_nor_forbid_writes() {
     let user = BarMemory::new(0x1000, 0x1000).unwrap().mappable();
     for size in [0, 0x1fff, 0x3000] {
-        assert!(
-            rustix::fs::ftruncate(&user.memory, size).is_err(),
-            "size {size:#x}"
-        );
+        assert!(rustix::fs::ftruncate(&user.file, size).is_err(), "size {size:#x}");
     }
-    assert!(rustix::fs::fcntl_add_seals(&user.memory, SealFlags::FUTURE_WRITE).is_err());
+    assert!(rustix::fs::fcntl_add_seals(&user.file, SealFlags::FUTURE_WRITE).is_err());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{CONFIG, IO, MASTER, MEMORY, ROM, Recorder, Told, User, VECTORS};
+use common::{COMMAND, CONFIG, IO, MASTER, MEMORY, ROM, Recorder, Told, User, VECTORS};
 use rustix::fs::MemfdFlags;
 use uvfio_core::{AccessError, region_index};
 use uvfio_pci::{PowerState, ResetKind};
@@ -72,6 +72,11 @@ fn what_does_not_decode_reads_ones_and_drops_writes() {
         user.command(command);
         user.device.news();
         for (bar, decodes) in [1, 0].into_iter().zip(decoding) {
+            assert_eq!(
+                user.virt.answers(bar),
+                decodes,
+                "BAR {bar} with COMMAND {command:#x}"
+            );
             let value: [u8; 4] = user.read(bar, 0);
             user.write(bar, 0, &[1]);
             assert_eq!(
@@ -91,6 +96,26 @@ fn what_does_not_decode_reads_ones_and_drops_writes() {
             "MSI-X table, COMMAND {command:#x}"
         );
     }
+}
+
+#[test]
+fn nothing_but_configuration_space_answers_during_a_reset_which_can_be_waited_for() {
+    let user = User::awake();
+    let regions =
+        || [0, region_index::ROM, CONFIG, region_index::VGA, 9].map(|region| user.virt.answers(region));
+    assert_eq!(regions(), [true, true, true, false, false]);
+    user.device.hold();
+    let control = user.capability(0x10) + 8;
+    user.write(CONFIG, control, &0x8000_u16.to_le_bytes());
+    user.device.wait_until_resetting();
+    assert_eq!(regions(), [false, false, true, false, false]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| user.device.release());
+        user.virt.settle();
+    });
+    assert_eq!(regions(), [true, true, true, false, false]);
+    user.virt.gone(uvfio_core::GoneReason::Unplugged, false);
+    assert_eq!(regions(), [true; 5], "what is gone reads ones");
 }
 
 #[test]
@@ -246,6 +271,43 @@ fn mappable_parts_come_with_their_memory() {
         bytes == [0xff; 0x1000],
         "mapped memory of a gone device reads ones"
     );
+}
+
+#[test]
+fn registers_that_can_be_mapped_are_handed_out_until_the_device_is_gone_and_never_written_by_their_file() {
+    let registers = rustix::fs::memfd_create("registers", MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&registers, 0x6000).unwrap();
+    let user = User::of(Recorder {
+        registers: Some((registers.try_clone().unwrap(), 0x4000)),
+        ..Recorder::default()
+    });
+    let info = user.virt.region_info(4).unwrap();
+    assert_eq!((info.mappable, info.memory_at), (vec![(0x1000, 0x1000)], 0x4000));
+    assert!(info.memory.is_some());
+    user.virt.gone(uvfio_core::GoneReason::Revoked, false);
+    let info = user.virt.region_info(4).unwrap();
+    assert_eq!((info.mappable, info.memory_at), (Vec::new(), 0));
+    assert!(info.memory.is_none(), "the registers of a gone device");
+    let mut bytes = [0; 0x6000];
+    rustix::io::pread(registers, &mut bytes, 0).unwrap();
+    assert!(bytes == [0; 0x6000], "a gone device's registers are not written");
+}
+
+#[test]
+fn the_device_is_told_of_memory_in_command_whatever_else_goes_on() {
+    let user = User::new();
+    let told = || std::mem::take(&mut *user.device.memory.lock().unwrap());
+    user.command(MEMORY);
+    user.command(MEMORY | MASTER);
+    assert_eq!(told(), [true], "switched on");
+    user.virt.reset(std::time::Duration::from_secs(30)).unwrap();
+    assert_eq!(user.read16(COMMAND) & MEMORY, MEMORY, "COMMAND after a reset");
+    assert_eq!(told(), [], "through a reset");
+    user.command(0);
+    assert_eq!(told(), [false], "switched off");
+    user.command(MEMORY);
+    user.virt.gone(uvfio_core::GoneReason::Revoked, false);
+    assert_eq!(told(), [true, false], "gone");
 }
 
 #[test]

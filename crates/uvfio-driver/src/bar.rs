@@ -15,7 +15,9 @@ use crate::{Config, DriverError, Place, Result, Word};
 /// elsewhere; either way in the order in which one thread makes them. Of a function that the kernel gave
 /// ([`Vfio`](crate::Vfio)) the mapping is the device itself: while its memory is off in COMMAND or it sleeps, accesses go
 /// by the kernel, which refuses them. Only an access that another thread makes in the very moment in which this one
-/// turns memory off, or puts the function to sleep, ends the program (SIGBUS): stop using BARs first.
+/// turns memory off, or puts the function to sleep, ends the program (SIGBUS): stop using BARs first. So it is where a
+/// server has handed out the function itself (`uvfio serve --bars device-fd`). That can take it back at any moment, and
+/// then an access ends the program, too; with [`MapBars::Never`] it reads all ones.
 ///
 /// A word is read and written by one access of its width, at a multiple of its size.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ mod socket;
 mod vfio;
 
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 pub use in_process::InProcess;
 pub use socket::Socket;
@@ -43,6 +43,18 @@ pub enum Owner {
     /// The kernel's: the device itself. Nobody can cut it short, and its size says nothing; but an access by a mapping
     /// ends the program (SIGBUS) while the function's memory is off in COMMAND, or it sleeps.
     Kernel,
+}
+
+impl Owner {
+    /// Whose a file is that a server has handed out: a descriptor of the kernel's VFIO may be among them.
+    pub(crate) fn of(file: &OwnedFd) -> Self {
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // No server can name a file of its own so: names of real files start with a slash.
+        match rustix::fs::readlink(link, Vec::new()) {
+            Ok(name) if name.as_bytes() == b"anon_inode:[vfio-device]" => Self::Kernel,
+            _ => Self::Server,
+        }
+    }
 }
 
 /// A kind of interrupt; the numbers are VFIO's indices.
@@ -156,4 +168,22 @@ pub trait Transport: Send {
     /// # Errors
     /// As above.
     fn usable_iova(&mut self) -> Result<Option<Vec<(u64, u64)>>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::Owner;
+
+    #[test]
+    fn a_file_of_a_servers_is_not_taken_for_the_kernels_whatever_it_is_called() {
+        for name in ["bar", "anon_inode:[vfio-device]"] {
+            let file = memfd_create(name, MemfdFlags::CLOEXEC).unwrap();
+            assert_eq!(Owner::of(&file), Owner::Server, "a memfd called {name}");
+        }
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        assert_eq!(Owner::of(&eventfd), Owner::Server, "an eventfd");
+    }
 }

@@ -76,6 +76,33 @@ impl ByteEnables {
         ones * 0xff
     }
 
+    /// The lanes in which `bits` has any.
+    #[must_use]
+    pub const fn covering(bits: u32) -> Self {
+        let [a, b, c, d] = bits.to_le_bytes();
+        Self((a != 0) as u8 | ((b != 0) as u8) << 1 | ((c != 0) as u8) << 2 | ((d != 0) as u8) << 3)
+    }
+
+    /// The accesses by which hardware reaches the lanes, each as wide as it can be: the first lane and the number of
+    /// bytes (1, 2 or 4, naturally aligned).
+    pub fn natural(self) -> impl Iterator<Item = (u8, u8)> {
+        let mut left = self.0 & 0xf;
+        core::iter::from_fn(move || {
+            let (lane, bytes, lanes) = match left {
+                0 => return None,
+                0b1111 => (0, 4, 0b1111),
+                _ if left & 0b0011 == 0b0011 => (0, 2, 0b0011),
+                _ if left == 0b1100 => (2, 2, 0b1100),
+                _ => {
+                    let lane = left.trailing_zeros() as u8;
+                    (lane, 1, 1 << lane)
+                }
+            };
+            left &= !lanes;
+            Some((lane, bytes))
+        })
+    }
+
     /// The lowest lane.
     const fn first(self) -> usize {
         (self.0 & 0xf).trailing_zeros() as usize

@@ -393,7 +393,7 @@ impl Layout {
     }
 
     /// A field's action is not offered by this function.
-    fn drop_action(&mut self, at: u16, field: &Field) {
+    pub(crate) fn drop_action(&mut self, at: u16, field: &Field) {
         let place = field.place(at);
         self.words[usize::from(place.word) % layout::WORDS].actions &= !(1 << field.action as u16);
     }

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::chain::{self, Finding, Found, Item};
 use crate::compile::FIRST_EXTENDED;
 use crate::tables::{self, advanced, aer, express, header, msi, msix, other, power, vendor, vpd};
-use crate::{BarSpan, BlueprintError, Field, Layout, Placed, Table, View, layout};
+use crate::{BarSpan, BlueprintError, Field, Layout, Table, View, layout};
 
 /// Why a page can't be decoded at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,10 +130,6 @@ impl Layout {
             }
         }
         Ok((dump, findings))
-    }
-
-    fn nth_placed(&self, n: usize) -> Option<Placed> {
-        self.placed().nth(n)
     }
 
     /// Takes from the page the fields that the view shows.

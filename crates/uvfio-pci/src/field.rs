@@ -77,7 +77,7 @@ pub enum After {
     Initial,
 }
 
-/// What each kind of reset leaves in a field, in the `virtual` view. (In `raw` a function level reset leaves
+/// What each kind of reset leaves in a field, in the views `virtual` and `filtered`. (In `raw` a function level reset leaves
 /// what hardware leaves: [`After::Initial`] for everything that is not sticky.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Resets {
@@ -234,6 +234,13 @@ impl Field {
     #[must_use]
     pub const fn extract(&self, register: u32) -> u32 {
         (register & self.mask()) >> self.lsb
+    }
+
+    /// The bits of the field's whole register, in the dword that [`place`](Self::place) names.
+    pub(crate) const fn register_mask(&self, offset: u16) -> u32 {
+        let byte = offset.wrapping_add(self.register);
+        let ones = u32::MAX >> (32 - self.bytes as u32 * 8);
+        ones << ((byte % 4) as u32 * 8)
     }
 
     /// Where the field lies when its structure is at byte `offset` of configuration space.

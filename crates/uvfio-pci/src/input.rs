@@ -214,15 +214,18 @@ pub enum Effect {
         /// Which.
         bar: u8,
     },
-    /// Bits of a register of the hardware must be written, by read-modify-write in the lanes that `mask`
-    /// covers; `mask` never covers a write-1-to-clear bit that the user did not write.
+    /// A register of the hardware must be written, in these lanes and no others. Bits that the user does not
+    /// write keep what they hold (`keep`: read them and write them back), but for those of a register with bits
+    /// that a written 1 clears: they are written as 0.
     HardwareWrite {
         /// Dword number in configuration space.
         register: u16,
-        /// Value.
+        /// The lanes to write.
+        enables: ByteEnables,
+        /// Value; 0 in the bits to keep.
         value: u32,
-        /// Bits to change.
-        mask: u32,
+        /// Bits to write as they read.
+        keep: u32,
     },
     /// A write was refused; worth a line in the audit log.
     Refused {

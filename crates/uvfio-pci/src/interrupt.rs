@@ -131,26 +131,54 @@ pub(crate) fn deliverable(layout: &Layout, state: &State) -> Option<Delivery> {
     vector.map(|vector| Delivery { kind, vector })
 }
 
-fn intx_ready(layout: &Layout, state: &State) -> bool {
-    let disabled = state.field(0, &header::INTX_DISABLE) != 0;
-    let line = &state.intx;
-    line.asserted && line.attached && !line.masked && !disabled && state.awake(layout)
+/// Whether interrupt `vector` of the kind in use would be delivered at once if the device sent it now.
+pub(crate) fn open(layout: &Layout, state: &State, vector: u16) -> bool {
+    match state.interrupt_mode(layout) {
+        InterruptMode::Intx => vector == 0 && intx_open(layout, state),
+        _ if !state.bus_master(layout) => false,
+        InterruptMode::Msi(messages) => {
+            vector < messages && open_messages(layout, state, messages) & message_bit(vector) != 0
+        }
+        InterruptMode::MsiX(vectors) => {
+            vector < vectors
+                && !function_masked(layout, state)
+                && state.attached.get(vector)
+                && state.unmasked.get(vector)
+        }
+    }
 }
 
-/// The first MSI message that is pending, attached and unmasked. Fewer may be granted now than when one became
-/// pending.
-fn first_message(layout: &Layout, state: &State, granted: u16) -> Option<u16> {
-    let msi = layout.structures.msi?;
-    let masked = msi.masks.map_or(0, |masks| state.field(masks, &msi::MASK));
+/// Whether INTx has somewhere to go, apart from its automask.
+fn intx_open(layout: &Layout, state: &State) -> bool {
+    state.intx.attached && state.field(0, &header::INTX_DISABLE) == 0 && state.awake(layout)
+}
+
+fn intx_ready(layout: &Layout, state: &State) -> bool {
+    state.intx.asserted && !state.intx.masked && intx_open(layout, state)
+}
+
+/// The MSI messages that are attached and unmasked. Fewer may be granted now than when one became pending.
+fn open_messages(layout: &Layout, state: &State, granted: u16) -> u32 {
+    let masks = layout.structures.msi.and_then(|msi| msi.masks);
+    let masked = masks.map_or(0, |masks| state.field(masks, &msi::MASK));
     let allowed = u32::MAX >> u32::from(32_u16.saturating_sub(granted).min(31));
-    let ready = state.msi_pending & state.msi_attached & !masked & allowed;
+    state.msi_attached & !masked & allowed
+}
+
+/// The first MSI message that is pending and open.
+fn first_message(layout: &Layout, state: &State, granted: u16) -> Option<u16> {
+    let ready = state.msi_pending & open_messages(layout, state, granted);
     (ready != 0).then(|| ready.trailing_zeros() as u16)
+}
+
+fn function_masked(layout: &Layout, state: &State) -> bool {
+    let msix = layout.structures.msix;
+    msix.is_some_and(|msix| state.field(msix.at, &msix::FUNCTION_MASK) != 0)
 }
 
 /// The first MSI-X vector that can be sent.
 fn first_vector(layout: &Layout, state: &State) -> Option<u16> {
-    let msix = layout.structures.msix?;
-    if state.field(msix.at, &msix::FUNCTION_MASK) != 0 {
+    if function_masked(layout, state) {
         return None;
     }
     state.first_vector()

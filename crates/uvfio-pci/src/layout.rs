@@ -1,5 +1,6 @@
 //! Tables placed in a configuration space and compiled to masks for one view.
 
+use crate::backed::Backing;
 use crate::tables::{self, header};
 use crate::{Access, Action, After, Bar, BarSpan, Field, State, Table, Treatment, View, Window};
 
@@ -147,6 +148,9 @@ pub struct Layout {
     pub(crate) bars: [Bar; 6],
     pub(crate) rom_bytes: u32,
     pub(crate) structures: Structures,
+    /// Where it lies over a function that exists.
+    pub(crate) backing: [Backing; WORDS],
+    pub(crate) backed: bool,
     placed: [Option<Placed>; MAX_PLACED],
     placed_len: usize,
 }
@@ -160,6 +164,8 @@ impl Layout {
             bars: [Bar::None; 6],
             rom_bytes: 0,
             structures: Structures::default(),
+            backing: [Backing::default(); WORDS],
+            backed: false,
             placed: [None; MAX_PLACED],
             placed_len: 0,
         }
@@ -216,7 +222,7 @@ impl Layout {
     #[must_use]
     pub fn vectors(&self, kind: crate::Interrupt) -> u16 {
         match kind {
-            crate::Interrupt::Intx => u16::from(self.initial(0, &header::INTERRUPT_PIN) != 0),
+            crate::Interrupt::Intx => u16::from(!self.backed && self.initial(0, &header::INTERRUPT_PIN) != 0),
             crate::Interrupt::Msi => self.structures.msi.map_or(0, |msi| 1 << msi.capable),
             crate::Interrupt::MsiX => self.structures.msix.map_or(0, |msix| msix.vectors),
         }
@@ -268,6 +274,10 @@ impl Layout {
             field.treatment(self.view),
             Treatment::Shadow | Treatment::Hardware
         )
+    }
+
+    pub(crate) fn nth_placed(&self, n: usize) -> Option<Placed> {
+        self.placed.iter().take(self.placed_len).nth(n).copied().flatten()
     }
 
     pub(crate) fn word(&self, word: u16) -> Word {
@@ -364,12 +374,10 @@ impl Layout {
             }
         }
         let sticky = matches!(field.access, Access::Ros | Access::Rws | Access::Rw1cs);
-        let flr = if self.view == View::Virtual {
-            field.resets.flr
-        } else if sticky {
-            After::Kept
-        } else {
-            After::Initial
+        let flr = match (self.view, sticky) {
+            (View::Virtual | View::Filtered, _) => field.resets.flr,
+            (View::Raw, true) => After::Kept,
+            (View::Raw, false) => After::Initial,
         };
         for (keep, after) in word
             .keep

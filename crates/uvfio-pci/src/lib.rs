@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+mod backed;
 mod blueprint;
 pub mod chain;
 mod compile;

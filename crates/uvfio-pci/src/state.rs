@@ -165,6 +165,12 @@ impl State {
         enabled && self.awake(layout)
     }
 
+    /// Whether memory is on in COMMAND, also while the function sleeps or is being reset.
+    #[must_use]
+    pub fn memory_enabled(&self) -> bool {
+        self.field(0, &header::MEMORY) != 0
+    }
+
     /// The address that BAR `bar` holds (6: the ROM), without its flag bits.
     #[must_use]
     pub fn bar_address(&self, layout: &Layout, bar: u8) -> u64 {
@@ -211,6 +217,13 @@ impl State {
             return InterruptMode::Msi(1 << self.field(msi.at, &msi::GRANTED).min(msi.capable));
         }
         InterruptMode::Intx
+    }
+
+    /// Whether interrupt `vector` of the kind in use ([`interrupt_mode`](Self::interrupt_mode)) is open: it would be
+    /// delivered at once if the device sent it now. INTx is vector 0, and open whether or not it has masked itself.
+    #[must_use]
+    pub fn open(&self, layout: &Layout, vector: u16) -> bool {
+        crate::interrupt::open(layout, self, vector)
     }
 
     /// Whether a reset is under way.

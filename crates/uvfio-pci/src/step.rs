@@ -7,6 +7,8 @@ use crate::{
     PowerState, ResetKind, State, Window, error, interrupt,
 };
 
+const NO_VPD_WRITE: &str = "vital product data can't be written: the policy for this user does not allow it";
+
 /// What dword `register` of a window reads. Has no side effects. `register` past the window reads 0.
 #[must_use]
 pub fn read(layout: &Layout, state: &State, window: Window, register: u16) -> u32 {
@@ -36,7 +38,7 @@ pub fn step(layout: &Layout, state: &mut State, input: Input, effects: &mut Effe
             }
         }
         Input::Reset { kind } => reset(layout, state, kind, effects),
-        Input::EffectDone { id, outcome } => effect_done(layout, state, id, outcome),
+        Input::EffectDone { id, outcome } => effect_done(layout, state, id, outcome, effects),
         Input::BusMaster { on } => state.put(0, &header::BUS_MASTER, u32::from(on)),
         Input::Error {
             correctable,
@@ -127,6 +129,12 @@ fn write(
             rule: "this view shows the register, and stops writes that would disrupt the system",
         });
     }
+    if let Some(refused) = stops_vpd_write(layout, register, value & lanes) {
+        return effects.push(refused);
+    }
+    if let Some(through) = layout.hardware_write(state, register, value, lanes) {
+        effects.push(through);
+    }
     state.words[usize::from(register) % WORDS] = new;
     if word.actions == 0 {
         return;
@@ -145,7 +153,7 @@ fn write(
     if does(Action::PowerState) {
         power_state(layout, state, &written, effects);
     }
-    if does(Action::Vpd) {
+    if does(Action::Vpd) && !layout.backed {
         vpd_transfer(layout, state, &written, effects);
     }
     if does(Action::Msi) || does(Action::MsiX) {
@@ -236,6 +244,19 @@ fn power_state(layout: &Layout, state: &mut State, written: &Written, effects: &
     }
 }
 
+/// Why a write that would store vital product data in hardware is stopped, where it is.
+fn stops_vpd_write(layout: &Layout, register: u16, written: u32) -> Option<Effect> {
+    let vpd = layout
+        .structures
+        .vpd
+        .filter(|vpd| layout.backed && !vpd.writable)?;
+    let place = vpd::FLAG.place(vpd.at);
+    (place.word == register && written & place.mask != 0).then_some(Effect::Refused {
+        offset: vpd.at,
+        rule: NO_VPD_WRITE,
+    })
+}
+
 /// VPD's flag was written: a transfer starts. One at a time; a write during a transfer changes nothing more.
 fn vpd_transfer(layout: &Layout, state: &mut State, written: &Written, effects: &mut Effects) {
     let Some(vpd) = layout.structures.vpd else { return };
@@ -247,7 +268,7 @@ fn vpd_transfer(layout: &Layout, state: &mut State, written: &Written, effects: 
     if store && !vpd.writable {
         effects.push(Effect::Refused {
             offset: vpd.at,
-            rule: "vital product data can't be written: the policy for this user does not allow it",
+            rule: NO_VPD_WRITE,
         });
         return state.put(vpd.at, &vpd::FLAG, 0);
     }
@@ -266,7 +287,7 @@ fn reset(layout: &Layout, state: &mut State, kind: ResetKind, effects: &mut Effe
     state.clear_pending(layout);
     state.intx.asserted = false;
     state.vpd = None;
-    if kind != ResetKind::FunctionLevel || layout.view != crate::View::Virtual {
+    if kind != ResetKind::FunctionLevel || layout.view == crate::View::Raw {
         state.reset_table();
     }
     if state.reset.is_none() || state.reset_failed {
@@ -289,7 +310,7 @@ fn transactions_pending(layout: &Layout, state: &mut State, pending: bool) {
 }
 
 /// An effect is done; one that is not under way any more counts for nothing.
-fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcome) {
+fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcome, effects: &mut Effects) {
     if state.reset == Some(id) {
         if outcome == Outcome::Failed {
             state.reset_failed = true;
@@ -298,6 +319,9 @@ fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcom
         state.reset = None;
         state.reset_failed = false;
         transactions_pending(layout, state, false);
+        if let Some(decode) = layout.decode_again(state) {
+            effects.push(decode);
+        }
     } else if let (true, Some(vpd)) = (state.vpd == Some(id), layout.structures.vpd) {
         state.vpd = None;
         match outcome {

@@ -5,8 +5,8 @@ mod common;
 use common::{ALL, Device};
 use proptest::prelude::*;
 use uvfio_pci::{
-    ByteEnables, Effect, EffectId, Input, Interrupt, InterruptMode, Outcome, PowerState, ResetKind, View,
-    Window,
+    ByteEnables, Delivery, Effect, EffectId, Input, Interrupt, InterruptMode, Outcome, PowerState, ResetKind,
+    View, Window,
 };
 
 fn device(view: View) -> impl Strategy<Value = Device> {
@@ -172,7 +172,30 @@ fn check_state(device: &mut Device, power_on: &[u8]) -> Result<(), TestCaseError
         deliveries.is_empty() || line || command & 4 != 0,
         "messages need bus mastering"
     );
+    for vector in [0, 1, 31] {
+        prop_assert_eq!(
+            state.open(layout, vector),
+            vector < wanted.1 && is_delivered_at_once(&taken, wanted.0, vector),
+            "{:?} {} is open when it would be delivered",
+            mode,
+            vector
+        );
+    }
     Ok(())
+}
+
+/// Whether an interrupt comes when the device sends it, from a device that has nothing pending.
+fn is_delivered_at_once(device: &Device, kind: Interrupt, vector: u16) -> bool {
+    let mut device = device.clone();
+    if kind == Interrupt::Intx {
+        // The line masks itself when it is delivered, which is apart from this.
+        device.input(Input::UnmaskIntx);
+        device.input(Input::IntxLevel { asserted: true });
+    } else {
+        device.input(Input::VectorFired { vector });
+    }
+    let sent = |delivery: &Delivery| delivery.kind == kind && delivery.vector == vector;
+    device.deliveries().iter().any(sent)
 }
 
 proptest! {

@@ -80,7 +80,7 @@ fn the_filtered_view_stops_bars_rom_and_messages() {
         (0x60, 0xffff_ffff), // MSI mask bits, but neither enable, address nor data
         (0x68, 0x4000_0000), // MSI-X function mask, but not enable
         (0x80, 0x8000_0fff),
-        (0x8c, 0x0000_79ff),
+        (0x8c, 0x0000_791f), // DEVCTL without the payload size, which is the link's
         (0xac, 0x0000_0010),
         (0x108, 0x005f_f030),
         (0x10c, 0x005f_f030),

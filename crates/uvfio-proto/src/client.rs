@@ -3,6 +3,7 @@
 //! The server may send commands of its own, DMA_READ and DMA_WRITE, at any time. They are answered from the
 //! [`ClientMemory`] while the client waits for a reply, or in [`Client::serve_incoming`].
 
+mod io_fds;
 mod memory;
 mod requests;
 
@@ -22,6 +23,7 @@ use crate::message::{Command, DEFAULT_DATA_BYTES, HEADER_BYTES, Header, HeaderFl
 use crate::transport::{Blocked, Incoming, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS, VersionError};
 
+pub use io_fds::IoEventFd;
 pub use memory::ClientMemory;
 pub use requests::{DeviceSummary, IrqSummary, RegionSummary};
 

@@ -168,7 +168,8 @@ impl Notes {
 /// What VERSION agreed on, as far as a server must remember it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Agreed {
-    pub(crate) takes_fds: bool,
+    /// Most descriptors in one message to the client.
+    pub(crate) most_fds: u32,
     pub(crate) one_area: bool,
     /// Most bytes of data in one message to the client.
     pub(crate) most_data: u32,

@@ -338,6 +338,45 @@ pub struct RegionIoFds {
     pub count: u32,
 }
 
+/// One sub-region of [`RegionIoFds`] ("Sub-Region IO FD info format"). Where the entry after it begins is told by the
+/// reply's length and count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SubRegionIoFd {
+    /// Offset in the region, bytes.
+    pub offset: u64,
+    /// Length, bytes; 0 where accesses of any width are meant.
+    pub bytes: u64,
+    /// Which of the reply's descriptors.
+    pub fd_index: u32,
+    /// [`SubRegionIoFd::IOEVENTFD`], or another kind.
+    pub kind: u32,
+    /// [`IoEventFdFlags`].
+    pub flags: u32,
+    /// 0.
+    pub padding: u32,
+    /// The value of the stores that are meant, with [`IoEventFdFlags::DATAMATCH`].
+    pub datamatch: u64,
+}
+
+impl SubRegionIoFd {
+    /// `VFIO_USER_IO_FD_TYPE_IOEVENTFD`: the descriptor is an eventfd, written for each store.
+    pub const IOEVENTFD: u32 = 0;
+    /// `VFIO_USER_IO_FD_TYPE_IOREGIONFD`: accesses are messages on the descriptor.
+    pub const IOREGIONFD: u32 = 1;
+}
+
+bitflags::bitflags! {
+    /// [`SubRegionIoFd::flags`] of an ioeventfd; KVM's.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct IoEventFdFlags: u32 {
+        /// Stores of one value only.
+        const DATAMATCH = 1;
+        /// The region is of I/O ports.
+        const PIO = 1 << 1;
+    }
+}
+
 /// DEVICE_GET_IRQ_INFO's payload, both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -501,6 +540,7 @@ mod tests {
             ("device info", size_of::<DeviceInfo>(), 16),
             ("region info", size_of::<RegionInfo>(), 32),
             ("region io fds", size_of::<RegionIoFds>(), 16),
+            ("sub-region io fd", size_of::<SubRegionIoFd>(), 40),
             ("irq info", size_of::<IrqInfo>(), 16),
             ("set irqs", size_of::<SetIrqs>(), 20),
             ("region access", size_of::<RegionAccess>(), 16),

@@ -31,7 +31,7 @@ use crate::dma_channel::DmaChannel;
 use crate::error::Refusal;
 use crate::journal::{self, Agreed, Journal, Notes};
 use crate::message::{Command, DEFAULT_DATA_BYTES, Header, Kind};
-use crate::transport::{Incoming, Message, Outgoing, ReceiveError, SendError};
+use crate::transport::{Incoming, MAX_FDS, Message, Outgoing, ReceiveError, SendError};
 use crate::version::{self, Capabilities, MAX_MSG_FDS};
 pub use outcome::{End, ResumeError, ServeError};
 use reply::Reply;
@@ -111,8 +111,8 @@ pub struct Server {
 /// What was agreed with the client.
 struct Session {
     channel: Arc<DmaChannel>,
-    /// The client can take a descriptor.
-    takes_fds: bool,
+    /// Most descriptors that the client can take in one message.
+    most_fds: usize,
     /// The client sent no JSON. One such, SPDK's, maps a region's second area from a second descriptor that nobody
     /// sends; it is shown one area only.
     one_area: bool,
@@ -358,7 +358,9 @@ impl Server {
         self.reply.put_bytes(&payload);
         let theirs = proposal.capabilities.as_ref();
         let agreed = Agreed {
-            takes_fds: theirs.map_or(Capabilities::default().msg_fds(), Capabilities::msg_fds) > 0,
+            most_fds: theirs
+                .map_or(Capabilities::default().msg_fds(), Capabilities::msg_fds)
+                .min(MAX_FDS) as u32,
             one_area: theirs.is_none(),
             most_data: theirs.map_or(Capabilities::default().data_bytes(), Capabilities::data_bytes),
         };
@@ -379,7 +381,7 @@ impl Server {
         let messages: Arc<dyn DmaMessages> = Arc::clone(&channel) as _;
         self.session = Some(Session {
             channel,
-            takes_fds: agreed.takes_fds,
+            most_fds: agreed.most_fds as usize,
             one_area: agreed.one_area,
             inherited,
         });

@@ -16,7 +16,9 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use common::device::{BAR0, BAR1, BAR2, CONFIG, PARTS, TestDevice, VECTORS, eventually, limits};
+use common::device::{
+    BAR0, BAR1, BAR2, BAR2_AT, BELLS, CONFIG, PARTS, TestDevice, VECTORS, eventually, limits,
+};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use uvfio_core::{Policy, VirtualDevice};
@@ -72,7 +74,7 @@ fn cloud_hypervisors_client_drives_a_device() {
     };
     region(&client, 0, BAR0, 3, &[], None);
     region(&client, 1, BAR1, 7, &[], Some(0));
-    region(&client, 2, BAR2, 15, &PARTS, Some(0));
+    region(&client, 2, BAR2, 15, &PARTS, Some(BAR2_AT));
     region(&client, CONFIG, 4096, 3, &[], None);
     region(&client, 8, 0, 0, &[], None);
 
@@ -370,13 +372,26 @@ fn our_client_drives_our_server() {
         .iter()
         .map(|area| (area.offset, area.bytes))
         .collect();
-    assert_eq!((region.bytes, areas, region.offset), (BAR2, PARTS.to_vec(), 0));
+    assert_eq!(
+        (region.bytes, areas, region.offset),
+        (BAR2, PARTS.to_vec(), BAR2_AT)
+    );
     let region = client.region_info(1).unwrap();
     assert_eq!(
         (region.areas.len(), region.areas[0].bytes, region.memory.is_some()),
         (1, BAR1, true)
     );
-    assert_eq!(client.region_io_fds(0).unwrap(), 0);
+    let doorbells = client.region_io_fds(0).unwrap();
+    let told: Vec<_> = doorbells
+        .iter()
+        .map(|one| (one.offset, one.bytes, one.value))
+        .collect();
+    assert_eq!(told, [(BELLS[0], 0, None), (BELLS[1], 4, Some(7))]);
+    for (one, bell) in doorbells.iter().zip(&served.device.bells) {
+        rustix::io::write(&*one.eventfd, &3_u64.to_ne_bytes()).unwrap();
+        assert_eq!(bell.take(), 3, "the device has its other end");
+    }
+    assert!(client.region_io_fds(2).unwrap().is_empty());
     assert_eq!(client.irq_info(2).unwrap().count, u32::from(VECTORS));
 
     client.write(CONFIG, 4, &[6, 0]).unwrap();

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::device::{BAR0, BAR1, BAR2, CONFIG, PARTS, serve, serve_unnegotiated};
+use common::device::{BAR0, BAR1, BAR2, BAR2_AT, CONFIG, PARTS, serve, serve_unnegotiated};
 use common::raw::{N, access, dma_map, message, pack, region_info, version, words};
 
 #[test]
@@ -75,12 +75,12 @@ fn region_information_tells_its_length_first_and_its_areas_then() {
     let needed = 32 + 16 + 2 * 16;
     assert_eq!(
         fixed(32, 2),
-        (32, [needed, 15, 2, 32], BAR2, 0, 1),
+        (32, [needed, 15, 2, 32], BAR2, BAR2_AT, 1),
         "BAR 2, the list does not fit"
     );
     assert_eq!(
         fixed(needed - 1, 2),
-        (32, [needed, 15, 2, 32], BAR2, 0, 1),
+        (32, [needed, 15, 2, 32], BAR2, BAR2_AT, 1),
         "BAR 2, it still does not"
     );
     assert_eq!(
@@ -105,7 +105,7 @@ fn the_list_of_areas_is_as_linux_has_it() {
         payload.resize(argsz as usize, 0);
         let got = raw.ask(1, 5, &payload);
         assert_eq!(got.payload.len(), 80);
-        let mut want = pack(&[N::D(80), N::D(15), N::D(2), N::D(32), N::Q(BAR2), N::Q(0)]);
+        let mut want = pack(&[N::D(80), N::D(15), N::D(2), N::D(32), N::Q(BAR2), N::Q(BAR2_AT)]);
         // The capability: sparse mmap is 1, version 1, the last.
         want.extend([1, 0, 1, 0, 0, 0, 0, 0]);
         want.extend(words(&[2, 0]));
@@ -136,6 +136,7 @@ fn a_client_that_takes_no_descriptor_is_told_of_nothing_to_map() {
     raw.send(&message(1, 5, 0, &region_info(4064, 2)));
     let (got, fds) = raw.recv_with().unwrap();
     assert_eq!((got.u32(0), got.u32(4), fds.len()), (32, 3, 0), "{got:?}");
+    assert_eq!(got.u64(24), 0, "no file, no place in it: {got:?}");
 }
 
 #[test]
@@ -143,12 +144,12 @@ fn the_descriptor_of_a_region_is_its_memory() {
     let (_served, raw) = serve();
     raw.send(&message(1, 5, 0, &region_info(4096, 2)));
     let (_, fds) = raw.recv_with().unwrap();
-    rustix::io::pwrite(&fds[0], b"here", PARTS[0].0).unwrap();
+    rustix::io::pwrite(&fds[0], b"here", BAR2_AT + PARTS[0].0).unwrap();
     assert_eq!(raw.ask(1, 10, &access(4, CONFIG, 2, &[2, 0])).flags, 1);
     raw.send(&message(1, 5, 0, &region_info(4096, 2)));
     let (_, again) = raw.recv_with().unwrap();
     let mut data = [0; 4];
-    rustix::io::pread(&again[0], &mut data, PARTS[0].0).unwrap();
+    rustix::io::pread(&again[0], &mut data, BAR2_AT + PARTS[0].0).unwrap();
     assert_eq!(&data, b"here");
 }
 

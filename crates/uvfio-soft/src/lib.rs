@@ -3,3 +3,4 @@
 
 pub mod edu;
 pub mod ioat;
+pub mod notify;

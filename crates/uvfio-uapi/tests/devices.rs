@@ -367,6 +367,26 @@ fn dev_iommu_plays_a_container() {
     copy(&program, device, IOVA, BUFFER_AT, 64, 0);
     copy(&program, device, BUFFER_AT, IOVA + 64, 64, COMMAND_FROM_DEVICE);
     assert_eq!(memory.get(64, 64), [3; 64]);
+
+    // As version 1 it cuts mappings; what is left is where it was.
+    program
+        .ioctl_value(iommu, sys::SET_IOMMU, sys::TYPE1)
+        .expect("set");
+    let pages = Memory::new(3 * 4096);
+    pages.put(2 * 4096, &[4; 64]);
+    let at = IOVA + (1 << 20);
+    program
+        .map(iommu, at, pages.address(), 3 * 4096, sys::READ | sys::WRITE)
+        .expect("mapped");
+    assert_eq!(program.unmap(iommu, at + 4096, 4096, 0), Ok(4096));
+    copy(&program, device, at + 2 * 4096, BUFFER_AT, 64, 0);
+    copy(&program, device, BUFFER_AT, at, 64, COMMAND_FROM_DEVICE);
+    copy(&program, device, BUFFER_AT, at + 4096, 64, COMMAND_FROM_DEVICE);
+    assert_eq!(
+        (pages.get(0, 64), pages.get(4096, 64)),
+        (vec![4; 64], vec![0; 64])
+    );
+
     for number in [device, group] {
         program.close(number);
     }

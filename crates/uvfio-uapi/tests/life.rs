@@ -229,6 +229,22 @@ fn nothing_of_a_process_is_held_once_its_files_are_closed() {
 }
 
 #[test]
+fn sleep_ends_with_the_device_s_last_file() {
+    let (program, _odd) = odd();
+    let (_, group, mut device) = program.opened();
+    for user in 0..2 {
+        let mut sleep = sys::words(&[8, sys::FEATURE_SET | 3]);
+        assert_eq!(
+            program.ioctl(device, sys::FEATURE, &mut sleep),
+            Ok(0),
+            "user {user}"
+        );
+        program.close(device);
+        device = program.device_fd(group, "0000:01:00.0").expect("opened");
+    }
+}
+
+#[test]
 fn an_ioeventfd_ends_with_the_device_s_last_file() {
     let (program, _odd) = odd();
     let (_, group, device) = program.opened();

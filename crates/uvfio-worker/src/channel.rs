@@ -14,6 +14,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg,
 };
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
 
 use crate::image::Image;
@@ -21,6 +22,9 @@ use crate::owned::Descriptors;
 
 /// The longest message, bytes; a path and then some.
 const LONGEST: usize = 16 * 1024;
+
+/// The most descriptors in a message: those of a function.
+const DESCRIPTORS: usize = 4;
 
 /// What the supervisor says.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub(crate) struct Setup {
     /// Whether the log may be coloured.
     pub(crate) ansi: bool,
     pub(crate) view: View,
+    /// How its user reaches the BARs of a function that exists.
+    pub(crate) bars: BarGrant,
     /// What the last worker said of the device's shape, where it is gone and exists no more for us.
     pub(crate) shape: String,
     pub(crate) log: String,
@@ -79,10 +85,11 @@ impl Setup {
         let flag = |flag| if flag { "1" } else { "0" };
         // The specification comes last: it may have any character but a zero.
         format!(
-            "{}\0{}\0{}\0{}\0{}\0{}",
+            "{}\0{}\0{}\0{}\0{}\0{}\0{}",
             flag(self.gone),
             flag(self.ansi),
             self.view.name(),
+            self.bars.name(),
             self.shape,
             self.log,
             self.spec
@@ -90,12 +97,14 @@ impl Setup {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(6, '\0');
-        let (gone, ansi, view) = (parts.next()? == "1", parts.next()? == "1", parts.next()?);
+        let mut parts = text.splitn(7, '\0');
+        let (gone, ansi) = (parts.next()? == "1", parts.next()? == "1");
+        let (view, bars) = (parts.next()?, parts.next()?);
         Some(Self {
             gone,
             ansi,
             view: View::ALL.into_iter().find(|known| known.name() == view)?,
+            bars: BarGrant::ALL.into_iter().find(|known| known.name() == bars)?,
             shape: parts.next()?.into(),
             log: parts.next()?.into(),
             spec: parts.next()?.into(),
@@ -144,8 +153,10 @@ impl Channel {
                     group,
                     device,
                     group_number,
+                    config,
                 } = descriptors;
-                let descriptors = [container.as_fd(), group.as_fd(), device.as_fd()];
+                let mut descriptors = vec![container.as_fd(), group.as_fd(), device.as_fd()];
+                descriptors.extend(config.as_ref().map(AsFd::as_fd));
                 self.send(b'F', &group_number.to_ne_bytes(), &descriptors)
             }
             Order::Make(setup) => self.send(b'M', setup.to_text().as_bytes(), &[]),
@@ -162,7 +173,7 @@ impl Channel {
     /// Waits for an order; `None` where the supervisor is gone.
     pub(crate) fn next_order(&self) -> io::Result<Option<Order>> {
         let mut bytes = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut pieces = [IoSliceMut::new(&mut bytes)];
         let got = recvmsg(&self.0, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
@@ -187,6 +198,7 @@ impl Channel {
                 container: fds.next().ok_or_else(bad)?,
                 group: fds.next().ok_or_else(bad)?,
                 device: fds.next().ok_or_else(bad)?,
+                config: fds.next(),
                 group_number: u32::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
             }),
             b'M' => Order::Make(Setup::from_text(&text()).ok_or_else(bad)?),
@@ -248,7 +260,7 @@ impl Channel {
         if text.len() >= LONGEST {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -271,11 +283,15 @@ mod tests {
 
     #[test]
     fn a_setup_arrives_as_it_was_sent() {
-        for (gone, view) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)] {
+        for ((gone, view), bars) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)]
+            .into_iter()
+            .zip(BarGrant::ALL)
+        {
             let setup = Setup {
                 gone,
                 ansi: !gone,
                 view,
+                bars,
                 shape: if gone { "none rom:0".into() } else { String::new() },
                 log: "warn,audit=info".into(),
                 spec: "nvme,file=a\nb,,c.img".into(),

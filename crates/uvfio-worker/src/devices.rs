@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use uvfio_core::Device;
-use uvfio_soft::{edu, ioat};
+use uvfio_soft::{edu, ioat, notify};
 
 use crate::image::Image;
 use crate::nvme;
@@ -69,6 +69,13 @@ pub const KINDS: &[Kind] = &[
         example: "nvme,mem=1M",
         parse: nvme::parse,
     },
+    Kind {
+        name: "notify",
+        summary: "one doorbell, by message or by eventfd, that is answered with an MSI-X message",
+        usage: "no options",
+        example: "notify",
+        parse: parse_notify,
+    },
 ];
 
 const EDU_USAGE: &str = "dma_mask=MASK";
@@ -77,6 +84,25 @@ const IOAT_USAGE: &str = "channels=N";
 impl Plan for edu::Config {
     fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
         Ok(edu::Edu::new(*self)?)
+    }
+}
+
+struct NotifyPlan;
+
+impl Plan for NotifyPlan {
+    fn build(&self, _images: Vec<Image>) -> Result<Arc<dyn Device>, BuildError> {
+        Ok(notify::Notify::new())
+    }
+}
+
+fn parse_notify(options: &[Opt]) -> Result<Box<dyn Plan>, SpecError> {
+    match options.first() {
+        None => Ok(Box::new(NotifyPlan)),
+        Some(option) => Err(SpecError::UnknownOption {
+            device: "notify",
+            option: option.key.clone(),
+            allowed: "none",
+        }),
     }
 }
 

@@ -6,6 +6,8 @@
 //!      +--- the group opens again: free -----+ EBUSY: something of the former lease is left: held, not leased
 //! ```
 //!
+//! What the function stores is erased in between, or there is no second user, where policy says so ([`BetweenUsers`]).
+//!
 //! The kernel opens a group again only when the last descriptor of the former lease is closed and its last mapping
 //! undone, whoever has them: it is asked, and nothing else is believed. It resets the function when it is closed, and once
 //! more when it is opened.
@@ -16,11 +18,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_linux::sysfs::{Address, Host};
+use uvfio_pci::View;
 
 use crate::opened::Opened;
 use crate::orders::Orders;
 use crate::owned::{OwnError, Owned};
-use crate::supervisor::{Job, Supervisor, SupervisorError};
+use crate::supervisor::{BetweenUsers, Job, Supervisor, SupervisorError};
 use crate::{Ended, Source};
 
 /// How long after the first try to open a group that is held the next one is made; each is twice as long as the last.
@@ -87,7 +90,19 @@ impl<'a> Leases<'a> {
                 Over::Server(ended) => return Ok(ended),
                 Over::Lease => {}
             }
-            let Some(function) = own_again(address, orders)? else {
+            match job.between_users {
+                BetweenUsers::Reset => {}
+                BetweenUsers::Never => return Ok(Ended::OneUser),
+                BetweenUsers::Erase(erase) => {
+                    // Opened once to be sure that nobody has anything of it any more.
+                    if own_again(address, job.view, orders)?.is_none() {
+                        return Ok(Ended::Stopped);
+                    }
+                    erase(address).map_err(|why| SupervisorError::NotErased { address, why })?;
+                    tracing::info!(target: "audit", "{address}: erased");
+                }
+            }
+            let Some(function) = own_again(address, job.view, orders)? else {
                 return Ok(Ended::Stopped);
             };
             let is = function.identity().map_err(OwnError::Vfio)?;
@@ -134,7 +149,7 @@ fn one_lease(
 
 /// Opens the function for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
 /// first.
-fn own_again(address: Address, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
+fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
     let host = Host::default();
     let mut wait = FIRST_WAIT;
     let mut said = String::new();
@@ -142,7 +157,7 @@ fn own_again(address: Address, orders: &Orders) -> Result<Option<Owned>, Supervi
         if orders.stopping() {
             return Ok(None);
         }
-        match Owned::open(&host, address) {
+        match Owned::open(&host, address, view) {
             Ok(function) => {
                 if !said.is_empty() {
                     tracing::warn!(target: "audit", "{address}: free again");

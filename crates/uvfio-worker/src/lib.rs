@@ -53,4 +53,4 @@ pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};
 pub use socket::{SocketError, SocketFile};
 pub use spec::{BuildError, DeviceSpec, SpecError};
-pub use supervisor::{Job, Supervisor, SupervisorError};
+pub use supervisor::{BetweenUsers, Job, Supervisor, SupervisorError};

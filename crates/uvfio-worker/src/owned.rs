@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use uvfio_linux::device::Parts;
-use uvfio_linux::sysfs::{self, Address, Host};
+use uvfio_linux::device::{BarGrant, Parts};
+use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
+use uvfio_pci::View;
 use uvfio_pci::tables::header;
 
 /// Why a function can't be owned.
@@ -81,6 +82,17 @@ pub enum OwnError {
         /// Device and vendor ID now.
         is: u32,
     },
+    /// The raw view needs configuration space to be writable, past the kernel's VFIO.
+    #[error(
+        "{address} has no raw view for its user: config in its folder in /sys can't be written, for which root and a \
+         kernel that is not locked down are needed ({why}); --view filtered needs neither"
+    )]
+    NoRaw {
+        /// The function.
+        address: Address,
+        /// What the system says.
+        why: String,
+    },
     /// The kernel refused something else.
     #[error(transparent)]
     Vfio(#[from] VfioError),
@@ -111,6 +123,8 @@ pub struct Owned {
     group: Group,
     group_number: u32,
     device: DeviceFile,
+    config: Option<ConfigFile>,
+    view: View,
 }
 
 /// What is handed to the worker.
@@ -120,14 +134,18 @@ pub(crate) struct Descriptors {
     pub(crate) group: OwnedFd,
     pub(crate) group_number: u32,
     pub(crate) device: OwnedFd,
+    pub(crate) config: Option<OwnedFd>,
 }
 
 impl Owned {
     /// Opens a function and its group.
     ///
+    /// Its configuration space in `/sys` is opened too: to be written only under the `raw` view, whose user is trusted
+    /// with that, and where this user may. By it a BAR could be moved onto another device's memory.
+    ///
     /// # Errors
     /// Where it is not there, not free, or not this user's.
-    pub fn open(host: &Host, address: Address) -> Result<Self, OwnError> {
+    pub fn open(host: &Host, address: Address, view: View) -> Result<Self, OwnError> {
         let function = host.sysfs().function(address)?;
         if !function.has_vfio_driver() {
             let driver = function.driver;
@@ -166,29 +184,45 @@ impl Owned {
         group.set_container(&container)?;
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
+        let config = config_file(host, address, view)?;
         Ok(Self {
             address,
             container,
             group,
             group_number: number,
             device,
+            config,
+            view,
         })
     }
 
     /// Takes what [`descriptors`](Self::descriptors) gave.
-    pub(crate) fn from_descriptors(address: Address, given: Descriptors) -> Result<Self, VfioError> {
+    pub(crate) fn from_descriptors(
+        address: Address,
+        view: View,
+        given: Descriptors,
+    ) -> Result<Self, VfioError> {
+        // A function that no longer answers shows that by its other descriptors.
+        let config = given.config.map(ConfigFile::from_descriptor);
         Ok(Self {
             address,
             container: Container::from_descriptor(given.container)?,
             group: Group::from_descriptor(given.group, given.group_number)?,
             group_number: given.group_number,
             device: DeviceFile::from_descriptor(given.device, &address.to_string())?,
+            config: config.and_then(Result::ok),
+            view,
         })
     }
 
-    /// Duplicates of all three descriptors.
+    /// Duplicates of all descriptors.
     pub(crate) fn descriptors(&self) -> io::Result<Descriptors> {
+        let config = self
+            .config
+            .as_ref()
+            .map(|config| config.as_fd().try_clone_to_owned());
         Ok(Descriptors {
+            config: config.transpose()?,
             container: self.container.as_fd().try_clone_to_owned()?,
             group: self.group.as_fd().try_clone_to_owned()?,
             group_number: self.group_number,
@@ -197,12 +231,15 @@ impl Owned {
     }
 
     /// What the device is made of.
-    pub(crate) fn into_parts(self) -> Parts {
+    pub(crate) fn into_parts(self, bars: BarGrant) -> Parts {
         Parts {
             name: self.address.to_string(),
             container: self.container,
             group: self.group,
             device: self.device,
+            config: self.config,
+            view: self.view,
+            bars,
         }
     }
 
@@ -217,13 +254,13 @@ impl Owned {
         Ok(self.device.info()?.reset)
     }
 
-    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, and has no memory
-    /// of the user's any more. Takes no longer than undoing the mappings does.
+    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, has no memory of the
+    /// user's any more, and answers no mapping of its BARs. Takes no longer than undoing the mappings does.
     ///
     /// # Errors
     /// Where it does not stop; the rest is done all the same.
     pub(crate) fn quieten(&self) -> Result<(), VfioError> {
-        let stopped = self.stop_master();
+        let stopped = self.stop_answering();
         for irq in [Irq::Msix, Irq::Msi, Irq::Intx] {
             // Refused where it is not the kind that is enabled.
             if let Err(error) = self.device.disable(irq) {
@@ -234,12 +271,13 @@ impl Owned {
         stopped.and(unmapped.map(|_| ()))
     }
 
-    /// Takes bus mastering from the function.
-    fn stop_master(&self) -> Result<(), VfioError> {
+    /// Takes bus mastering and memory from the function.
+    fn stop_answering(&self) -> Result<(), VfioError> {
         let at = header::BUS_MASTER.register.into();
         let config: Region = self.device.config()?;
         let command: u16 = config.read_word(at)?;
-        config.write_word(at, command & !(header::BUS_MASTER.mask() as u16))
+        let both = (header::BUS_MASTER.mask() | header::MEMORY.mask()) as u16;
+        config.write_word(at, command & !both)
     }
 
     /// Resets it, as [`quieten`](Self::quieten) leaves it.
@@ -249,6 +287,28 @@ impl Owned {
     pub(crate) fn reset(&self) -> Result<(), VfioError> {
         self.device.reset()
     }
+}
+
+/// A function's configuration space in `/sys`, as far as this user may have it; under the `raw` view such that it can be
+/// written.
+fn config_file(host: &Host, address: Address, view: View) -> Result<Option<ConfigFile>, OwnError> {
+    let sysfs = host.sysfs();
+    if view == View::Raw {
+        let no_raw = |why: String| OwnError::NoRaw { address, why };
+        let file = sysfs
+            .open_config(address, true)
+            .map_err(|error| no_raw(error.to_string()))?;
+        // A kernel that is locked down refuses each write, not the opening. This byte is for software's notes.
+        let at = header::INTERRUPT_LINE.register.into();
+        let mut line = [0];
+        let tried = file.read(at, &mut line).and_then(|()| file.write(at, &line));
+        tried.map_err(|error| no_raw(format!("the kernel refuses writes ({error}); it is locked down")))?;
+        return Ok(Some(file));
+    }
+    let opened = sysfs.open_config(address, false);
+    Ok(opened
+        .inspect_err(|error| tracing::warn!("{address}: {error}"))
+        .ok())
 }
 
 /// Who holds a function, as far as this user may see.
@@ -329,7 +389,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         machine(root.path(), drivers);
         let address = ADDRESS.parse().expect("an address");
-        let refused = Owned::open(&Host::at(root.path()), address);
+        let refused = Owned::open(&Host::at(root.path()), address, View::Virtual);
         refused.expect_err("no such machine").to_string()
     }
 
@@ -352,6 +412,35 @@ mod tests {
             "0000:00:03.0 can't be owned, since its IOMMU group 5 is given away as a whole or not at all: 0000:00:04.0 \
              is driven by igb (`uvfio bind 0000:00:04.0` takes it from there)"
         );
+    }
+
+    #[test]
+    fn there_is_no_raw_view_without_configuration_space_that_can_be_written() {
+        let root = tempfile::tempdir().expect("a folder");
+        machine(root.path(), [Some("vfio-pci"), None]);
+        let (host, address) = (Host::at(root.path()), ADDRESS.parse().expect("an address"));
+        let refused = config_file(&host, address, View::Raw).expect_err("there is none");
+        assert!(
+            refused.to_string().starts_with(
+                "0000:00:03.0 has no raw view for its user: config in its folder in /sys can't be written"
+            ),
+            "{refused}"
+        );
+        assert!(
+            config_file(&host, address, View::Filtered)
+                .expect("none")
+                .is_none()
+        );
+        let path = root
+            .path()
+            .join(format!("sys/devices/pci0000:00/{ADDRESS}/config"));
+        let page: Vec<u8> = (0..=255).collect();
+        fs::write(&path, &page).expect("written");
+        for (view, writable) in [(View::Virtual, false), (View::Filtered, false), (View::Raw, true)] {
+            let file = config_file(&host, address, view).expect("opened").expect("there");
+            assert_eq!(file.is_writable(), writable, "{view:?}");
+        }
+        assert_eq!(fs::read(&path).expect("read"), page, "the trial leaves no trace");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
+use uvfio_pci::View;
 use uvfio_proto::{Limits, Server};
 
 use crate::channel::{Channel, Order, Report, Setup};
@@ -73,7 +74,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     };
     log_to_supervisor(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
     let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
-    let opened = given.open(&spec)?;
+    let opened = given.open(&spec, setup.view)?;
     let bytes = opened.images.iter().map(|image| image.bytes);
     let mut longest_file = bytes.max().unwrap_or_default().max(spec.own_file_bytes());
     let owns_hardware = opened.function.is_some();
@@ -81,7 +82,8 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         let shape = Shape::from_text(&setup.shape).ok_or("the device's shape is not known")?;
         Remains::of(shape)
     } else {
-        spec.build_over(opened).map_err(|error| error.to_string())?
+        spec.build_over(opened, setup.bars)
+            .map_err(|error| error.to_string())?
     };
     let shape = match owns_hardware {
         true => Shape::of(&device.blueprint()).to_text(),
@@ -156,10 +158,10 @@ struct Given {
 }
 
 impl Given {
-    fn open(self, spec: &DeviceSpec) -> Result<Opened, String> {
+    fn open(self, spec: &DeviceSpec, view: View) -> Result<Opened, String> {
         let function = match (self.function, spec.address()) {
             (Some(descriptors), Some(address)) => {
-                let owned = Owned::from_descriptors(address, descriptors);
+                let owned = Owned::from_descriptors(address, view, descriptors);
                 Some(owned.map_err(|error| error.to_string())?)
             }
             _ => None,

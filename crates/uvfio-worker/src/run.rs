@@ -29,6 +29,8 @@ pub enum Ended {
     UserLeft,
     /// Its user has left, and there is no way to reset the function for another.
     NoReset,
+    /// Its only user has left, and policy lets it have no other.
+    OneUser,
     /// The device was taken away, and its user has left.
     Gone,
 }

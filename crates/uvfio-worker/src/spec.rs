@@ -5,8 +5,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use uvfio_core::{Device, DeviceError};
-use uvfio_linux::device::{Hardware, HardwareError};
+use uvfio_linux::device::{BarGrant, Hardware, HardwareError};
 use uvfio_linux::sysfs::{Address, AddressError, Host};
+use uvfio_pci::View;
 
 use crate::devices::{KINDS, Plan};
 use crate::image::ImageError;
@@ -163,14 +164,14 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        self.build_over(self.open()?)
+        self.build_over(self.open(View::Virtual)?, BarGrant::default())
     }
 
-    /// Opens what the device needs of the system.
+    /// Opens what the device needs of the system for users of this view.
     ///
     /// # Errors
     /// Where something of it can't be used.
-    pub fn open(&self) -> Result<Opened, BuildError> {
+    pub fn open(&self, view: View) -> Result<Opened, BuildError> {
         Ok(match &self.kind {
             Wanted::Software(plan) => Opened {
                 images: plan.open()?,
@@ -178,19 +179,19 @@ impl DeviceSpec {
             },
             Wanted::Function(address) => Opened {
                 images: Vec::new(),
-                function: Some(Owned::open(&Host::default(), *address)?),
+                function: Some(Owned::open(&Host::default(), *address, view)?),
             },
         })
     }
 
-    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself.
+    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself. `bars` is for a function that exists.
     ///
     /// # Errors
     /// Where what it needs (memory, threads) is not to be had.
-    pub fn build_over(&self, opened: Opened) -> Result<Arc<dyn Device>, BuildError> {
+    pub fn build_over(&self, opened: Opened, bars: BarGrant) -> Result<Arc<dyn Device>, BuildError> {
         match (&self.kind, opened.function) {
             (Wanted::Software(plan), _) => plan.build(opened.images),
-            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts())?),
+            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts(bars))?),
             (Wanted::Function(_), None) => Err(BuildError::Config {
                 device: "a PCI function",
                 why: "its descriptors were not handed over".into(),
@@ -334,10 +335,13 @@ mod tests {
     #[test]
     fn a_wrong_specification_is_one_sentence_that_names_the_option_and_what_is_allowed() {
         for (text, sentence) in [
-            ("", r#"there is no device ""; the devices are: edu, ioat, nvme"#),
+            (
+                "",
+                r#"there is no device ""; the devices are: edu, ioat, nvme, notify"#,
+            ),
             (
                 "floppy",
-                r#"there is no device "floppy"; the devices are: edu, ioat, nvme"#,
+                r#"there is no device "floppy"; the devices are: edu, ioat, nvme, notify"#,
             ),
             (
                 "edu,colour=red",

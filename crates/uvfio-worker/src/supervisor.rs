@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use uvfio_linux::device::BarGrant;
+use uvfio_linux::sysfs::Address;
 use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 use uvfio_proto::{Journal, Limits};
@@ -46,6 +48,14 @@ pub enum SupervisorError {
     /// The function did not stop, or did not come back from its reset.
     #[error("{0}; it gets no other user: start it again when it works")]
     NotBack(VfioError),
+    /// What the function stores could not be erased.
+    #[error("{address} could not be erased: {why}; it gets no other user")]
+    NotErased {
+        /// The function.
+        address: Address,
+        /// Why not.
+        why: String,
+    },
     /// The worker died.
     #[error("the worker died ({0}); start the device again")]
     Died(String),
@@ -61,10 +71,25 @@ pub struct Job<'a> {
     pub spec: &'a DeviceSpec,
     /// What its user sees of it.
     pub view: View,
+    /// How its user reaches the BARs of a function that exists.
+    pub bars: BarGrant,
     /// What the worker logs: a filter of `tracing_subscriber`'s.
     pub log: &'a str,
     /// Whether its log may be coloured.
     pub ansi: bool,
+    /// What is done with a function that exists before another user gets it.
+    pub between_users: BetweenUsers,
+}
+
+/// What is done with a function that exists between two users, beyond what always is: it is stopped, reset and verified.
+#[derive(Clone, Copy, Debug)]
+pub enum BetweenUsers {
+    /// Nothing: what it stores is the next user's.
+    Reset,
+    /// What it stores is erased, by this. It is called when nobody has the function, and must leave it so.
+    Erase(fn(Address) -> Result<(), String>),
+    /// There is no other user.
+    Never,
 }
 
 /// A worker that is confined and ready, and all that another one would need.
@@ -106,7 +131,7 @@ impl<'a> Supervisor<'a> {
         if job.spec.address().is_some() {
             raise_locked_memory();
         }
-        Self::start_over(job, orders, job.spec.open()?)
+        Self::start_over(job, orders, job.spec.open(job.view)?)
     }
 
     /// As [`start`](Self::start), over what is open already.
@@ -119,6 +144,7 @@ impl<'a> Supervisor<'a> {
             gone: false,
             ansi: job.ansi,
             view: job.view,
+            bars: job.bars,
             shape: String::new(),
             log: job.log.into(),
             spec: job.spec.to_string(),
@@ -203,6 +229,14 @@ impl<'a> Supervisor<'a> {
     /// Hands a user to the worker.
     fn serve(&mut self, stream: UnixStream) -> Result<(), SupervisorError> {
         let peer = peer(&stream);
+        if self.setup.view == View::Raw && self.opened.function.is_some() {
+            tracing::warn!(
+                target: "audit",
+                "{}: {peer} gets the raw view, by this server's command line: it is inside the trusted base, and can \
+                 disturb other devices (by a moved BAR)",
+                self.setup.spec
+            );
+        }
         let journal = Journal::create(&Limits::default()).map_err(SupervisorError::Accept)?;
         let user = User {
             stream,

@@ -102,16 +102,24 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return print(&(serde_json::to_string_pretty(&fields).map_err(Failure::running)? + "\n"));
     }
     if fields.is_empty() {
-        return print(&undeclared(args.offset, &views));
+        let real = target.natural_view == View::Raw;
+        return print(&undeclared(args.offset, &views, real));
     }
     print(&fields.iter().map(text).collect::<Vec<_>>().join("\n"))
 }
 
-fn undeclared(offset: u16, views: &[(View, Seen)]) -> String {
+fn undeclared(offset: u16, views: &[(View, Seen)], real: bool) -> String {
     let mut text = format!("{offset:#05x}: no field of any structure that the device declares\n");
     for (view, seen) in views {
         let reads = seen.register(offset, 1);
-        text += &format!("  {:<9} reads {reads:#04x}; a write is dropped\n", view.name());
+        let write = match view {
+            View::Filtered if real => {
+                "a write reaches a real function where the byte belongs to no structure"
+            }
+            View::Raw if real => "a write reaches a real function",
+            _ => "a write is dropped",
+        };
+        text += &format!("  {:<9} reads {reads:#04x}; {write}\n", view.name());
     }
     text
 }
@@ -193,9 +201,9 @@ fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, e
     );
     let acts = changed || !effects.is_empty();
     match field.treatment(view) {
-        Treatment::Hidden => "not there in this view: reads 0, a write is dropped".into(),
-        Treatment::Constant => "declared by the device, the same for every user; a write is dropped".into(),
-        Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped".into(),
+        treatment @ (Treatment::Hidden | Treatment::Constant | Treatment::HardwareRead) => {
+            source(treatment).into()
+        }
         Treatment::Shadow if !writable => {
             "kept by the model, which alone changes it; a write is dropped".into()
         }
@@ -205,8 +213,20 @@ fn why(view: View, seen: &Seen, placed: &Placed, field: &Field, changed: bool, e
         {
             "writable in general, but fixed by what this device declares".into()
         }
-        Treatment::Shadow => format!("kept by the model{}", action(field.action)),
-        Treatment::Hardware => format!("the device's own register{}", action(field.action)),
+        treatment @ (Treatment::Shadow | Treatment::Hardware) => {
+            format!("{}{}", source(treatment), action(field.action))
+        }
+    }
+}
+
+/// Where a field's value comes from, in words.
+pub(crate) const fn source(treatment: Treatment) -> &'static str {
+    match treatment {
+        Treatment::Hidden => "not there in this view: reads 0, a write is dropped",
+        Treatment::Constant => "declared by the device, the same for every user; a write is dropped",
+        Treatment::HardwareRead => "the device's own; a write could disturb others, so it is stopped",
+        Treatment::Shadow => "kept by the model",
+        Treatment::Hardware => "the device's own register",
     }
 }
 
@@ -235,8 +255,8 @@ fn effect(effect: &Effect) -> String {
         Effect::Power { from, to, .. } => format!("power goes from {from:?} to {to:?}"),
         Effect::Vpd { address, .. } => format!("vital product data at {address:#x} are moved"),
         Effect::BarMoved { bar } => format!("BAR {bar} moves"),
-        Effect::HardwareWrite { value, mask, .. } => {
-            format!("the device is written {value:#x} (bits {mask:#x})")
+        Effect::HardwareWrite { value, keep, .. } => {
+            format!("the device is written {value:#x} (bits {keep:#x} as they are)")
         }
         Effect::Refused { rule, .. } => format!("refused: {rule}"),
     }

@@ -6,6 +6,7 @@ mod bind;
 mod check;
 mod decode;
 mod demo;
+mod diff;
 mod doctor;
 mod dump;
 mod exit;
@@ -24,6 +25,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
 
 /// VFIO as a service in user space: virtual PCI devices over the vfio-user protocol.
@@ -40,6 +42,7 @@ enum Command {
     Run(run::Args),
     Show(show::Args),
     Explain(explain::Args),
+    Diff(diff::Args),
     List(list::Args),
     Bind(bind::BindArgs),
     Unbind(bind::UnbindArgs),
@@ -81,6 +84,27 @@ impl From<ViewArg> for View {
     }
 }
 
+/// How a user reaches the BARs of a function that exists, as on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BarsArg {
+    /// By messages, each access one of the kernel's.
+    Trapped,
+    /// Mapped, by dma-bufs that can be taken back; refused where the kernel can't map one.
+    Dmabuf,
+    /// Mapped, by the function's own descriptor: its user is trusted with all that the kernel's VFIO allows.
+    DeviceFd,
+}
+
+impl From<BarsArg> for BarGrant {
+    fn from(bars: BarsArg) -> Self {
+        match bars {
+            BarsArg::Trapped => Self::Trapped,
+            BarsArg::Dmabuf => Self::DmaBuf,
+            BarsArg::DeviceFd => Self::DeviceFd,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -92,6 +116,7 @@ fn main() -> ExitCode {
         Command::RunInside(args) => run::inside(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::List(args) => list::run(&args),
         Command::Bind(args) => bind::bind(&args),
         Command::Unbind(args) => bind::unbind(&args),

@@ -6,12 +6,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use uvfio_driver::Function;
+use uvfio_driver::drivers::nvme;
+use uvfio_linux::device::BarGrant;
+use uvfio_linux::sysfs::Address;
 use uvfio_worker::{
-    DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source, SupervisorError, say,
+    BetweenUsers, DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source,
+    SupervisorError, say,
 };
 
 use crate::exit::Failure;
-use crate::{ViewArg, inherited};
+use crate::{BarsArg, ViewArg, inherited};
 
 /// Serve a device to one user after another.
 ///
@@ -35,9 +40,16 @@ pub(crate) struct Args {
     /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
     #[arg(long, value_name = "N")]
     fd: Option<u16>,
-    /// What the user sees of the device.
+    /// What the user sees of the device. Over a function that exists `raw` lets it disturb others: only for users who are
+    /// trusted; it takes root.
     #[arg(long, value_enum, default_value = "virtual")]
     view: ViewArg,
+    /// What happens to a PCI function of this machine between two users, beyond its reset.
+    #[arg(long, value_enum, default_value = "reset", value_name = "WHAT")]
+    between_users: BetweenUsersArg,
+    /// How the user of a PCI function of this machine reaches its BARs [default: trapped]
+    #[arg(long, value_enum)]
+    bars: Option<BarsArg>,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
     /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
     /// nobody reads in time are dropped, and counted.
@@ -45,10 +57,51 @@ pub(crate) struct Args {
     log: String,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BetweenUsersArg {
+    /// Nothing more: what it stores is the next user's.
+    Reset,
+    /// What it stores is erased: NVMe controllers with Format NVM.
+    Format,
+    /// There is no second user.
+    Never,
+}
+
+impl BetweenUsersArg {
+    /// The policy, where this device can be served under it.
+    fn policy(self, spec: &DeviceSpec) -> Result<BetweenUsers, Failure> {
+        let policy = match self {
+            Self::Reset => return Ok(BetweenUsers::Reset),
+            Self::Format => BetweenUsers::Erase(erase),
+            Self::Never => BetweenUsers::Never,
+        };
+        let Some(address) = spec.address() else {
+            return Err(Failure::usage(format_args!(
+                "--between-users: {spec} is no PCI function of this machine; a device in software is as new for each \
+                 user, but for its images"
+            )));
+        };
+        if self == Self::Format {
+            let unfit =
+                |why: String| Failure::usage(format_args!("--between-users format: {address}: {why}"));
+            let function = Function::open_vfio(&address.to_string()).map_err(|why| unfit(why.to_string()))?;
+            nvme::check_erasable(function).map_err(|why| unfit(why.to_string()))?;
+        }
+        Ok(policy)
+    }
+}
+
+/// Erases what a function stores.
+fn erase(address: Address) -> Result<(), String> {
+    let function = Function::open_vfio(&address.to_string()).map_err(|error| error.to_string())?;
+    nvme::erase(function).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
 pub(crate) fn devices_help() -> String {
     let mut text = String::from("Devices:\n");
     for kind in KINDS {
-        text += &format!("  {:<5} {}\n        {}\n", kind.name, kind.summary, kind.usage);
+        text += &format!("  {:<6} {}\n        {}\n", kind.name, kind.summary, kind.usage);
     }
     text + "\nA comma in a value is written twice."
 }
@@ -58,13 +111,20 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     log_to_stderr(&args.log, ansi)?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
+    if args.bars.is_some() && spec.address().is_none() {
+        return Err(Failure::usage(format_args!(
+            "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
+        )));
+    }
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
         spec: &spec,
         view: args.view.into(),
+        bars: args.bars.map(BarGrant::from).unwrap_or_default(),
         log: &args.log,
         ansi,
+        between_users: args.between_users.policy(&spec)?,
     };
     let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
@@ -79,6 +139,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Ended::NoReset => say(format_args!(
             "uvfio: {spec} has ended: its user has left, and it can't be reset for another one; start it again if \
              the next user may have what the last one left in it"
+        )),
+        Ended::OneUser => say(format_args!(
+            "uvfio: {spec} has ended: its user has left, and policy lets it have no other one (--between-users never)"
         )),
         Ended::Gone => say(format_args!(
             "uvfio: {spec} has ended: it was taken away, and its user has left"

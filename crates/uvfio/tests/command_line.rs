@@ -31,7 +31,7 @@ fn refused(args: &[&str], sentence: &str) {
 fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
     refused(
         &["serve", "floppy", "--socket", "s"],
-        r#"there is no device "floppy"; the devices are: edu, ioat, nvme"#,
+        r#"there is no device "floppy"; the devices are: edu, ioat, nvme, notify"#,
     );
     refused(
         &["serve", "edu,colour=red", "--socket", "s"],
@@ -52,6 +52,14 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
         "--fd 1 is not a UNIX stream socket",
     );
     refused(&["serve", "edu", "--socket", "s", "--view", "naked"], "naked");
+    refused(
+        &["serve", "edu", "--socket", "s", "--bars", "device-fd"],
+        "--bars is for PCI functions of this machine",
+    );
+    refused(
+        &["serve", "edu", "--socket", "s", "--between-users", "never"],
+        "--between-users: edu is no PCI function",
+    );
     refused(&["serve", "edu", "--socket", "s", "--log", "=="], "--log");
     refused(&["fly"], "fly");
     refused(&[], "Usage");

@@ -15,7 +15,12 @@ mod common;
 use common::Server;
 
 /// What is served, by the name of its column: what stands after `uvfio serve`.
-const DEVICES: [(&str, &str); 3] = [("edu", "edu"), ("ioat", "ioat"), ("nvme", "nvme,mem=16M")];
+const DEVICES: [(&str, &str); 4] = [
+    ("edu", "edu"),
+    ("ioat", "ioat"),
+    ("nvme", "nvme,mem=16M"),
+    ("notify", "notify"),
+];
 
 const HEAD: &str = "# What the kit says of ours\n\n\
     The whole report of [the conformance kit](conformance.md) on the software devices, as the command serves them: in a\n\

@@ -120,7 +120,7 @@ fn list_shows_endpoints_and_what_is_in_the_way_of_each() {
     let text = machine.says(&["list"]);
     for part in [
         "0000:00:03.0  8086:10c9 Intel Corporation 82576 Gigabit Network Connection, Ethernet controller [020000]\n",
-        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped\n",
+        "driver igb; IOMMU group 7, viable once it is bound to vfio-pci; reset flr pm; BARs trapped device-fd\n",
         "    the default route leads over it (eth0)\n",
         "no driver; IOMMU group 7, not viable: 0000:00:03.0 is driven by igb (`uvfio bind 0000:00:03.0` takes",
     ] {
@@ -163,6 +163,12 @@ fn list_prints_the_same_as_json() {
         "sys/devices/pci0000:00/0000:00:04.0/driver",
         "sys/bus/pci/drivers/vfio-pci",
     );
+    // I/O, and memory of half a page.
+    machine.write(
+        "sys/devices/pci0000:00/0000:00:04.0/resource",
+        "0x000000000000c000 0x000000000000dfff 0x0000000000040101\n\
+         0x00000000fe900000 0x00000000fe9007ff 0x0000000000040200\n",
+    );
     machine.write("proc/9/comm", "qemu\n");
     fs::create_dir_all(machine.0.path().join("proc/9/fd")).expect("made");
     symlink("/dev/vfio/7", machine.0.path().join("proc/9/fd/3")).expect("linked");
@@ -185,7 +191,12 @@ fn list_prints_the_same_as_json() {
         card["needed_because"][0],
         "the default route leads over it (eth0)"
     );
-    assert_eq!(card["bar_grant"], "trapped");
+    assert_eq!(card["bar_grants"], serde_json::json!(["trapped", "device-fd"]));
+    assert_eq!(
+        list[1]["bar_grants"],
+        serde_json::json!(["trapped"]),
+        "BARs without a page"
+    );
     assert_eq!(
         list[1]["held_by"],
         serde_json::json!([{ "pid": 9, "name": "qemu" }])
@@ -249,4 +260,127 @@ fn show_and_explain_take_the_address_of_a_function() {
         &["only the first 256", "root sees"],
     );
     machine.refuses(&["show", "00:1f.0"], 2, &["no PCI function 0000:00:1f.0"]);
+}
+
+/// A page as an ordinary user's kernel gives it, or root's: a BAR, INTA, power management, and bytes of nobody.
+fn page(bytes: usize) -> Vec<u8> {
+    let mut page = vec![0; 256];
+    page[..16].copy_from_slice(&[
+        0x86, 0x80, 0xc9, 0x10, 0x06, 0x04, 0x10, 0x00, 0x01, 0x00, 0x00, 0x02, 0x10, 0x00, 0x80, 0x00,
+    ]);
+    page[0x10..0x14].copy_from_slice(&[0x00, 0x00, 0x80, 0xfe]);
+    page[0x34] = 0x50;
+    page[0x3d] = 0x01;
+    page[0x50..0x58].copy_from_slice(&[0x01, 0x00, 0x23, 0xc8, 0x00, 0x20, 0x00, 0x00]);
+    page[0xa0..0xa3].copy_from_slice(&[1, 2, 3]);
+    page.truncate(bytes);
+    page
+}
+
+const CONFIG: &str = "sys/devices/pci0000:00/0000:00:03.0/config";
+
+#[test]
+fn diff_shows_what_a_user_sees_otherwise_and_why() {
+    let machine = Machine::new();
+    machine.write(CONFIG, page(256));
+    let text = machine.says(&["diff", "00:03.0"]);
+    for part in [
+        "0000:00:03.0: what a new user of the virtual view sees, against what the hardware says: ",
+        "0x004  bit 2      Bus Master Enable: hardware 0x1, user 0x0\n        kept by the model: a new user has it as",
+        "0x00e  bit 7      Multi-Function Device: hardware 0x1, user 0x0\n        not there in this view",
+        "0x010  bits 31:4  Base Address: hardware 0xfe80000, user 0x0\n",
+        "0x052  bits 15:11 PME_Support: hardware 0x19, user 0x0 (there at 0x042)\n",
+        "0x0a0  3 bytes from bytes that no table describes: hardware 0x1, user -\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    assert!(
+        !text.contains("Vendor ID"),
+        "what is the same is not listed:\n{text}"
+    );
+    let text = machine.says(&["diff", "00:03.0", "--view", "filtered"]);
+    assert!(
+        text.contains(
+            "Interrupt Disable: hardware 0x1, user 0x0\n        kept by the model: in the hardware the line is disabled but while"
+        ),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 3, "nothing else differs:\n{text}");
+    let text = machine.says(&["diff", "00:03.0", "--view", "raw"]);
+    assert_eq!(text.lines().count(), 1, "nothing differs:\n{text}");
+}
+
+#[test]
+fn diff_as_json_has_both_values_and_where_each_is() {
+    let machine = Machine::new();
+    machine.write(CONFIG, page(256));
+    let json: Value = serde_json::from_str(&machine.says(&["diff", "00:03.0", "--json"])).expect("JSON");
+    assert_eq!(
+        (json["view"].as_str(), json["bytes"].as_u64()),
+        (Some("virtual"), Some(256))
+    );
+    let list = json["differences"].as_array().expect("differences");
+    let support = list
+        .iter()
+        .find(|one| one["field"] == "PME_Support")
+        .expect("PME support");
+    assert_eq!(
+        (&support["hardware"], &support["user"]),
+        (&0x19.into(), &0.into())
+    );
+    assert_eq!(
+        (&support["offset"], &support["user_offset"]),
+        (&0x52.into(), &0x42.into())
+    );
+}
+
+#[test]
+fn diff_of_a_part_of_the_page_says_that_it_is_one() {
+    let machine = Machine::new();
+    machine.write(CONFIG, page(256));
+    let whole = machine.says(&["diff", "00:03.0"]);
+    assert!(!whole.contains("root sees all"), "{whole}");
+    // The kernel says that there are 256 bytes, and gives an ordinary user 64 of them.
+    machine.write(CONFIG, page(64));
+    let part = machine.says(&["diff", "00:03.0"]);
+    assert!(
+        part.contains("Multi-Function Device: hardware 0x1, user 0x0"),
+        "{part}"
+    );
+    assert!(
+        !part.contains("Capabilities"),
+        "where the chain leads is not known:\n{part}"
+    );
+    assert!(!part.contains("PME"), "{part}");
+}
+
+#[test]
+fn diff_refuses_what_would_not_be_given_to_a_user() {
+    let machine = Machine::new();
+    let mut page = page(256);
+    page[0x51] = 0x50;
+    machine.write(CONFIG, page);
+    machine.refuses(
+        &["diff", "00:03.0"],
+        1,
+        &["0000:00:03.0 would not be given to a user: the capability chain"],
+    );
+}
+
+#[test]
+fn what_can_be_verified_and_a_bar_that_has_lost_its_address_are_shown() {
+    let machine = Machine::new();
+    let config = "sys/devices/pci0000:00/0000:00:03.0/config";
+    for (bar, lost) in [([0, 0, 0x80, 0xfe], false), ([0; 4], true)] {
+        let mut bytes = vec![0; 256];
+        bytes[0x10..0x14].copy_from_slice(&bar);
+        machine.write(config, &bytes);
+        let text = machine.says(&["list", "0000:00:03.0"]);
+        assert!(text.contains("verified after a reset: all"), "{text}");
+        assert_eq!(
+            text.contains("! BAR 0 has lost its address 0xfe800000"),
+            lost,
+            "{text}"
+        );
+    }
 }

@@ -9,6 +9,8 @@ mod abuse;
 mod edu;
 mod face;
 mod ioat;
+mod kvm;
+mod mapped;
 mod nvme;
 mod qtest;
 mod report;
@@ -82,6 +84,13 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Has an edu that a process serves by vfio-user interrupt its user, and looks for what that costs the process
+    Interrupts {
+        /// The server's socket
+        socket: PathBuf,
+        /// The server's process, of which the one that serves is a child
+        server: u32,
+    },
     /// Resets an edu that is served, and that takes longer for it than its user waits
     SlowReset {
         /// The server's socket
@@ -110,6 +119,24 @@ enum Task {
     HoldOf {
         /// The process
         pid: u32,
+    },
+    /// Maps the registers of an NVMe that a vfio-user server serves, and keeps them until it is killed
+    KeepMapped {
+        /// The server's socket
+        socket: PathBuf,
+        /// Disconnects once they are mapped
+        #[arg(long)]
+        leave: bool,
+    },
+    /// Runs a machine of KVM's with a device of one doorbell that a vfio-user server serves
+    KvmDoorbell {
+        /// The server's socket
+        socket: PathBuf,
+    },
+    /// Runs a machine of KVM's with an edu that a vfio-user server serves, by its level interrupt
+    KvmLevel {
+        /// The server's socket
+        socket: PathBuf,
     },
     /// Identifies an NVMe that is served to a QEMU, which this program drives in its processor's place
     QtestIdentify {
@@ -155,11 +182,15 @@ fn main() -> ExitCode {
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
         Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
+        Task::Interrupts { socket, server } => served::interrupts(&socket, server, &mut report),
         Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
+        Task::KeepMapped { socket, leave } => mapped::keep(&socket, leave, &mut report),
+        Task::KvmDoorbell { socket } => kvm::doorbell(&socket, &mut report),
+        Task::KvmLevel { socket } => kvm::level(&socket, &mut report),
         Task::QtestIdentify { socket, slot, serial } => qtest::identify(&socket, slot, &serial, &mut report),
         Task::NvmeFind { image, records } => nvme::find_records(&image, records, &mut report),
     };

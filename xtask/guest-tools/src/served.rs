@@ -1,6 +1,7 @@
 //! Users of a function that our server owns and serves, by the client that Cloud Hypervisor uses; the function is QEMU's
 //! edu. And somebody who keeps hold of such a function when its lease is over.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
@@ -11,14 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use vfio_bindings::bindings::vfio::{VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD};
 use vfio_user::Client;
 
 use crate::edu::{
-    self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY, Registers,
+    self, BUFFER, DMA_COMMAND, DMA_COUNT, DMA_DESTINATION, DMA_SOURCE, DMA_START, DMA_TO_MEMORY,
+    INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE, Registers,
 };
 use crate::report::Report;
-use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI, TO_EVENTFDS};
 
 const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -72,6 +73,14 @@ impl Edu {
             bail!("the device reads all ones");
         }
         Ok(u64::from_le_bytes(bytes) & DMA_START != 0)
+    }
+
+    /// Enables messages, with an eventfd each.
+    fn eventfds(&mut self, count: u32) -> Result<Vec<OwnedFd>> {
+        let eventfds = edu::eventfds(count)?;
+        let numbers: Vec<_> = eventfds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.client.set_irqs(MSI, TO_EVENTFDS, 0, count, &numbers)?;
+        Ok(eventfds)
     }
 
     fn memory(&self) -> Result<Vec<u8>> {
@@ -246,11 +255,75 @@ pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result
     let mut edu = Edu::open(socket, FIRST, OWN)?;
     let offered = edu.client.get_irq_info(MSI)?.count;
     report.same("the device offers MSI messages", &count, &offered)?;
-    let eventfds = edu::eventfds(count)?;
-    let numbers: Vec<_> = eventfds.iter().map(AsRawFd::as_raw_fd).collect();
-    let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-    edu.client.set_irqs(MSI, flags, 0, count, &numbers)?;
+    let eventfds = edu.eventfds(count)?;
     edu::interrupts(&mut edu, &eventfds, report)
+}
+
+/// A thousand interrupts, in which the threads of the worker of `server` must have no part.
+pub(crate) fn interrupts(socket: &Path, server: u32, report: &mut Report) -> Result<()> {
+    const MANY: u64 = 1000;
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    // Each user has another one.
+    let pid = child_of(server)?;
+    let eventfd = edu.eventfds(1)?.pop().context("an eventfd")?;
+    let before = switches(pid)?;
+    let mut came = 0;
+    for _ in 0..MANY {
+        edu.write(INTERRUPT_RAISE, 1)?;
+        edu.write(INTERRUPT_ACKNOWLEDGE, 1)?;
+        if !edu::wait(&eventfd, PATIENCE)? {
+            bail!("the device's interrupt {came} did not come");
+        }
+        let mut count = [0; 8];
+        rustix::io::read(&eventfd, &mut count)?;
+        came += u64::from_ne_bytes(count);
+    }
+    report.same(
+        "a thousand messages of the device's come to its user",
+        &MANY,
+        &came,
+    )?;
+    report.same(
+        "the server's threads of interrupts have not run meanwhile: not a system call",
+        &before,
+        &switches(pid)?,
+    )
+}
+
+/// The only child of a process.
+fn child_of(parent: u32) -> Result<u32> {
+    let is_child = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let found = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        found.is_some_and(|found| found.trim().parse() == Ok(parent))
+    };
+    fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(|pid| is_child(*pid))
+        .with_context(|| format!("process {parent} has no child"))
+}
+
+/// How often the threads of a process that have to do with interrupts have been put to sleep or off the processor, by
+/// name. One that sleeps and has not been since has made no system call.
+fn switches(pid: u32) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.map(str::trim).context("a line of a thread's status")
+        };
+        let times = |key| anyhow::Ok(value(key)?.parse::<u64>()?);
+        found.insert(
+            value("Name:")?.to_owned(),
+            times("voluntary_ctxt_switches:")? + times("nonvoluntary_ctxt_switches:")?,
+        );
+    }
+    found.retain(|name, _| ["interrupts", "delivery"].contains(&name.as_str()));
+    if found.len() != 2 {
+        bail!("process {pid} has not both threads of interrupts: {found:?}");
+    }
+    Ok(found)
 }
 
 /// Takes a duplicate of the descriptor of the VFIO device that process `pid` has, and keeps it until it is killed.

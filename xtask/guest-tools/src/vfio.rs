@@ -31,6 +31,8 @@ const IOMMU_MAP_DMA: u32 = 13;
 pub(crate) const MSI: u32 = sys::VFIO_PCI_MSI_IRQ_INDEX;
 /// Index of the interrupts by MSI-X.
 pub(crate) const MSIX: u32 = sys::VFIO_PCI_MSIX_IRQ_INDEX;
+/// SET_IRQS' flags for vectors that signal eventfds.
+pub(crate) const TO_EVENTFDS: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
 /// Index of the configuration space's region.
 pub(crate) const CONFIG: u32 = sys::VFIO_PCI_CONFIG_REGION_INDEX;
 /// PCI's register for what a function may do, and its bits for memory and bus master.
@@ -152,9 +154,8 @@ impl Device {
     /// Enables as many vectors of an index as there are eventfds. An error also when the kernel
     /// could enable fewer only.
     pub(crate) fn enable(&self, index: u32, eventfds: &[OwnedFd]) -> Result<()> {
-        let flags = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
         let eventfds: Vec<u32> = eventfds.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
-        match self.set_irqs(flags, index, &eventfds)? {
+        match self.set_irqs(TO_EVENTFDS, index, &eventfds)? {
             0 => Ok(()),
             granted => bail!("the kernel grants {granted} of {} vectors", eventfds.len()),
         }

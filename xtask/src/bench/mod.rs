@@ -13,6 +13,7 @@
 //! | [`memory`] | private memory of a server at rest | nothing: MiB |
 //! | [`start`] | a server's start to its first answer | nothing: milliseconds |
 //! | [`disk`] | NVMe reads in a guest | QEMU's own NVMe in the same guest |
+//! | [`hardware`] | functions that exist, in a guest: accesses, reads, resets, our system calls | the kernel's VFIO in the same guest |
 //!
 //! The client of the first is as small as can be ([`wire`]), and the same for the server and the floor: what differs
 //! between the two is the server.
@@ -31,6 +32,7 @@ mod dma;
 mod driver;
 mod figures;
 mod floor;
+mod hardware;
 mod machine;
 mod memory;
 mod model;
@@ -43,7 +45,8 @@ mod wire;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Runs only figures whose group's name contains this: access, dma, model, driver, memory, start, disk
+    /// Runs only figures whose group's name contains this: access, dma, model, driver, memory, start, disk,
+    /// hardware
     filter: Option<String>,
     /// A short run that shows that everything still runs; its figures mean little, and fail nothing
     #[arg(long)]
@@ -95,6 +98,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("memory", memory::run),
     ("start", start::run),
     ("disk", disk::run),
+    ("hardware", hardware::run),
 ];
 
 /// Measures, and says what holds; fails where a figure is beyond its limit.

@@ -55,6 +55,7 @@ pub(super) struct Builder<'a> {
     drives: Vec<PathBuf>,
     contents: initramfs::Contents,
     may_reboot: bool,
+    processor: &'static str,
 }
 
 impl<'a> Builder<'a> {
@@ -74,6 +75,8 @@ impl<'a> Builder<'a> {
             drives: Vec::new(),
             contents: initramfs::Contents::default(),
             may_reboot: false,
+            // Without RDRAND the guest's first use of randomness waits for seconds.
+            processor: "qemu64,+rdrand",
         }
     }
 
@@ -158,6 +161,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Gives the machine a processor that can run virtual machines, AMD's way.
+    pub(super) fn virtualization(mut self) -> Self {
+        self.processor = "max";
+        self
+    }
+
     /// Starts the machine and waits until its init takes commands.
     pub(super) fn start(self) -> Result<Guest> {
         fs::create_dir_all(&self.dir)?;
@@ -207,12 +216,11 @@ impl<'a> Builder<'a> {
                 .arg("-object")
                 .arg(format!("memory-backend-memfd,id=mem,size={memory},share=on"));
         }
-        // Without RDRAND the guest's first use of randomness waits for seconds.
         command.args([
             "-accel",
             "tcg",
             "-cpu",
-            "qemu64,+rdrand",
+            self.processor,
             "-smp",
             "1",
             "-m",

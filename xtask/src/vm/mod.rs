@@ -45,6 +45,7 @@ mod tap;
 mod testbed;
 
 pub(super) use scenarios::disk_rates::Rates;
+pub(super) use scenarios::hardware_rates::{Calls, Way};
 
 /// Options of `cargo xtask vm`.
 #[derive(Debug, clap::Args)]
@@ -177,7 +178,7 @@ fn build_all(args: &Args) -> Result<Programs> {
         arguments.extend(["-p", package]);
     }
     arguments.extend(["--bin", "uvfio-guest-tools"]);
-    for example in ["hardware", "edu", "nvme", "promises"] {
+    for example in ["hardware", "edu", "nvme", "promises", "compare"] {
         arguments.extend(["--example", example]);
     }
     build(
@@ -195,6 +196,7 @@ fn build_all(args: &Args) -> Result<Programs> {
         hardware: target.join(triple).join("release/examples/hardware"),
         driver_edu: target.join(triple).join("release/examples/edu"),
         driver_nvme: target.join(triple).join("release/examples/nvme"),
+        driver_compare: target.join(triple).join("release/examples/compare"),
         driver_promises: target.join(triple).join("release/examples/promises"),
     })
 }
@@ -285,6 +287,21 @@ fn in_folder<T>(
 
 /// Measures NVMe reads in a guest, ours beside QEMU's own: at each of `depths`, `runs` runs of `seconds` each.
 pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Vec<Rates>> {
+    measured("disk-rates", |context| {
+        scenarios::disk_rates::measure(context, depths, runs, seconds)
+    })
+}
+
+/// Measures functions that exist in a guest, through our server beside the kernel's VFIO: times in `runs` runs of so many
+/// blocks, and our system calls over so many operations.
+pub(super) fn hardware_rates(runs: usize, blocks: usize, operations: u32) -> Result<(Vec<Way>, Vec<Calls>)> {
+    measured("hardware-rates", |context| {
+        scenarios::hardware_rates::measure(context, runs, blocks, operations)
+    })
+}
+
+/// Has something measured by what is built here, in a folder of its own.
+fn measured<T>(name: &str, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Result<T> {
     /// The options as they are where none is given, which also looks at the environment.
     #[derive(Debug, clap::Parser)]
     struct Defaults {
@@ -294,9 +311,7 @@ pub(super) fn disk_rates(depths: &[u32], runs: usize, seconds: u32) -> Result<Ve
     let Defaults { args } = clap::Parser::parse_from(["bench"]);
     let programs = build_all(&args)?;
     let testbed = prepare(&args).context("the testbed cannot be made")?;
-    in_folder(&testbed, &programs, "disk-rates", |context| {
-        scenarios::disk_rates::measure(context, depths, runs, seconds)
-    })
+    in_folder(&testbed, &programs, name, work)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What the device is: DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_REGION_IO_FDS, DEVICE_GET_IRQ_INFO.
+//! What the device is: DEVICE_GET_INFO, DEVICE_GET_REGION_INFO, DEVICE_GET_IRQ_INFO.
 
 use std::os::fd::AsFd;
 
 use uvfio_proto::message::{
-    Command, DeviceFlags, DeviceInfo, IrqInfo, RegionFlags, RegionInfo, RegionIoFds, SparseArea, SparseMmap,
+    Command, DeviceFlags, DeviceInfo, IrqInfo, RegionFlags, RegionInfo, SparseArea, SparseMmap,
 };
 use zerocopy::FromBytes;
 
@@ -16,7 +16,6 @@ use crate::session::{Reply, Session};
 const INFO: Rule = Rule::Spec("VFIO_USER_DEVICE_GET_INFO");
 const REGION: Rule = Rule::Spec("VFIO_USER_DEVICE_GET_REGION_INFO");
 const CAPS: Rule = Rule::Spec("VFIO region capabilities");
-const IO_FDS: Rule = Rule::Spec("VFIO_USER_DEVICE_GET_REGION_IO_FDS");
 const IRQ: Rule = Rule::Spec("VFIO_USER_DEVICE_GET_IRQ_INFO");
 const ARGSZ: Rule =
     Rule::Ours("argsz is to be at least the fixed part (Message sizes); a reply must not be longer than it");
@@ -200,34 +199,6 @@ pub(super) const CASES: &[Case] = &[
         |_| Some(region_info(32, 0).into_iter().take(31).collect()),
     ),
     steps(
-        "io_fds.every",
-        "each region",
-        IO_FDS,
-        "an error, or argsz, index and count that fit what came",
-        io_fds,
-    ),
-    refused(
-        "io_fds.flags",
-        "flags that are not 0",
-        IO_FDS,
-        Command::GetRegionIoFds,
-        |_| Some(indexed(16, 1, 0, 0)),
-    ),
-    refused(
-        "io_fds.past_end",
-        "the region after the last",
-        IO_FDS,
-        Command::GetRegionIoFds,
-        |facts| Some(indexed(16, 0, facts.region_count, 0)),
-    ),
-    refused(
-        "io_fds.short",
-        "15 bytes of payload",
-        WHOLE,
-        Command::GetRegionIoFds,
-        |_| Some(vec![0; 15]),
-    ),
-    steps(
         "irq_info.every",
         "each interrupt index",
         IRQ,
@@ -287,7 +258,7 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
-fn read<T: FromBytes>(reply: &Reply) -> Step<T> {
+pub(super) fn read<T: FromBytes>(reply: &Reply) -> Step<T> {
     match T::read_from_prefix(&reply.payload) {
         Ok((value, _)) => Ok(value),
         Err(_) => fail(format!("{} bytes of payload", reply.payload.len())),
@@ -451,42 +422,4 @@ fn areas(info: &RegionInfo, cap: &SparseHead, rest: &[u8]) -> Step {
         end = last.unwrap_or_default();
     }
     Ok(())
-}
-
-fn io_fds(bench: &Bench<'_>) -> Step {
-    let facts = bench.facts()?;
-    let mut session = bench.session()?;
-    let mut answered = false;
-    for index in 0..facts.regions.len() as u32 {
-        let reply = session.ask(Command::GetRegionIoFds, &indexed(4096, 0, index, 0))?;
-        if reply.errno.is_some() {
-            continue;
-        }
-        answered = true;
-        let got = read::<RegionIoFds>(&reply)?;
-        hold(got.index == index && got.flags == 0, || {
-            format!("region {index}: {got:?}")
-        })?;
-        let fits = got.argsz as usize == reply.payload.len() || got.argsz > 4096;
-        hold(fits, || {
-            format!(
-                "region {index}: argsz {} with {} bytes",
-                got.argsz,
-                reply.payload.len()
-            )
-        })?;
-        hold(got.count == 0 || !reply.fds.is_empty(), || {
-            format!("region {index}: {} sub-regions and no descriptor", got.count)
-        })?;
-        hold(
-            got.count > 0 || reply.payload.len() == size_of::<RegionIoFds>(),
-            || format!("region {index}: no sub-region and {} bytes", reply.payload.len()),
-        )?;
-    }
-    session.check_alive()?;
-    if answered {
-        Ok(())
-    } else {
-        not_applicable("the server has none for any region, and says so by an error")
-    }
 }

@@ -6,6 +6,7 @@ mod dma;
 mod framing;
 mod header;
 mod info;
+mod io_fds;
 mod irqs;
 mod order;
 mod regions;
@@ -26,6 +27,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         header::CASES,
         framing::CASES,
         info::CASES,
+        io_fds::CASES,
         regions::CASES,
         irqs::CASES,
         dma::CASES,

@@ -22,6 +22,7 @@ use uvfio_core::{Device, Policy, VirtualDevice};
 use uvfio_nvme::{BackendConfig, Config, NamespaceConfig, Nvme, PollConfig};
 use uvfio_proto::Limits;
 use uvfio_soft::edu::{self, Edu};
+use uvfio_soft::notify::Notify;
 
 pub(crate) use windows::Windows;
 
@@ -61,6 +62,10 @@ impl Server for Ours {
 
 pub(crate) fn edu() -> Arc<dyn Device> {
     Edu::new(edu::Config::default()).expect("edu")
+}
+
+pub(crate) fn notify() -> Arc<dyn Device> {
+    Notify::new()
 }
 
 pub(crate) fn nvme(poll: PollConfig) -> Arc<dyn Device> {

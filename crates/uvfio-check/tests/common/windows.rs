@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use uvfio_core::{Device, DeviceError, Host, Mappable, Width};
+use uvfio_core::{Device, DeviceError, Host, Mappable, Mapped, Width};
 use uvfio_pci::{Bar, Blueprint, Capability, Identity, InterruptMode, ResetKind};
 
 /// BAR 1: whole. BAR 2: these parts.
@@ -83,7 +83,9 @@ impl Device for Windows {
         let area = |&(offset, bytes)| Mappable {
             offset,
             bytes,
-            memory: Arc::new(memory.try_clone().expect("a duplicate")),
+            file: Arc::new(memory.try_clone().expect("a duplicate")),
+            bar_at: 0,
+            kind: Mapped::Memory,
         };
         parts.iter().map(area).collect()
     }

@@ -1,7 +1,7 @@
 //! What the device is.
 
-use super::common::proxy::{replies, requests};
-use super::{E, FEATURE, INFO, IRQ_INFO, REGION_INFO, W, check, each, succeed};
+use super::common::proxy::{Frame, replies, requests};
+use super::{E, FEATURE, INFO, IO_FDS, IRQ_INFO, N, REGION_INFO, W, check, each, succeed};
 
 #[test]
 fn faults_of_information_are_found() {
@@ -169,4 +169,67 @@ fn faults_of_information_are_found() {
             replies(|_, frames| each(frames, FEATURE, |frame| frame.put(4, frame.word(4) + 1))),
         ),
     ]);
+}
+
+/// An entry follows 16 fixed bytes: offset, size, number of the descriptor, type, flags, padding, value.
+#[test]
+fn faults_of_registers_with_descriptors_are_found() {
+    check(&[
+        (
+            "no descriptor",
+            N,
+            "io_fds.every",
+            replies(|_, frames| each(frames, IO_FDS, |frame| frame.fds.clear())),
+        ),
+        (
+            "a register outside the region",
+            N,
+            "io_fds.entries",
+            replies(|_, frames| with_entries(frames, |frame| frame.put(16, 0x2000))),
+        ),
+        (
+            "a descriptor that did not come",
+            N,
+            "io_fds.entries",
+            replies(|_, frames| with_entries(frames, |frame| frame.put(32, 1))),
+        ),
+        (
+            "a value without a width",
+            N,
+            "io_fds.entries",
+            replies(|_, frames| with_entries(frames, |frame| frame.put(40, 1))),
+        ),
+        (
+            "a descriptor that is no eventfd",
+            N,
+            "io_fds.entries",
+            replies(|_, frames| {
+                with_entries(frames, |frame| {
+                    let (end, _) = rustix::pipe::pipe().expect("a pipe");
+                    frame.fds = vec![end];
+                });
+            }),
+        ),
+        (
+            "another number where only that fits",
+            N,
+            "io_fds.cut",
+            replies(|_, frames| {
+                each(frames, IO_FDS, |frame| {
+                    if frame.payload.len() == 16 {
+                        frame.put(12, 0);
+                    }
+                });
+            }),
+        ),
+    ]);
+}
+
+/// Alters the replies that have entries.
+fn with_entries(frames: &mut [Frame], alter: impl Fn(&mut Frame)) {
+    each(frames, IO_FDS, |frame| {
+        if frame.payload.len() > 16 {
+            alter(frame);
+        }
+    });
 }

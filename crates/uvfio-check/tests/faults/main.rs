@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::proxy::{Broken, Fault, Frame};
-use common::{Ours, Windows, edu};
+use common::{Ours, Windows, edu, notify};
 use uvfio_check::{Outcome, Patience, check_server};
 
 pub(crate) const VERSION: u16 = 1;
@@ -28,6 +28,7 @@ pub(crate) const DMA_MAP: u16 = 2;
 pub(crate) const DMA_UNMAP: u16 = 3;
 pub(crate) const INFO: u16 = 4;
 pub(crate) const REGION_INFO: u16 = 5;
+pub(crate) const IO_FDS: u16 = 6;
 pub(crate) const IRQ_INFO: u16 = 7;
 pub(crate) const SET_IRQS: u16 = 8;
 pub(crate) const READ: u16 = 9;
@@ -45,9 +46,10 @@ pub(crate) type Row = (&'static str, Device, &'static str, Fault);
 pub(crate) enum Device {
     Edu,
     Windows,
+    Notify,
 }
 
-pub(crate) use Device::{Edu as E, Windows as W};
+pub(crate) use Device::{Edu as E, Notify as N, Windows as W};
 
 /// Short: faults that are a silence cost this. A fault found too early on a busy machine is still a fault found.
 const PATIENCE: Patience = Patience {
@@ -61,6 +63,7 @@ pub(crate) fn check(rows: &[Row]) {
         let ours = Ours::new(match device {
             E => edu(),
             W => Arc::new(Windows::new()),
+            N => notify(),
         });
         let report = check_server(&Broken::new(ours, fault), PATIENCE, case, |_| {});
         let found = report.cases.iter().any(|row| match &row.outcome {

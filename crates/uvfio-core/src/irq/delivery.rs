@@ -146,7 +146,7 @@ fn run(lines: &Lines, generation: u64) {
         waiting.each(|index, vector| lines.deliver_queued(user, index, vector));
         if unmasked
             && let Some(unmask) = &unmask
-            && unmask.take()
+            && unmask.take().is_some()
         {
             lines.unmask_intx(unmask);
         }

@@ -39,14 +39,20 @@ impl Inspector {
     }
 }
 
-/// A descriptor known to be an eventfd.
+/// A descriptor known to be an eventfd. Whoever shares an `EventFd` may be writing it; whoever shares only the
+/// descriptor in it gives it to the kernel.
 #[derive(Debug)]
-pub(super) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(Arc<OwnedFd>);
 
 impl EventFd {
-    /// Takes a descriptor that [`Inspector::is_eventfd`] has accepted.
-    pub(super) fn new(file: OwnedFd) -> Self {
-        Self(file)
+    /// Takes a descriptor that [`Inspector::is_eventfd`] has accepted, or that we made.
+    pub(crate) fn new(file: OwnedFd) -> Self {
+        Self(Arc::new(file))
+    }
+
+    /// The descriptor alone.
+    pub(super) fn file(&self) -> &Arc<OwnedFd> {
+        &self.0
     }
 
     /// Adds 1. May block if its user works against us; no lock may be held, and the thread may not be a front
@@ -68,12 +74,13 @@ impl EventFd {
         poll(&mut ready, Some(&now)).is_ok_and(|n| n > 0) && ready[0].revents().contains(PollFlags::OUT)
     }
 
-    /// Empties it without waiting, and says whether anything was in it.
-    pub(super) fn take(&self) -> bool {
+    /// Empties it without waiting, and says what was in it, if anything was.
+    pub(crate) fn take(&self) -> Option<u64> {
         let mut count = [0; 8];
         let mut into = [IoSliceMut::new(&mut count)];
         // Offset -1: an eventfd has none.
-        rustix::io::preadv2(&self.0, &mut into, u64::MAX, ReadWriteFlags::NOWAIT).is_ok()
+        rustix::io::preadv2(&self.0, &mut into, u64::MAX, ReadWriteFlags::NOWAIT).ok()?;
+        Some(u64::from_ne_bytes(count))
     }
 }
 
@@ -133,9 +140,10 @@ mod tests {
         rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         let target = EventFd::new(fd);
         target.signal();
-        assert!(target.take());
-        assert!(
-            !target.take(),
+        assert_eq!(target.take(), Some(u64::MAX - 1));
+        assert_eq!(
+            target.take(),
+            None,
             "emptying an empty blocking eventfd does not block"
         );
     }
@@ -160,6 +168,6 @@ mod tests {
         target.signal();
         let held = target.clone();
         assert_eq!(retire(vec![target], Duration::from_millis(10)).len(), 1);
-        assert!(held.take(), "the user has not read it yet");
+        assert_eq!(held.take(), Some(1), "the user has not read it yet");
     }
 }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uvfio_pci::{
-    Blueprint, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State, Window,
+    Blueprint, ByteEnables, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State,
+    Window,
 };
 
 use uvfio_pci::access::split;
@@ -13,6 +14,7 @@ use uvfio_pci::access::split;
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
 use super::request::{self, Inspected};
+use super::routes::Routes;
 use super::{IrqError, IrqIndex, IrqInfo, SetIrqs};
 use crate::front_end::FrontEnd;
 
@@ -29,10 +31,13 @@ const DETACH_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lines {
     layout: Layout,
+    /// The device takes its interrupts to the user itself.
+    direct: bool,
     model: Mutex<Model>,
     pub(super) queue: Queue,
     inspector: Inspector,
     decodes: AtomicU8,
+    memory: AtomicBool,
     bus_master: AtomicBool,
     mode: AtomicU32,
 }
@@ -101,8 +106,8 @@ impl Targets {
 }
 
 impl Lines {
-    /// A function at power-on, without a user.
-    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>) -> std::io::Result<Arc<Self>> {
+    /// A function at power-on, without a user; see [`crate::Device::direct_interrupts`].
+    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>, direct: bool) -> std::io::Result<Arc<Self>> {
         let state = State::new(&layout);
         let lines = Arc::new(Self {
             model: Mutex::new(Model {
@@ -113,9 +118,11 @@ impl Lines {
                 user: 0,
             }),
             layout,
+            direct,
             queue: Queue::new()?,
             inspector: Inspector::new()?,
             decodes: AtomicU8::new(0),
+            memory: AtomicBool::new(false),
             bus_master: AtomicBool::new(false),
             mode: AtomicU32::new(0),
         });
@@ -160,9 +167,28 @@ impl Lines {
             != 0
     }
 
+    /// Whether memory is on in COMMAND, also while the function sleeps or is being reset.
+    pub(crate) fn memory(&self) -> bool {
+        self.memory.load(Ordering::Acquire)
+    }
+
     /// Whether the function may access memory, as the model says.
     pub(crate) fn bus_master(&self) -> bool {
         self.bus_master.load(Ordering::Acquire)
+    }
+
+    /// Whether the device takes its interrupts to the user itself.
+    pub(crate) fn direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Where a device takes its interrupts that does so itself; nowhere for any other.
+    pub(crate) fn routes(&self) -> Routes {
+        if !self.direct {
+            return Routes::default();
+        }
+        let model = self.lock();
+        Routes::new(&self.layout, &model.state, &model.targets)
     }
 
     /// A copy of the registers.
@@ -194,6 +220,16 @@ impl Lines {
                 data,
             );
         }
+    }
+
+    /// See [`Layout::plan`].
+    pub(crate) fn plan(&self, register: u16, enables: ByteEnables) -> ByteEnables {
+        self.layout.plan(&self.lock().state, register, enables)
+    }
+
+    /// See [`Layout::finish`].
+    pub(crate) fn finish(&self, register: u16, planned: ByteEnables, fetched: u32) -> u32 {
+        self.layout.finish(&self.lock().state, register, planned, fetched)
     }
 
     fn lock(&self) -> MutexGuard<'_, Model> {
@@ -244,15 +280,16 @@ impl Lines {
         })
     }
 
-    /// SET_IRQS.
-    pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<(), IrqError> {
+    /// SET_IRQS. Says where INTx was masked (true) or unmasked.
+    pub(crate) fn set_irqs(&self, request: SetIrqs) -> Result<Option<bool>, IrqError> {
         // Asked before the lock is taken: that may be two thousand questions to the kernel.
         let request = Inspected::new(request, &self.inspector);
         let mut model = self.lock();
         if model.closed {
-            return Ok(());
+            return Ok(None);
         }
         let change = request.check(&model.targets, self.mode())?;
+        let masked = change.masks_intx();
         let mut removed = Vec::new();
         let wake = change.apply(&self.layout, &mut model, &self.queue, &mut removed);
         self.publish(&model.state);
@@ -268,7 +305,7 @@ impl Lines {
             model.held.retain(|target| Arc::strong_count(target) > 1);
             model.held.extend(held);
         }
-        Ok(())
+        Ok(masked)
     }
 
     /// Signals ERR or REQ, by the delivery thread: whoever takes a device away must not wait for its user.
@@ -318,6 +355,7 @@ impl Lines {
             .filter(|&bar| state.decodes(&self.layout, bar))
             .fold(0, |bits, bar| bits | 1 << bar);
         self.decodes.store(decodes, Ordering::Release);
+        self.memory.store(state.memory_enabled(), Ordering::Release);
         self.bus_master
             .store(state.bus_master(&self.layout), Ordering::Release);
         let mode = match state.interrupt_mode(&self.layout) {
@@ -390,9 +428,10 @@ impl Lines {
         }
     }
 
-    /// The eventfd by which the user unmasks INTx.
+    /// The eventfd by which the user unmasks INTx, where it is listened to here.
     pub(super) fn unmask_eventfd(&self) -> Option<Arc<EventFd>> {
-        self.lock().targets.unmask.clone()
+        let unmask = || self.lock().targets.unmask.clone();
+        (!self.direct).then(unmask).flatten()
     }
 
     /// On the delivery thread: the user has unmasked INTx by eventfd `by`, if that is still the one.
@@ -447,7 +486,12 @@ mod tests {
             capabilities: CAPABILITIES,
             extended: &[],
         };
-        Lines::new(Layout::compile(&blueprint, View::Virtual).unwrap(), &blueprint).unwrap()
+        Lines::new(
+            Layout::compile(&blueprint, View::Virtual).unwrap(),
+            &blueprint,
+            false,
+        )
+        .unwrap()
     }
 
     #[test]

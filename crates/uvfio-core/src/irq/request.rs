@@ -216,6 +216,14 @@ fn inspect(
 }
 
 impl Change {
+    /// Whether it masks (true) or unmasks INTx, if either.
+    pub(super) fn masks_intx(&self) -> Option<bool> {
+        match self {
+            Self::Mask(on) => Some(*on),
+            _ => None,
+        }
+    }
+
     /// Does it. Eventfds that were taken away go to `removed`; says whether the delivery thread must be woken.
     pub(super) fn apply(
         self,

@@ -4,13 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use uvfio_pci::{Effect, Effects, Input, InterruptMode, Outcome, ResetKind};
+use uvfio_pci::access::split;
+use uvfio_pci::{
+    ByteEnables, Effect, Effects, Input, InterruptMode, Layout, Outcome, ResetKind, View, Window,
+};
 
 use super::route::BarRoute;
 use super::work::{Task, Ticket, Work};
 use super::{CreateError, GoneReason};
 use crate::front_end::FrontEnd;
-use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Policy};
+use crate::{Device, DeviceError, DmaSpace, IrqIndex, Lines, Mapped, Policy, Routes};
 
 /// The parts, shared by the front end's thread and the thread of effects.
 pub(super) struct Core {
@@ -29,10 +32,13 @@ pub(super) struct Core {
 /// What the device was last told.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
+    /// Memory, in COMMAND.
+    memory: bool,
     bus_master: bool,
     /// Bus mastering, where no missing range holds it back.
     reach: bool,
     mode: InterruptMode,
+    routes: Routes,
 }
 
 impl Core {
@@ -40,11 +46,13 @@ impl Core {
         crate::dispose::prepare();
         let name = device.name();
         let blueprint = device.blueprint();
-        let layout =
-            uvfio_pci::Layout::compile(&blueprint, policy.view).map_err(|why| CreateError::Blueprint {
-                device: name,
-                why: why.to_string(),
-            })?;
+        let impossible = |why: String| CreateError::Blueprint { device: name, why };
+        let layout = match (policy.view, device.config_page()) {
+            (View::Filtered | View::Raw, Some(page)) => {
+                Layout::over(&blueprint, page, policy.view).map_err(|why| impossible(why.to_string()))?
+            }
+            (view, _) => Layout::compile(&blueprint, view).map_err(|why| impossible(why.to_string()))?,
+        };
         let memory = |bar: &uvfio_pci::Bar| {
             matches!(
                 bar,
@@ -65,7 +73,7 @@ impl Core {
             device: name,
             why: why.to_string(),
         };
-        let lines = Lines::new(layout, &blueprint).map_err(system)?;
+        let lines = Lines::new(layout, &blueprint, device.direct_interrupts()).map_err(system)?;
         let core = Arc::new(Self {
             dma: Arc::new(DmaSpace::with_iommu(policy, device.iommu())),
             lines,
@@ -101,8 +109,24 @@ impl Core {
     pub(super) fn step(&self, input: Input) {
         let mut effects = Effects::new();
         self.lines.step(input, &mut effects);
-        if effects.iter().next().is_some() {
+        // A mask is no effect to anybody but a device that takes its interrupts to the user itself.
+        if effects.iter().next().is_some() || self.lines.direct() {
             self.carry_out(&effects);
+        }
+    }
+
+    /// Reads configuration space. The hardware is asked without the model's lock.
+    pub(super) fn read_config(&self, offset: u32, data: &mut [u8]) {
+        if !self.lines.layout().is_backed() {
+            return self.lines.read(Window::Config, offset, data);
+        }
+        for piece in split(offset, data.len()) {
+            let planned = self.lines.plan(piece.register, piece.enables);
+            let fetched = match planned.0 {
+                0 => 0,
+                _ => self.device.config_read(piece.register, planned),
+            };
+            piece.scatter(self.lines.finish(piece.register, planned, fetched), data);
         }
     }
 
@@ -129,9 +153,12 @@ impl Core {
                     self.step(Input::EffectDone { id, outcome });
                 }
                 Effect::BarMoved { bar } => tracing::trace!(bar, "BAR moved"),
-                Effect::HardwareWrite { register, .. } => {
-                    tracing::error!(register, "a software device has no hardware to write");
-                }
+                Effect::HardwareWrite {
+                    register,
+                    enables,
+                    value,
+                    keep,
+                } => self.device.config_write(register, enables, value, keep),
                 Effect::Refused { offset, rule } => {
                     let device = self.device.name();
                     tracing::warn!(target: "audit", device, offset = format_args!("{offset:#x}"), rule, "write refused");
@@ -166,21 +193,33 @@ impl Core {
         loop {
             let bus_master = self.lines.bus_master();
             let now = Told {
+                memory: self.lines.memory(),
                 bus_master,
                 reach: bus_master && !self.dma.held_back(),
                 mode: self.lines.mode(),
+                routes: self.lines.routes(),
             };
             if *told == now {
                 return;
             }
+            if told.memory != now.memory {
+                self.device.memory_changed(now.memory);
+            }
             if told.bus_master != now.bus_master {
                 self.dma.set_bus_master(now.bus_master);
             }
-            if told.reach != now.reach {
-                self.device.bus_master_changed(now.reach);
+            // Off first and on last: a device that exists sends nothing while its vectors are changed.
+            if told.reach && !now.reach {
+                self.device.bus_master_changed(false);
             }
             if told.mode != now.mode {
                 self.device.interrupts_changed(now.mode);
+            }
+            if told.routes != now.routes {
+                self.device.routes_changed(&now.routes);
+            }
+            if now.reach && !told.reach {
+                self.device.bus_master_changed(true);
             }
             *told = now;
         }
@@ -224,9 +263,15 @@ impl Core {
         let ones = [0xff; 4096];
         for bar in 0..6 {
             for part in self.device.mappable(bar) {
+                // A write to a device is no filling of memory.
+                if part.kind != Mapped::Memory {
+                    continue;
+                }
                 for at in (0..part.bytes).step_by(ones.len()) {
                     let bytes = (part.bytes - at).min(ones.len() as u64) as usize;
-                    if let Err(error) = rustix::io::pwrite(&part.memory, &ones[..bytes], part.offset + at) {
+                    if let Err(error) =
+                        rustix::io::pwrite(&part.file, &ones[..bytes], part.bar_at + part.offset + at)
+                    {
                         tracing::error!(%error, bar, "mapped BAR memory could not be filled with ones");
                         break;
                     }
@@ -265,7 +310,11 @@ impl Core {
                 });
             }
             Task::Detach => {
-                let done = self.guarded("reset", || self.device.reset(ResetKind::Conventional));
+                let done = self.guarded("reset", || {
+                    self.device.reset(ResetKind::Conventional)?;
+                    self.put_back();
+                    Ok(())
+                });
                 let left = self.guarded("detach", || {
                     self.device.detach();
                     Ok(())
@@ -274,6 +323,25 @@ impl Core {
             }
         }
         self.work.finish(ticket);
+    }
+
+    /// What a reset leaves of the user's in registers that it could write: a function's own need not know resets.
+    fn put_back(&self) {
+        let layout = self.lines.layout();
+        let page = self.device.config_page().unwrap_or_default();
+        for (register, was) in (0_u16..).zip(page.chunks_exact(4)).filter(|_| layout.is_backed()) {
+            let was = was.try_into().map_or(0, u32::from_le_bytes);
+            let is = self.device.config_read(register, ByteEnables::ALL);
+            if let Some(Effect::HardwareWrite {
+                register,
+                enables,
+                value,
+                keep,
+            }) = layout.put_back(register, was, is)
+            {
+                self.device.config_write(register, enables, value, keep);
+            }
+        }
     }
 
     /// A device that did not come back is gone.

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use uvfio_core::{
-    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Policy, SetIrqs, VirtualDevice, Width,
+    Device, DeviceError, Host, IrqAction, IrqData, IrqError, Mappable, Mapped, Policy, Routes, SetIrqs,
+    VirtualDevice, Width,
 };
-use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, PowerState, ResetKind};
+use uvfio_pci::{
+    Bar, BarSpan, Blueprint, ByteEnables, Capability, Identity, InterruptMode, PowerState, ResetKind, View,
+};
 
 /// What the device was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +27,11 @@ pub enum Told {
     Power(PowerState, PowerState),
     Mode(InterruptMode),
     BusMaster(bool),
+    Routes,
+    IntxMasked(bool),
     WriteVpd(u16, u32),
+    ConfigRead(u16, u8),
+    ConfigWrite(u16, u8, u32, u32),
 }
 
 /// What a register write does, given the offset and the value.
@@ -47,12 +54,24 @@ pub struct Recorder {
     pub changed: Condvar,
     /// Memory of BAR 4 that the user may map.
     pub mappable: Option<OwnedFd>,
+    /// Registers of BAR 4 that the user may map, and where the BAR begins in their file.
+    pub registers: Option<(OwnedFd, u64)>,
+    /// Each change of memory in COMMAND.
+    pub memory: Mutex<Vec<bool>>,
     /// A register write here is answered by this.
     pub on_write: Option<Answer>,
     /// In front of it.
     pub iommu: Option<Arc<dyn uvfio_core::Iommu>>,
     /// There is no way to reset it.
     pub unresettable: bool,
+    /// It takes its interrupts to the user itself.
+    pub direct: bool,
+    /// Where they go.
+    pub routes: Mutex<Routes>,
+    /// Configuration space of hardware, which reads as it is here.
+    pub page: Option<Vec<u8>>,
+    /// What that reads now, where it is not the same.
+    pub left: Option<Vec<u8>>,
 }
 
 pub const ROM: &[u8] = b"\x55\xaaa small option ROM";
@@ -168,6 +187,21 @@ impl Device for Recorder {
         }
     }
 
+    fn config_page(&self) -> Option<&[u8]> {
+        self.page.as_deref()
+    }
+
+    fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
+        self.tell(Told::ConfigRead(register, enables.0));
+        let at = usize::from(register) * 4;
+        let page = self.left.as_deref().or(self.page.as_deref()).unwrap();
+        u32::from_le_bytes(page[at..at + 4].try_into().unwrap())
+    }
+
+    fn config_write(&self, register: u16, enables: ByteEnables, value: u32, keep: u32) {
+        self.tell(Told::ConfigWrite(register, enables.0, value, keep));
+    }
+
     fn attach(&self, host: Host) {
         self.inner.lock().unwrap().host = Some(host);
         self.tell(Told::Attach);
@@ -192,14 +226,22 @@ impl Device for Recorder {
     }
 
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
-        match &self.mappable {
-            Some(memory) if bar == 4 => vec![Mappable {
-                offset: 0x1000,
-                bytes: 0x1000,
-                memory: Arc::new(memory.try_clone().unwrap()),
-            }],
+        let part = |file: &OwnedFd, bar_at, kind| Mappable {
+            offset: 0x1000,
+            bytes: 0x1000,
+            file: Arc::new(file.try_clone().unwrap()),
+            bar_at,
+            kind,
+        };
+        match (&self.mappable, &self.registers) {
+            (Some(memory), _) if bar == 4 => vec![part(memory, 0, Mapped::Memory)],
+            (_, Some((file, at))) if bar == 4 => vec![part(file, *at, Mapped::Registers)],
             _ => Vec::new(),
         }
+    }
+
+    fn memory_changed(&self, on: bool) {
+        self.memory.lock().unwrap().push(on);
     }
 
     fn rom(&self) -> &[u8] {
@@ -241,6 +283,19 @@ impl Device for Recorder {
         self.tell(Told::BusMaster(on));
     }
 
+    fn direct_interrupts(&self) -> bool {
+        self.direct
+    }
+
+    fn routes_changed(&self, routes: &Routes) {
+        *self.routes.lock().unwrap() = routes.clone();
+        self.tell(Told::Routes);
+    }
+
+    fn intx_masked(&self, masked: bool) {
+        self.tell(Told::IntxMasked(masked));
+    }
+
     fn iommu(&self) -> Option<Arc<dyn uvfio_core::Iommu>> {
         self.iommu.clone()
     }
@@ -275,8 +330,16 @@ impl User {
     }
 
     pub fn of(device: Recorder) -> Self {
+        Self::seeing(device, View::Virtual)
+    }
+
+    pub fn seeing(device: Recorder, view: View) -> Self {
         let device = Arc::new(device);
-        let virt = VirtualDevice::new(device.clone(), &Policy::default()).unwrap();
+        let policy = Policy {
+            view,
+            ..Policy::default()
+        };
+        let virt = VirtualDevice::new(device.clone(), &policy).unwrap();
         virt.attach(None);
         assert_eq!(device.news(), [Told::Attach]);
         Self { device, virt }

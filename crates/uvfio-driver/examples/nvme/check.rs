@@ -29,14 +29,38 @@ impl Checks {
         let transfers = self.choose(disk.blocks());
         write(disk, &transfers)?;
         disk.flush()?;
-        let blocks: u64 = transfers.iter().map(|(_, count)| count).sum();
+        let blocks = blocks_of(&transfers);
         println!("{waiting:?}: {blocks} blocks written at random places and flushed");
         compare(disk, &transfers)?;
         println!("{waiting:?}: {blocks} blocks are as they were written");
         disk.reset()?;
         compare(disk, &transfers)?;
         println!("{waiting:?}: {blocks} blocks are as they were written, after a reset");
+        self.reset_at_work(disk, &transfers)?;
+        println!(
+            "{waiting:?}: {blocks} blocks are as they were written, after a reset with writes under way"
+        );
         Ok(())
+    }
+
+    /// Resets the controller while it writes elsewhere: what was flushed stays, and what was under way can be written once
+    /// more.
+    fn reset_at_work(&mut self, disk: &mut Disk, before: &[Transfer]) -> Result<()> {
+        let transfers = self.choose(disk.blocks());
+        for transfer in &transfers {
+            if disk.has_room() {
+                start_write(disk, *transfer)?;
+            }
+        }
+        disk.submit()?;
+        disk.reset()?;
+        compare(disk, before)?;
+        write(disk, &transfers)?;
+        disk.flush()?;
+        let blocks = blocks_of(&transfers);
+        let waiting = disk.controller().options().waiting;
+        println!("{waiting:?}: {blocks} blocks written at random places and flushed");
+        compare(disk, &transfers)
     }
 
     /// Transfers at random places, of blocks that nothing was written to.
@@ -60,6 +84,10 @@ impl Checks {
     }
 }
 
+fn blocks_of(transfers: &[Transfer]) -> u64 {
+    transfers.iter().map(|(_, count)| count).sum()
+}
+
 /// A number that follows from another, and looks random: SplitMix64.
 fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -77,16 +105,13 @@ fn data(disk: &Disk, (first, count): Transfer) -> Vec<u8> {
 }
 
 fn write(disk: &mut Disk, transfers: &[Transfer]) -> Result<()> {
-    run(
-        disk,
-        transfers,
-        |disk, transfer| {
-            let data = data(disk, transfer);
-            let block = transfer.0;
-            disk.start(Request::Write { block, data: &data }, block)
-        },
-        |_, _, _| Ok(()),
-    )
+    run(disk, transfers, start_write, |_, _, _| Ok(()))
+}
+
+fn start_write(disk: &mut Disk, transfer: Transfer) -> Result<()> {
+    let data = data(disk, transfer);
+    let block = transfer.0;
+    disk.start(Request::Write { block, data: &data }, block)
 }
 
 fn compare(disk: &mut Disk, transfers: &[Transfer]) -> Result<()> {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! disk          a namespace: requests, one at a time or many
+//! erase         erases all namespaces
 //! controller    enable, identify, create queues, reset; waiting
 //! queue         a pair of queues, their doorbells and shadow doorbells
 //! spec          every number
@@ -25,6 +26,7 @@
 
 mod controller;
 mod disk;
+mod erase;
 mod error;
 mod queue;
 mod spec;
@@ -33,5 +35,6 @@ mod tests;
 
 pub use controller::{Controller, Identity, Options, Waiting};
 pub use disk::{Disk, Done, Request};
+pub use erase::{check_erasable, erase};
 pub use error::{NvmeError, Result};
 pub use spec::Status;

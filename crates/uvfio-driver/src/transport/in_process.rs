@@ -88,9 +88,9 @@ impl Transport for InProcess {
         Ok(Region {
             bytes: info.bytes,
             mappable: info.mappable,
+            owner: info.memory.as_ref().map(Owner::of).unwrap_or_default(),
             memory: info.memory,
-            owner: Owner::Server,
-            file_offset: 0,
+            file_offset: info.memory_at,
         })
     }
 

@@ -86,8 +86,8 @@ impl Transport for Socket {
                 .iter()
                 .map(|area| (area.offset, area.bytes))
                 .collect(),
+            owner: region.memory.as_ref().map(Owner::of).unwrap_or_default(),
             memory: region.memory,
-            owner: Owner::Server,
             file_offset: region.offset,
         })
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use uvfio_core::{Device, DeviceError, Host, Mappable, Policy, VirtualDevice, Width};
+use uvfio_core::{Device, DeviceError, Host, Mappable, Mapped, Policy, VirtualDevice, Width};
 use uvfio_driver::{Function, InProcess, MapBars, Options, testing};
 use uvfio_pci::{Bar, Blueprint, Capability, Identity, ResetKind};
 
@@ -13,6 +13,8 @@ use uvfio_pci::{Bar, Blueprint, Capability, Identity, ResetKind};
 pub(crate) const BAR_BYTES: u64 = 0x8000;
 /// The part of it that can be mapped: offset and length.
 pub(crate) const AREA: (u64, u64) = (0x4000, 0x2000);
+/// Where the BAR begins in the file of that area.
+const BAR_AT: u64 = 0x3000;
 
 /// BAR 2: every access is noted and answered; part of it is memory.
 pub(crate) struct Board {
@@ -38,7 +40,7 @@ impl Board {
     pub(crate) fn new(seals: SealFlags) -> Arc<Self> {
         let memory =
             rustix::fs::memfd_create("board", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        rustix::fs::ftruncate(&memory, BAR_BYTES).unwrap();
+        rustix::fs::ftruncate(&memory, BAR_AT + BAR_BYTES).unwrap();
         rustix::fs::fcntl_add_seals(&memory, seals).unwrap();
         Arc::new(Self {
             memory,
@@ -53,12 +55,12 @@ impl Board {
     /// What the device itself finds in its memory.
     pub(crate) fn in_memory(&self, offset: u64, bytes: usize) -> Vec<u8> {
         let mut data = vec![0; bytes];
-        rustix::io::pread(&self.memory, &mut data, offset).unwrap();
+        rustix::io::pread(&self.memory, &mut data, BAR_AT + offset).unwrap();
         data
     }
 
     pub(crate) fn set_in_memory(&self, offset: u64, data: &[u8]) {
-        rustix::io::pwrite(&self.memory, data, offset).unwrap();
+        rustix::io::pwrite(&self.memory, data, BAR_AT + offset).unwrap();
     }
 
     pub(crate) fn host(&self) -> Host {
@@ -134,7 +136,9 @@ impl Device for Board {
         let part = Mappable {
             offset: AREA.0,
             bytes: AREA.1,
-            memory: Arc::new(self.memory.try_clone().unwrap()),
+            file: Arc::new(self.memory.try_clone().unwrap()),
+            bar_at: BAR_AT,
+            kind: Mapped::Memory,
         };
         if bar == 2 { vec![part] } else { Vec::new() }
     }

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use uvfio_linux::vfio::Region;
+use uvfio_pci::View;
 
 use crate::owned::{COMMAND, Function, Owned, PATIENCE};
 use crate::report::Report;
-use crate::virtual_view::{MSI, MSIX, POWER, User};
+use crate::virtual_view::{EXPRESS, MSI, MSIX, POWER, User};
 
 /// Written in turn; the last is followed by as many random ones.
 const PATTERNS: [u32; 4] = [0xffff_ffff, 0, 0x5555_5555, 0xaaaa_aaaa];
@@ -69,23 +70,7 @@ pub(crate) fn by_virtual_view(address: &str, report: &mut Report) -> Result<()> 
     declared.extend(&messages);
     let before = outside.read()?;
     let mut changed = Changed::new(&before);
-    for (at, values) in writes(before.len()) {
-        for value in values {
-            let value = value.to_le_bytes();
-            for (first, width) in PIECES {
-                let offset = at as u64 + first;
-                let written = user
-                    .virt
-                    .write(uvfio_core::region_index::CONFIG, offset, &value[..width]);
-                if written.is_err() && offset as usize + width <= before.len() {
-                    bail!("{width} bytes at {offset:#x} were refused: {written:?}");
-                }
-            }
-        }
-        if !changed.note(&outside.read_when_it_answers()?) {
-            bail!("it does not answer any more after writes to {at:#x}");
-        }
-    }
+    write_everything(&user, &outside, &mut changed)?;
     let switched: u32 = declared
         .iter()
         .map(|&(at, bytes)| changed.within(at, bytes))
@@ -124,6 +109,101 @@ pub(crate) fn by_virtual_view(address: &str, report: &mut Report) -> Result<()> 
         "ADVERSARY {}: {switched} bits changed by the virtual view, all of them switches that it declares",
         function.text("device")?
     ))
+}
+
+/// What such a user of the `filtered` view can't change: (what, first byte, bytes).
+fn guarded(outside: &Outside) -> Result<Vec<(&'static str, u64, usize)>> {
+    let mut guarded = vec![
+        ("the identity", 0x00, 4),
+        ("revision and class", 0x08, 4),
+        ("BARs", 0x10, 24),
+        ("the ROM", 0x30, 4),
+    ];
+    let within = [
+        (MSI, "MSI's control, address and data", MSI_CONTROL, 12),
+        // Of its control only the function mask may be the user's.
+        (MSIX, "MSI-X's table size", MSIX_CONTROL, 1),
+        (MSIX, "where MSI-X's table and pending bits are", 4, 8),
+        (EXPRESS, "link control and status", 0x10, 4),
+        (EXPRESS, "slot and root registers", 0x14, 0x10),
+        (EXPRESS, "link control and status 2", 0x30, 4),
+    ];
+    for (id, what, first, bytes) in within {
+        if let Some(at) = outside.capability(id)? {
+            guarded.push((what, at + first, bytes));
+        }
+    }
+    // PCI Express Base 5.0, 7.7.7, 7.8, 7.9 and SR-IOV 1.1, 3.3.
+    for (id, what, bytes) in [
+        (0x0d, "access control", 8),
+        (0x0e, "alternative routing", 8),
+        (0x0f, "address translation", 8),
+        (0x10, "SR-IOV", 0x40),
+        (0x15, "resizable BARs", 12),
+        (0x1e, "L1 substates", 16),
+    ] {
+        if let Some(at) = outside.extended(id)? {
+            guarded.push((what, at, bytes));
+        }
+    }
+    Ok(guarded)
+}
+
+/// By the `filtered` view: what could disturb others stays as it is.
+pub(crate) fn by_filtered_view(address: &str, report: &mut Report) -> Result<()> {
+    let function = Function::new(address);
+    let outside = Outside::open(&function)?;
+    let user = User::seeing(address, View::Filtered)?;
+    let before = outside.read()?;
+    let mut changed = Changed::new(&before);
+    write_everything(&user, &outside, &mut changed)?;
+    for (what, at, bytes) in guarded(&outside)? {
+        report.same(
+            &format!("bits of {what} (at {at:#x}) that the filtered view lets such a user change"),
+            &0,
+            &changed.within(at, bytes),
+        )?;
+    }
+    user.virt.detach()?;
+    let after = outside.read()?;
+    // What is cleared by a 1 is cleared; COMMAND decodes for the next user.
+    let differ: Vec<String> = (0..before.len())
+        .filter(|at| !(4..8).contains(at) && before[*at] != after[*at])
+        .map(|at| format!("{at:#x}: {:02x}, was {:02x}", after[at], before[at]))
+        .collect();
+    report.same(
+        "when the user has gone the registers that it wrote are as they were",
+        &Vec::new(),
+        &differ,
+    )?;
+    report.ok(&format!(
+        "ADVERSARY {}: {} bits changed by the filtered view",
+        function.text("device")?,
+        changed.bits()
+    ))
+}
+
+/// Writes every byte with every width, and notes what that changes.
+fn write_everything(user: &User, outside: &Outside, changed: &mut Changed<'_>) -> Result<()> {
+    let config = user.virt.region_info(uvfio_core::region_index::CONFIG)?.bytes;
+    for (at, values) in writes(changed.before.len()) {
+        for value in values {
+            let value = value.to_le_bytes();
+            for (first, width) in PIECES {
+                let offset = at as u64 + first;
+                let written = user
+                    .virt
+                    .write(uvfio_core::region_index::CONFIG, offset, &value[..width]);
+                if written.is_err() && offset + width as u64 <= config {
+                    bail!("{width} bytes at {offset:#x} were refused: {written:?}");
+                }
+            }
+        }
+        if !changed.note(&outside.read_when_it_answers()?) {
+            bail!("it does not answer any more after writes to {at:#x}");
+        }
+    }
+    Ok(())
 }
 
 /// The same writes through the kernel's own VFIO.
@@ -178,16 +258,16 @@ fn writes(bytes: usize) -> impl Iterator<Item = (usize, [u32; 6])> {
 }
 
 /// Configuration space as the kernel reads it for anybody, past VFIO.
-struct Outside(File);
+pub(crate) struct Outside(File);
 
 impl Outside {
-    fn open(function: &Function) -> Result<Self> {
+    pub(crate) fn open(function: &Function) -> Result<Self> {
         let path = function.path("config");
         let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         Ok(Self(file))
     }
 
-    fn read(&self) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
         let mut page = vec![0; usize::try_from(self.0.metadata()?.len())?];
         self.0
             .read_exact_at(&mut page, 0)
@@ -209,7 +289,7 @@ impl Outside {
     }
 
     /// Where the hardware has a capability.
-    fn capability(&self, id: u8) -> Result<Option<u64>> {
+    pub(crate) fn capability(&self, id: u8) -> Result<Option<u64>> {
         let page = self.read()?;
         let byte = |at: usize| page.get(at).copied().unwrap_or_default();
         let mut at = usize::from(byte(CAPABILITIES));
@@ -224,11 +304,31 @@ impl Outside {
         }
         Ok(None)
     }
+
+    /// Where the hardware has an extended capability.
+    fn extended(&self, id: u16) -> Result<Option<u64>> {
+        let page = self.read()?;
+        let mut at = 0x100;
+        for _ in 0..page.len() / 4 {
+            let Some(Ok(bytes)) = page.get(at..at + 4).map(TryInto::try_into) else {
+                break;
+            };
+            let header = u32::from_le_bytes(bytes);
+            if header as u16 == id {
+                return Ok(Some(at as u64));
+            }
+            at = (header >> 20) as usize;
+            if at == 0 {
+                break;
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// A function that does not answer reads all ones.
+/// A function that does not answer reads all ones. (So does the identity of a virtual function, always.)
 fn answers(page: &[u8]) -> bool {
-    page.first_chunk() != Some(&[0xff; 4])
+    page.get(8..12) != Some(&[0xff; 4])
 }
 
 /// Bits that were seen to differ from what they were.

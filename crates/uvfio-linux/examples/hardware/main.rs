@@ -15,6 +15,7 @@ mod edu;
 mod events;
 mod igb;
 mod nvme;
+mod own_registers;
 mod owned;
 mod passed;
 mod refusals;
@@ -25,6 +26,7 @@ mod virtual_confined;
 mod virtual_edu;
 mod virtual_igb;
 mod virtual_nvme;
+mod virtual_resets;
 mod virtual_view;
 mod xhci;
 
@@ -73,6 +75,13 @@ fn run(arguments: &[&str], report: &mut Report) -> Result<()> {
         ["virtual-nvme", address, serial] => virtual_nvme::run(address, serial, report),
         ["adversary-virtual", address] => adversary::by_virtual_view(address, report),
         ["adversary-kernel", address] => adversary::by_kernel(address, report),
+        ["adversary-filtered", address] => adversary::by_filtered_view(address, report),
+        ["own-registers", address] => own_registers::reads(address, report),
+        ["own-registers-moved", address] => own_registers::moves(address, report),
+        ["own-registers-igb", address] => own_registers::interrupts(address, report),
+        ["virtual-function", address] => own_registers::virtual_function(address, report),
+        ["virtual-bus-reset", address] => virtual_resets::bus(address, report),
+        ["virtual-resets", address] => virtual_resets::run(address, report),
         ["virtual-igb", address] => virtual_igb::run(address, report),
         ["no-remapping", address] => refusals::no_remapping(address, report),
         _ => bail!("usage: hardware CHECK ADDRESS, where CHECK is one of those in this file"),

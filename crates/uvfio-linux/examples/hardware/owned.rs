@@ -180,6 +180,24 @@ impl Eventfds {
         self.quiet()
     }
 
+    /// Waits for one, and gives how often it was signalled.
+    pub(crate) fn next(&self, number: usize) -> Result<u64> {
+        let patience = Timespec::try_from(PATIENCE)?;
+        let file = self.get(number)?;
+        if poll(&mut [PollFd::new(&file, PollFlags::IN)], Some(&patience))? == 0 {
+            bail!("eventfd {number} was not signalled in {PATIENCE:?}");
+        }
+        let mut count = [0; 8];
+        rustix::io::read(file, &mut count)?;
+        Ok(u64::from_ne_bytes(count))
+    }
+
+    /// Adds to one.
+    pub(crate) fn write(&self, number: usize, count: u64) -> Result<()> {
+        rustix::io::write(self.get(number)?, &count.to_ne_bytes())?;
+        Ok(())
+    }
+
     /// Those that are signalled after a moment.
     pub(crate) fn quiet(&self) -> Result<Vec<(usize, u64)>> {
         std::thread::sleep(QUIET);
@@ -199,6 +217,29 @@ impl Eventfds {
 /// Has all eventfds signalled by an interrupt's vectors, from the first on.
 pub(crate) fn signal(device: &DeviceFile, irq: Irq, eventfds: &Eventfds) -> Result<()> {
     Ok(device.set_eventfds(irq, 0, &eventfds.all())?)
+}
+
+/// How often this process's threads of these names have been put to sleep or off the processor: (name, times) each. One
+/// that sleeps and has not been since has made no system call.
+pub(crate) fn switches(names: &[&str]) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.map(str::trim).context("a line of a thread's status")
+        };
+        let name = value("Name:")?;
+        if names.contains(&name) {
+            let times = |key| anyhow::Ok(value(key)?.parse::<u64>()?);
+            let times = times("voluntary_ctxt_switches:")? + times("nonvoluntary_ctxt_switches:")?;
+            found.push((name.to_owned(), times));
+        }
+    }
+    if found.len() < names.len() {
+        bail!("of the threads {names:?} there are only {found:?}");
+    }
+    Ok(found)
 }
 
 /// Waits until something is done.

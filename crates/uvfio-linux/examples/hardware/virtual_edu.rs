@@ -1,12 +1,16 @@
 //! QEMU's edu device through the virtual view: registers, DMA and where it ends, a message, one user after another.
 
 use anyhow::Result;
-use uvfio_core::{DmaAccess, IrqIndex};
+use uvfio_core::{DmaAccess, IrqAction, IrqIndex};
 
 use crate::edu::{Edu, FACTORIAL, IDENTIFICATION, IOVA, LIVENESS, MEMORY};
-use crate::owned::{Eventfds, eventually};
+use crate::owned::{Eventfds, eventually, switches};
 use crate::report::Report;
 use crate::virtual_view::{BUS_MASTER, COMMAND, MEMORY as MEMORY_SPACE, MSI, User, UserMemory};
+
+const INTX_DISABLE: u16 = 1 << 10;
+/// Those that have to do with interrupts.
+pub(crate) const THREADS: &[&str] = &["interrupts", "delivery"];
 
 const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
 
@@ -20,6 +24,10 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     edu.registers(report)?;
     let memory = edu.dma(report)?;
     edu.msi(report)?;
+    edu.exchanged(report)?;
+    edu.undisturbed(report)?;
+    edu.intx(report)?;
+    edu.intx_unmasked_by_eventfd(report)?;
     user.notices(report)?;
 
     user.next()?;
@@ -170,6 +178,172 @@ impl Edu<User> {
         report.same("and after a reset, too", &vec![(0, 1)], &eventfds.after(0)?)?;
         self.acknowledge()?;
         Ok(())
+    }
+
+    /// Another eventfd for a message: what comes goes to the new one, and the old one is let go of.
+    fn exchanged(&self, report: &mut Report) -> Result<()> {
+        let (old, new) = (Eventfds::new(1)?, Eventfds::new(1)?);
+        self.0.signal(IrqIndex::Msi, &old)?;
+        old.quiet()?;
+        self.0.signal(IrqIndex::Msi, &new)?;
+        // edu's messages have no mask bits: one may have been lost, and so one is delivered.
+        report.same(
+            "an exchange of eventfds delivers one message for what may have been lost",
+            &vec![(0, 1)],
+            &new.after(0)?,
+        )?;
+        self.message("and then what edu raises, once", &new, report)?;
+        report.same("the old eventfd is signalled no more", &vec![], &old.quiet()?)?;
+        self.0.eventfds(IrqIndex::Msi, 0, IrqAction::Trigger, &[None])?;
+        self.raise(0x100)?;
+        self.acknowledge()?;
+        report.same(
+            "without an eventfd a message does not come",
+            &vec![],
+            &new.quiet()?,
+        )?;
+        self.0.signal(IrqIndex::Msi, &new)?;
+        report.same(
+            "it waits, and comes once there is one",
+            &true,
+            &!new.after(0)?.is_empty(),
+        )
+    }
+
+    /// A thousand interrupts in none of which a thread of ours has a part.
+    fn undisturbed(&self, report: &mut Report) -> Result<()> {
+        const MANY: usize = 1000;
+        let eventfds = Eventfds::new(1)?;
+        self.0.signal(IrqIndex::Msi, &eventfds)?;
+        eventfds.quiet()?;
+        let before = switches(THREADS)?;
+        let mut came = 0;
+        for _ in 0..MANY {
+            self.raise(0x100)?;
+            came += eventfds.next(0)?;
+            self.acknowledge()?;
+        }
+        report.same("a thousand messages come", &(MANY as u64), &came)?;
+        report.same(
+            "the threads of interrupts have not run meanwhile: not a system call",
+            &before,
+            &switches(THREADS)?,
+        )?;
+        eventfds.write(0, u64::MAX - 1)?;
+        for _ in 0..3 {
+            self.raise(0x100)?;
+            self.acknowledge()?;
+        }
+        report.same(
+            "an eventfd that its user has filled stops nobody",
+            &(true, before),
+            &(eventfds.next(0)? >= u64::MAX - 1, switches(THREADS)?),
+        )?;
+        self.message("and once it is read, a message comes again", &eventfds, report)
+    }
+
+    /// The line: masked by itself, by request and by COMMAND, each apart from the others.
+    fn intx(&self, report: &mut Report) -> Result<()> {
+        let user = &self.0;
+        let came = vec![(0, 1)];
+        user.set_interrupt(IrqIndex::Msi, 0, IrqAction::Trigger)?;
+        report.same(
+            "INTx is there",
+            &1,
+            &user.virt.irq_info(IrqIndex::Intx as u32)?.count,
+        )?;
+        let eventfds = Eventfds::new(1)?;
+        user.signal(IrqIndex::Intx, &eventfds)?;
+        let unmask = || user.set_interrupt(IrqIndex::Intx, 1, IrqAction::Unmask);
+        report.same(
+            "with MSI off and nothing raised, it is quiet",
+            &vec![],
+            &eventfds.quiet()?,
+        )?;
+        let before = switches(THREADS)?;
+        self.raise(0x100)?;
+        report.same("raised, it comes once", &came, &eventfds.after(0)?)?;
+        report.same("and again where it is unmasked", &came, &{
+            unmask()?;
+            eventfds.after(0)?
+        })?;
+        report.same(
+            "the threads of interrupts have not run",
+            &before,
+            &switches(THREADS)?,
+        )?;
+        self.acknowledge()?;
+        unmask()?;
+        report.same(
+            "acknowledged and unmasked, it is quiet",
+            &vec![],
+            &eventfds.quiet()?,
+        )?;
+
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER | INTX_DISABLE)?;
+        self.raise(0x100)?;
+        report.same(
+            "disabled in COMMAND, it does not come",
+            &vec![],
+            &eventfds.quiet()?,
+        )?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        report.same("enabled, it comes", &came, &eventfds.after(0)?)?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER | INTX_DISABLE)?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        report.same("COMMAND does not unmask it", &vec![], &eventfds.quiet()?)?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER | INTX_DISABLE)?;
+        unmask()?;
+        report.same("nor does an unmask enable it", &vec![], &eventfds.quiet()?)?;
+        user.set_interrupt(IrqIndex::Intx, 1, IrqAction::Mask)?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        report.same("masked by request it does not come", &vec![], &eventfds.quiet()?)?;
+        unmask()?;
+        report.same("until it is unmasked", &came, &eventfds.after(0)?)?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER | INTX_DISABLE)?;
+        unmask()?;
+        self.acknowledge()?;
+        user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
+        report.same(
+            "acknowledged while it is disabled, it does not come after",
+            &vec![],
+            &eventfds.quiet()?,
+        )?;
+        self.raise(0x100)?;
+        report.same("but with the next one", &came, &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        unmask()?;
+        user.reset()?;
+        self.raise(0x100)?;
+        report.same("and after a reset", &came, &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        unmask()
+    }
+
+    fn intx_unmasked_by_eventfd(&self, report: &mut Report) -> Result<()> {
+        let user = &self.0;
+        let (eventfds, unmask) = (Eventfds::new(1)?, Eventfds::new(1)?);
+        user.signal(IrqIndex::Intx, &eventfds)?;
+        user.eventfds(IrqIndex::Intx, 0, IrqAction::Unmask, &unmask.all())?;
+        let before = switches(THREADS)?;
+        self.raise(0x100)?;
+        report.same("INTx comes", &vec![(0, 1)], &eventfds.after(0)?)?;
+        unmask.write(0, 1)?;
+        report.same("unmasked by eventfd, again", &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        unmask.write(0, 1)?;
+        report.same("acknowledged, not", &vec![], &eventfds.quiet()?)?;
+        self.raise(0x100)?;
+        report.same("raised, again", &vec![(0, 1)], &eventfds.after(0)?)?;
+        self.acknowledge()?;
+        report.same(
+            "the kernel has read the eventfd, and no thread of ours",
+            &(vec![], before),
+            &(unmask.quiet()?, switches(THREADS)?),
+        )?;
+        user.set_interrupt(IrqIndex::Intx, 0, IrqAction::Trigger)?;
+        unmask.write(0, 1)?;
+        report.same("disabled, nobody reads it", &vec![(0, 1)], &unmask.quiet()?)
     }
 
     /// Has edu send a message, which must come once.

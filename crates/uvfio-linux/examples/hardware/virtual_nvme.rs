@@ -3,19 +3,15 @@
 
 use anyhow::Result;
 use uvfio_core::{DmaAccess, IrqIndex};
-use uvfio_linux::vfio::Word;
 
 use crate::nvme::{self, IOVA, MEMORY, READY, STATUS};
 use crate::owned::{Eventfds, eventually};
 use crate::report::Report;
 use crate::virtual_view::{
-    BUS_MASTER, COMMAND, EXPRESS, MEMORY as MEMORY_SPACE, MSIX, POWER, User, UserMemory,
+    BUS_MASTER, COMMAND, EXPRESS, MEMORY as MEMORY_SPACE, MSIX, MSIX_PENDING, MSIX_TABLE, POWER, User,
+    UserMemory, VECTOR_CONTROL,
 };
 
-/// How far into a table entry its mask bit is (PCI Local Bus 3.0, 6.8.2.9).
-const VECTOR_CONTROL: u64 = 12;
-const TABLE: u64 = 4;
-const PENDING: u64 = 8;
 /// PMCSR (PCI Bus Power Management 1.2, 3.2.4).
 const POWER_STATE: u64 = 4;
 const VECTORS: usize = 4;
@@ -78,10 +74,6 @@ impl<'a> Nvme<'a> {
         Ok(nvme)
     }
 
-    fn write<W: Word>(&self, register: u64, value: W) -> Result<()> {
-        self.user.write(0, register, value)
-    }
-
     /// Sends Identify, and waits until the completion is in memory; gives the serial number.
     fn identify(&mut self) -> Result<String> {
         self.controller.identify(nvme::Nvme::ended)
@@ -94,30 +86,22 @@ impl<'a> Nvme<'a> {
         report.same(what, &(serial.to_owned(), vec![(0, 1)]), &got)
     }
 
-    /// Where the MSI-X table and the pending bits are in BAR 0.
-    fn windows(&self) -> Result<(u64, u64)> {
-        let msix = self.user.capability(MSIX)?;
-        let at = |register| Ok::<_, anyhow::Error>(u64::from(self.user.config::<u32>(msix + register)? & !7));
-        Ok((at(TABLE)?, at(PENDING)?))
-    }
-
     fn vectors(&mut self, serial: &str, report: &mut Report) -> Result<()> {
         self.works(
             "Identify goes through the user's memory, and vector 0 tells of it",
             serial,
             report,
         )?;
-        let (table, pending) = self.windows()?;
-        self.write(table + VECTOR_CONTROL, 1_u32)?;
+        self.user.set_window(MSIX_TABLE, VECTOR_CONTROL, 1_u32)?;
         self.identify()?;
         report.same("masked, vector 0 does not come", &vec![], &self.eventfds.quiet()?)?;
-        let bits: u32 = self.user.read(0, pending)?;
+        let bits: u32 = self.user.window(MSIX_PENDING, 0)?;
         report.same("it is pending", &1, &bits)?;
-        self.write(table + VECTOR_CONTROL, 0_u32)?;
+        self.user.set_window(MSIX_TABLE, VECTOR_CONTROL, 0_u32)?;
         report.same("unmasked, it comes once", &vec![(0, 1)], &self.eventfds.after(0)?)?;
-        let bits: u32 = self.user.read(0, pending)?;
+        let bits: u32 = self.user.window(MSIX_PENDING, 0)?;
         report.same("it is pending no more", &0, &bits)?;
-        let entry: u32 = self.user.read(0, table)?;
+        let entry: u32 = self.user.window(MSIX_TABLE, 0)?;
         report.same("the table shows no address of the kernel's", &0, &entry)
     }
 

@@ -1,7 +1,9 @@
 //! A user of the virtual view: a function behind [`Hardware`] and a virtual device, as a front end would have it; and what
 //! is checked of every function.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,10 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use uvfio_core::{
     Backing, DmaAccess, DmaMap, IrqAction, IrqData, IrqIndex, Policy, SetIrqs, VirtualDevice, region_index,
 };
-use uvfio_linux::device::{Hardware, Parts};
+use uvfio_linux::device::{BarGrant, Hardware, Parts};
+use uvfio_linux::sysfs::Sysfs;
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
+use uvfio_pci::View;
 
 use crate::owned::{Eventfds, Function, Owned, Registers};
 use crate::report::Report;
@@ -34,6 +38,12 @@ pub(crate) const EXPRESS: u8 = 0x10;
 /// What may be shown, with the bytes that each has: MSI's with a 64-bit address, whose mask bits are 0 as yet
 const SHOWN: [(u8, u64); 5] = [(POWER, 8), (MSI, 14), (MSIX, 12), (EXPRESS, 60), (0x13, 6)];
 
+/// Where MSI-X says that its table is, and its pending bits (PCI Local Bus 3.0, 6.8.2).
+pub(crate) const MSIX_TABLE: u64 = 4;
+pub(crate) const MSIX_PENDING: u64 = 8;
+/// How far into a table entry its mask bit is.
+pub(crate) const VECTOR_CONTROL: u64 = 12;
+
 // PCI Express capability (PCI Express Base 5.0, 7.5.3).
 const DEVICE_CONTROL: u64 = 0x08;
 const INITIATE_FLR: u16 = 1 << 15;
@@ -54,6 +64,11 @@ pub(crate) struct User {
 impl User {
     /// Opens a function, makes a virtual device of it, and attaches its first user.
     pub(crate) fn attach(address: &str) -> Result<Self> {
+        Self::seeing(address, View::Virtual)
+    }
+
+    /// As [`attach`](Self::attach), in another view.
+    pub(crate) fn seeing(address: &str, view: View) -> Result<Self> {
         let Owned {
             device,
             container,
@@ -68,8 +83,15 @@ impl User {
             container,
             group,
             device: device.clone(),
+            config: Some(Sysfs::default().open_config(address.parse()?, view == View::Raw)?),
+            view,
+            bars: BarGrant::Trapped,
         };
-        let virt = VirtualDevice::new(Hardware::new(parts)?, &Policy::default())?;
+        let policy = Policy {
+            view,
+            ..Policy::default()
+        };
+        let virt = VirtualDevice::new(Hardware::new(parts)?, &policy)?;
         virt.attach(None);
         Ok(Self {
             virt,
@@ -118,6 +140,48 @@ impl User {
         Ok(self.device.config()?.read_word(COMMAND)?)
     }
 
+    /// Identity, COMMAND and BARs as the hardware has them, none of it remembered by the kernel.
+    pub(crate) fn hardware_header(&self) -> Result<Vec<(usize, u32)>> {
+        let mut bytes = [0; 64];
+        self.hardware_config()?.read_exact_at(&mut bytes, 0)?;
+        let registers = [0x00, 0x08, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x2c];
+        let word = |at: usize| Ok((at, u32::from_le_bytes(bytes[at..at + 4].try_into()?)));
+        let mut words: Vec<_> = registers.into_iter().map(word).collect::<Result<_>>()?;
+        // Without STATUS, and without INTx disable, which the kernel switches with messages.
+        words.push((0x04, u32::from(u16::from_le_bytes([bytes[4], bytes[5]])) & !0x400));
+        Ok(words)
+    }
+
+    /// Configuration space past the kernel's VFIO, as root has it.
+    pub(crate) fn hardware_config(&self) -> Result<File> {
+        let path = self.function.path("config");
+        Ok(OpenOptions::new().read(true).write(true).open(path)?)
+    }
+
+    /// Resets the function behind the back of everybody, as nothing restores what it loses by that.
+    pub(crate) fn reset_behind_our_back(&self) -> Result<()> {
+        let config = self.hardware_config()?;
+        let byte = |at| {
+            let mut byte = [0];
+            config.read_exact_at(&mut byte, at).map(|()| byte[0])
+        };
+        let mut at = u64::from(byte(CAPABILITIES)?);
+        while byte(at)? != EXPRESS {
+            at = u64::from(byte(at + 1)?);
+        }
+        let control = at + DEVICE_CONTROL;
+        let value = u16::from_le_bytes([byte(control)?, byte(control + 1)?]) | INITIATE_FLR;
+        config.write_all_at(&value.to_le_bytes(), control)?;
+        // As long as a device may take (PCI Express Base 5.0, 6.6.2).
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    }
+
+    /// Resets the function by the kernel, as root does.
+    pub(crate) fn reset_by_sysfs(&self) -> Result<()> {
+        Ok(std::fs::write(self.function.path("reset"), "1")?)
+    }
+
     /// Where a capability is.
     pub(crate) fn capability(&self, id: u8) -> Result<u64> {
         let found = self.capabilities()?.into_iter().find(|(_, found)| *found == id);
@@ -137,19 +201,61 @@ impl User {
         Ok(found)
     }
 
+    /// Reads MSI-X's table or its pending bits.
+    pub(crate) fn window<W: Word>(&self, which: u64, offset: u64) -> Result<W> {
+        let (bar, at) = self.msix(which)?;
+        self.read(bar, at + offset)
+    }
+
+    /// Writes there.
+    pub(crate) fn set_window<W: Word>(&self, which: u64, offset: u64, value: W) -> Result<()> {
+        let (bar, at) = self.msix(which)?;
+        self.write(bar, at + offset, value)
+    }
+
+    /// The BAR and the offset in it of MSI-X's table or its pending bits.
+    fn msix(&self, which: u64) -> Result<(u32, u64)> {
+        let place: u32 = self.config(self.capability(MSIX)? + which)?;
+        Ok((place & 7, u64::from(place & !7)))
+    }
+
     /// Has an interrupt's vectors, from the first on, signal the user's eventfds.
     pub(crate) fn signal(&self, index: IrqIndex, eventfds: &Eventfds) -> Result<()> {
-        let files = eventfds.all();
-        let mut own = Vec::new();
-        for file in files.into_iter().flatten() {
-            own.push(Some(file.try_clone_to_owned()?));
-        }
+        self.eventfds(index, 0, IrqAction::Trigger, &eventfds.all())
+    }
+
+    /// SET_IRQS with eventfds for vectors from `first` on.
+    pub(crate) fn eventfds(
+        &self,
+        index: IrqIndex,
+        first: u32,
+        action: IrqAction,
+        files: &[Option<BorrowedFd<'_>>],
+    ) -> Result<()> {
+        let own = |file: &Option<BorrowedFd<'_>>| file.map(|file| file.try_clone_to_owned()).transpose();
+        let data = IrqData::EventFd(files.iter().map(own).collect::<Result<_, _>>()?);
+        self.interrupts(index, first, u32::try_from(files.len())?, action, data)
+    }
+
+    /// SET_IRQS without eventfds: masks or unmasks INTx, or disables an interrupt (trigger 0).
+    pub(crate) fn set_interrupt(&self, index: IrqIndex, count: u32, action: IrqAction) -> Result<()> {
+        self.interrupts(index, 0, count, action, IrqData::None)
+    }
+
+    fn interrupts(
+        &self,
+        index: IrqIndex,
+        start: u32,
+        count: u32,
+        action: IrqAction,
+        data: IrqData,
+    ) -> Result<()> {
         Ok(self.virt.set_irqs(SetIrqs {
             index: index as u32,
-            start: 0,
-            count: u32::try_from(own.len())?,
-            action: IrqAction::Trigger,
-            data: IrqData::EventFd(own),
+            start,
+            count,
+            action,
+            data,
         })?)
     }
 
@@ -204,9 +310,14 @@ impl User {
             );
             report.same(&what, &of(&self.hardware), &of(&page))?;
         }
+        let line = self.device.irq(Irq::Intx)?.count > 0;
+        let pin = *self
+            .hardware
+            .get(usize::try_from(INTERRUPT_PIN)?)
+            .context("a pin")?;
         report.same(
-            "there is no interrupt pin",
-            &0,
+            "the interrupt pin is the hardware's, where the kernel has INTx",
+            &(if line { pin } else { 0 }),
             &self.config::<u8>(INTERRUPT_PIN)?,
         )?;
         let capabilities = self.capabilities()?;

@@ -1,17 +1,49 @@
 //! From what the hardware says of itself to what its user is shown: a blueprint, from bytes that are not believed.
 //!
 //! Shown are the identity, the BARs, and five capabilities: power management, MSI, MSI-X, PCI Express and advanced
-//! features. Everything else is hidden, the extended capabilities and the expansion ROM too. The interrupt pin is not
-//! shown: the kernel masks INTx when it signals it, and a device is not told when its user unmasks it.
+//! features. Everything else is hidden, the extended capabilities and the expansion ROM too. The interrupt pin is shown
+//! where the kernel has INTx.
 
 use uvfio_pci::chain::{self, Finding, Found, Item};
 use uvfio_pci::tables::{advanced, express, header, msi, msix, power};
-use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, View};
+use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, Table, View};
 
 use super::error::{BarRule, Lie};
+use super::grant::Span;
+use super::interrupts::MAX_VECTORS;
 
 /// Bytes of conventional configuration space, where all that is shown stands.
 pub(super) const PAGE: usize = 256;
+
+/// How a function that nobody has taken over would be shown: its line, and as many messages as it has, of which the kernel
+/// may grant fewer.
+#[derive(Clone, Debug)]
+pub struct Presented(Declared);
+
+impl Presented {
+    /// From the first 256 bytes of configuration space, the bytes of each BAR (0: there is none), and whether the kernel
+    /// can reset it.
+    ///
+    /// # Errors
+    /// Where what it says of itself cannot be true.
+    pub fn of(page: &[u8], bars: [u64; 6], resettable: bool) -> Result<Self, Lie> {
+        let seen = Seen {
+            page,
+            bars,
+            messages: u8::MAX,
+            vectors: MAX_VECTORS,
+            line: true,
+            resettable,
+        };
+        Declared::new(&seen).map(Self)
+    }
+
+    /// What is declared of it.
+    #[must_use]
+    pub fn blueprint(&self) -> Blueprint<'_> {
+        self.0.blueprint()
+    }
+}
 
 /// What is known of the hardware.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +56,8 @@ pub(super) struct Seen<'a> {
     pub(super) messages: u8,
     /// MSI-X vectors that the kernel grants.
     pub(super) vectors: u16,
+    /// Whether the kernel has INTx.
+    pub(super) line: bool,
     /// Whether the kernel can reset it.
     pub(super) resettable: bool,
 }
@@ -40,6 +74,10 @@ pub(super) struct Declared {
     pub(super) express: Option<u16>,
     /// The advanced features.
     pub(super) advanced: Option<u16>,
+    /// The MSI-X structure.
+    msix: Option<u16>,
+    /// Where the hardware's own tables and pending bits of MSI-X are, by BAR; all of them, whatever is shown.
+    pub(super) tables: Vec<(u8, Span)>,
     /// What is wrong with the chain and does not matter, for the log.
     pub(super) oddities: Vec<Finding>,
 }
@@ -54,12 +92,14 @@ impl Declared {
             });
         }
         let mut declared = Self {
-            identity: identity(page),
+            identity: identity(page, seen.line),
             bars: [Bar::None; 6],
             capabilities: Vec::new(),
             power: None,
             express: None,
             advanced: None,
+            msix: None,
+            tables: Vec::new(),
             oddities: Vec::new(),
         };
         declared.walk(seen)?;
@@ -82,9 +122,29 @@ impl Declared {
         }
     }
 
+    /// Which structures there are that the hardware's can be compared with, and where.
+    pub(super) fn structures(&self) -> Vec<(u16, &'static Table)> {
+        let known = [
+            (Some(0), &header::HEADER),
+            (self.power, &power::POWER),
+            (self.express, &express::EXPRESS),
+            (self.advanced, &advanced::ADVANCED),
+            (self.msix, &msix::MSIX),
+        ];
+        let there = known.into_iter().filter_map(|(at, table)| Some((at?, table)));
+        there.collect()
+    }
+
     /// The kinds of BARs, by number.
     pub(super) fn bars(&self) -> &[Bar; 6] {
         &self.bars
+    }
+
+    /// Whether it has MSI with mask bits.
+    pub(super) fn masks_messages(&self) -> bool {
+        let masks =
+            |capability: &Capability<'_>| matches!(capability, Capability::Msi { maskable: true, .. });
+        self.capabilities.iter().any(masks)
     }
 
     /// Goes along the capability chain. What is wrong with a structure that is not shown does not matter.
@@ -136,17 +196,21 @@ impl Declared {
             }
             Ok(msix::ID) => {
                 whole("the MSI-X capability")?;
-                let vectors = seen.vectors.min(value(&msix::SIZE) as u16 + 1);
+                self.msix = Some(found.offset);
+                let have = value(&msix::SIZE) as u16 + 1;
+                let vectors = seen.vectors.min(have);
                 let span = |bar, offset: &Field| BarSpan {
                     bar: value(bar) as u8,
                     offset: value(offset) << offset.lsb,
                 };
+                let table = span(&msix::TABLE_BAR, &msix::TABLE_OFFSET);
+                let pba = span(&msix::PBA_BAR, &msix::PBA_OFFSET);
+                for (at, bytes) in [table, pba].into_iter().zip(msix_bytes(have)) {
+                    let first = u64::from(at.offset);
+                    self.tables.push((at.bar, (first, first + bytes)));
+                }
                 if vectors > 0 {
-                    self.capabilities.push(Capability::MsiX {
-                        vectors,
-                        table: span(&msix::TABLE_BAR, &msix::TABLE_OFFSET),
-                        pba: span(&msix::PBA_BAR, &msix::PBA_OFFSET),
-                    });
+                    self.capabilities.push(Capability::MsiX { vectors, table, pba });
                 }
             }
             Ok(express::ID) => {
@@ -170,7 +234,7 @@ impl Declared {
     }
 }
 
-fn identity(page: &[u8]) -> Identity {
+fn identity(page: &[u8], line: bool) -> Identity {
     let value = |field| value(page, 0, field);
     Identity {
         vendor: value(&header::VENDOR) as u16,
@@ -179,8 +243,18 @@ fn identity(page: &[u8]) -> Identity {
         class: [&header::BASE_CLASS, &header::SUBCLASS, &header::INTERFACE].map(|field| value(field) as u8),
         subsystem_vendor: value(&header::SUBSYSTEM_VENDOR) as u16,
         subsystem: value(&header::SUBSYSTEM) as u16,
-        interrupt_pin: 0,
+        interrupt_pin: if line {
+            value(&header::INTERRUPT_PIN) as u8
+        } else {
+            0
+        },
     }
+}
+
+/// How many bytes the table of so many vectors has, and how many their pending bits (PCI Local Bus 3.0, 6.8.2).
+fn msix_bytes(vectors: u16) -> [u64; 2] {
+    let entry: u64 = msix::ENTRY.bytes().into();
+    [u64::from(vectors) * entry, u64::from(vectors).div_ceil(64) * 8]
 }
 
 /// The BARs: how large they are is the kernel's word, what they are the registers'.
@@ -249,7 +323,7 @@ fn one_bar(page: &[u8], register: u16, bytes: u64) -> Result<Bar, BarRule> {
 }
 
 /// A field of the structure at byte `at` of `bytes`; 0 where it is not there.
-fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
+pub(super) fn value(bytes: &[u8], at: u16, field: &Field) -> u32 {
     chain::value(bytes, at, field).unwrap_or_default()
 }
 

@@ -24,12 +24,50 @@ pub enum HardwareError {
         /// The register, what it holds, and the rule.
         lie: Lie,
     },
+    /// The descriptor of its configuration space in `/sys` is not its own.
+    #[error("{device}: its configuration space in /sys is not that of the device which VFIO opened: {why}")]
+    OtherFunction {
+        /// Whose.
+        device: String,
+        /// What differs, or could not be read.
+        why: String,
+    },
+    /// The `raw` view was asked for.
+    #[error(
+        "{device}: its configuration space in /sys is not open to be written, and without that there is no raw view; \
+         filtered and virtual need no more than its group"
+    )]
+    NotWritable {
+        /// Whose.
+        device: String,
+    },
     /// The first reset did not leave the device as it was.
     #[error("{device}: {why}")]
     Reset {
         /// Whose.
         device: String,
         /// What differs.
+        why: String,
+    },
+    /// The user was to map its BARs, and there is nothing that can be.
+    #[error("{device}: the kernel lets no page of its BARs be mapped; serve it with --bars trapped")]
+    NothingToMap {
+        /// Whose.
+        device: String,
+    },
+    /// The user was to map its BARs by dma-bufs, and the kernel can't.
+    #[error(
+        "{device}: this kernel {what} (BAR {bar}: {why}), which --bars dmabuf needs; serve it with --bars trapped, or \
+         with --bars device-fd to a user that is trusted with all of the function"
+    )]
+    NoDmaBuf {
+        /// Whose.
+        device: String,
+        /// Which, 0 to 5.
+        bar: u8,
+        /// What the kernel lacks.
+        what: &'static str,
+        /// Its answer.
         why: String,
     },
     /// The system refused an eventfd or a thread.

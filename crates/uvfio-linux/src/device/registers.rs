@@ -1,14 +1,18 @@
-//! The hardware's own configuration space, through the kernel's VFIO: the few registers that are read and written here,
-//! and the comparison that says whether a device came back from a reset.
+//! The hardware's own configuration space, through the kernel's VFIO: the few registers that are read and written here.
 
 use std::fmt::Debug;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use uvfio_pci::tables::{advanced, express, header, power};
-use uvfio_pci::{Bar, Field, PowerState};
+use uvfio_pci::{Bar, Field, PowerState, Table};
 
 use super::declare::Declared;
-use crate::vfio::{Region, Result};
+use super::verify::HardwareConfig;
+use crate::sysfs::ConfigFile;
+use crate::vfio::{Region, Result, VfioError};
 
 /// Bytes of configuration space, by their offset.
 pub(super) trait Config: Debug + Send + Sync {
@@ -16,6 +20,26 @@ pub(super) trait Config: Debug + Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]) -> Result<()>;
     /// Writes bytes.
     fn write(&self, offset: u64, data: &[u8]) -> Result<()>;
+}
+
+impl Config for ConfigFile {
+    fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
+        let bytes = data.len();
+        ConfigFile::read(self, offset, data).map_err(|error| of_sysfs("pread", offset, bytes, &error))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        ConfigFile::write(self, offset, data).map_err(|error| of_sysfs("pwrite", offset, data.len(), &error))
+    }
+}
+
+fn of_sysfs(request: &'static str, offset: u64, bytes: usize, error: &io::Error) -> VfioError {
+    let about = format!("{bytes:#x} bytes at {offset:#x} of config in /sys");
+    match Errno::from_io_error(error) {
+        Some(errno) => VfioError::other(request, about, errno),
+        // It ended: the function has less than it had.
+        None => VfioError::other(request, about, Errno::NXIO),
+    }
 }
 
 impl Config for Region {
@@ -32,22 +56,7 @@ impl Config for Region {
 const TRANSACTIONS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a change of the power state may take; 10 ms is the specification's time (PCI Bus Power Management 1.2, 5.6.1).
 const POWER_PATIENCE: Duration = Duration::from_millis(200);
-/// How long a device may be silent after a reset (PCI Express Base 5.0, 6.6.1).
-const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-
-/// Registers of which a reset changes nothing.
-const SAME: [&Field; 9] = [
-    &header::VENDOR,
-    &header::DEVICE,
-    &header::REVISION,
-    &header::INTERFACE,
-    &header::SUBCLASS,
-    &header::BASE_CLASS,
-    &header::HEADER_LAYOUT,
-    &header::SUBSYSTEM_VENDOR,
-    &header::SUBSYSTEM,
-];
 
 /// COMMAND's bits that are this module's.
 const COMMAND: [&Field; 4] = [
@@ -57,25 +66,48 @@ const COMMAND: [&Field; 4] = [
     &header::INTX_DISABLE,
 ];
 
-/// What configuration space held when the device was quiet: what must be there again after each reset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held(Vec<(u16, &'static Field, u32)>);
+/// What of COMMAND is switched as users come, go and will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switches {
+    pub(super) memory: bool,
+    pub(super) bus_master: bool,
+    /// INTx.
+    pub(super) line: bool,
+}
+
+impl Switches {
+    /// As it is between users, and during a reset. With memory on the kernel puts BARs back that a reset has cleared.
+    pub(super) const QUIET: Self = Self {
+        memory: true,
+        bus_master: false,
+        line: false,
+    };
+}
 
 /// The registers.
 #[derive(Debug)]
 pub(super) struct Registers {
-    config: Box<dyn Config>,
+    pub(super) config: Box<dyn Config>,
+    pub(super) hardware: Option<HardwareConfig>,
+    /// What is verified after a reset: where it is, and its table.
+    pub(super) structures: Vec<(u16, &'static Table)>,
     power: Option<u16>,
     express: Option<u16>,
     advanced: Option<u16>,
-    /// COMMAND's bits that are set while the device has a user or waits for one.
+    /// COMMAND's bits that are set while the device has a user or waits for one; memory only where it is on.
     decode: u32,
+    /// The device may be bus master.
+    pub(super) master: AtomicBool,
 }
 
 impl Registers {
-    pub(super) fn new(config: Box<dyn Config>, declared: &Declared) -> Self {
+    pub(super) fn new(
+        config: Box<dyn Config>,
+        hardware: Option<HardwareConfig>,
+        declared: &Declared,
+    ) -> Self {
         let has = |kind: fn(&Bar) -> bool| declared.bars().iter().any(kind);
-        let mut decode = header::INTX_DISABLE.mask();
+        let mut decode = 0;
         if has(|bar| matches!(bar, Bar::Memory32 { .. } | Bar::Memory64 { .. })) {
             decode |= header::MEMORY.mask();
         }
@@ -84,19 +116,38 @@ impl Registers {
         }
         Self {
             config,
+            hardware,
+            structures: declared.structures(),
             power: declared.power,
             express: declared.express,
             advanced: declared.advanced,
             decode,
+            master: AtomicBool::new(true),
         }
     }
 
-    /// Switches memory and I/O on, INTx off, and bus mastering as told.
-    pub(super) fn set_command(&self, bus_master: bool) -> Result<()> {
+    /// Switches I/O on, and memory (where there is any), bus mastering and INTx as told.
+    pub(super) fn set_command(&self, to: Switches) -> Result<()> {
+        let off = if to.memory { 0 } else { header::MEMORY.mask() };
         let mine = COMMAND.iter().fold(0, |bits, field| bits | field.mask());
-        let master = if bus_master { header::BUS_MASTER.mask() } else { 0 };
+        let master = if to.bus_master {
+            header::BUS_MASTER.mask()
+        } else {
+            0
+        };
+        let no_line = if to.line { 0 } else { header::INTX_DISABLE.mask() };
         let before = self.register(0, &header::BUS_MASTER)?;
-        self.write(0, &header::BUS_MASTER, before & !mine | self.decode | master)
+        let command = before & !mine | self.decode & !off | master | no_line;
+        // Where it is not known what a failed write did, the bus master may be on.
+        self.master.store(true, Ordering::Release);
+        self.write(0, &header::BUS_MASTER, command)?;
+        self.master.store(to.bus_master, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the device may be bus master: not after it was last switched off.
+    pub(super) fn bus_master(&self) -> bool {
+        self.master.load(Ordering::Acquire)
     }
 
     /// Changes the power state, and waits until the device says so.
@@ -128,45 +179,6 @@ impl Registers {
         })
     }
 
-    /// What registers hold that a reset must not change.
-    pub(super) fn held(&self) -> Result<Held> {
-        let mut held = Vec::new();
-        for field in SAME.iter().chain(&COMMAND) {
-            held.push((0, *field, self.get(0, field)?));
-        }
-        for bar in (header::BAR0..).step_by(4).take(6) {
-            held.push((bar, &header::BAR_REGISTER, self.get(bar, &header::BAR_REGISTER)?));
-        }
-        if let Some(at) = self.power {
-            held.push((at, &power::STATE, self.get(at, &power::STATE)?));
-        }
-        Ok(Held(held))
-    }
-
-    /// Compares with what was held before; `Err` within says what is wrong, for people.
-    pub(super) fn same(&self, before: &Held) -> Result<std::result::Result<(), String>> {
-        // The kernel answers for some registers itself, vendor and device ID and BARs among them. Revision and class
-        // are the device's.
-        let answers = |registers: &Self| -> Result<bool> {
-            let ones = |field: &Field| Ok(registers.get(0, field)? == field.extract(u32::MAX));
-            Ok(!(ones(&header::REVISION)? && ones(&header::BASE_CLASS)? && ones(&header::SUBCLASS)?))
-        };
-        if !self.until(ANSWER_PATIENCE, || answers(self))? {
-            let why = "its revision and class read all ones: the device does not answer";
-            return Ok(Err(why.to_owned()));
-        }
-        let now = self.held()?;
-        let differs = before.0.iter().zip(&now.0).find(|(before, now)| before != now);
-        Ok(match differs {
-            None => Ok(()),
-            Some(((at, field, before), (.., now))) => Err(format!(
-                "{} (register {:#04x}) is {now:#x}, and was {before:#x}",
-                field.name,
-                at + field.register
-            )),
-        })
-    }
-
     /// A field of the structure at `at`.
     fn get(&self, at: u16, field: &Field) -> Result<u32> {
         Ok(field.extract(self.register(at, field)?))
@@ -174,9 +186,13 @@ impl Registers {
 
     /// The register that a field is in.
     fn register(&self, at: u16, field: &Field) -> Result<u32> {
+        Self::register_of(self.config.as_ref(), at, field)
+    }
+
+    pub(super) fn register_of(config: &dyn Config, at: u16, field: &Field) -> Result<u32> {
         let mut bytes = [0; 4];
         let register = bytes.get_mut(..usize::from(field.bytes)).unwrap_or_default();
-        self.config.read(u64::from(at + field.register), register)?;
+        config.read(u64::from(at + field.register), register)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
@@ -187,8 +203,14 @@ impl Registers {
         self.config.write(u64::from(at + field.register), register)
     }
 
+    /// Writes a field, and what the register's others hold.
+    pub(super) fn set(&self, at: u16, field: &Field, value: u32) -> Result<()> {
+        let beside = self.register(at, field)? & !field.mask();
+        self.write(at, field, beside | value << field.lsb)
+    }
+
     /// Looks until something is so, for as long as `patience`; false where it never was.
-    fn until(&self, patience: Duration, so: impl Fn() -> Result<bool>) -> Result<bool> {
+    pub(super) fn until(&self, patience: Duration, so: impl Fn() -> Result<bool>) -> Result<bool> {
         let start = Instant::now();
         loop {
             if so()? {

@@ -221,6 +221,37 @@ fn configuration_space_is_read_as_far_as_it_may_be() {
 }
 
 #[test]
+fn an_open_configuration_space_knows_how_much_of_it_may_be_read_and_whether_it_may_be_written() {
+    let machine = MadeUp::new();
+    let address = machine.function("pci0000:00/0000:00:03.0", &[]);
+    let sysfs = Sysfs::at(machine.path("sys"));
+    let absent = sysfs.open_config(address, false);
+    assert!(matches!(absent, Err(Error::NoFunction { .. })), "{absent:?}");
+    for length in [4096, 256, 64] {
+        let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+        machine.write("sys/devices/pci0000:00/0000:00:03.0/config", &bytes);
+        let read_only = sysfs.open_config(address, false).expect("opened");
+        assert_eq!(
+            (read_only.bytes(), read_only.is_writable()),
+            (length as u64, false)
+        );
+        assert!(read_only.write(4, &[9]).is_err(), "it was opened to be read");
+        let both = sysfs.open_config(address, true).expect("opened");
+        assert_eq!((both.bytes(), both.is_writable()), (length as u64, true));
+        both.write(4, &[9, 8]).expect("written");
+        let mut seen = [0; 4];
+        read_only.read(4, &mut seen).expect("read");
+        assert_eq!(seen, [9, 8, 6, 7]);
+        assert!(
+            read_only.read(length as u64 - 2, &mut seen).is_err(),
+            "past the end"
+        );
+    }
+    machine.write("sys/devices/pci0000:00/0000:00:03.0/config", [0; 63]);
+    assert!(sysfs.open_config(address, false).is_err(), "less than a header");
+}
+
+#[test]
 fn a_group_is_blocked_by_what_a_driver_of_the_kernels_has() {
     let machine = MadeUp::new();
     let at =

@@ -87,19 +87,31 @@ impl Tree {
 
     /// The first `most` bytes of a file; none where it does not exist.
     pub(super) fn bytes(&self, path: &Path, most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(file) = self.open(path, false)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        match file.take(most).read_to_end(&mut bytes) {
+            Ok(_) => Ok(Some(bytes)),
+            // The function has been removed since, or its driver was.
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(source) => Err(unreadable(path, source)),
+        }
+    }
+
+    /// Opens a file to read it, or to write it too; none where it does not exist.
+    pub(super) fn open(&self, path: &Path, write: bool) -> Result<Option<File>, Error> {
         let Some(path) = self.resolve(path)? else {
             return Ok(None);
         };
         // Opening what is not a plain file could wait for somebody at its other end.
         let opened = OpenOptions::new()
             .read(true)
+            .write(write)
             .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
             .open(&path);
-        let mut bytes = Vec::new();
-        let read = opened.and_then(|file| only_plain(file)?.take(most).read_to_end(&mut bytes));
-        match read {
-            Ok(_) => Ok(Some(bytes)),
-            // The function has been removed since, or its driver was.
+        match opened.and_then(only_plain) {
+            Ok(file) => Ok(Some(file)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(unreadable(&path, source)),
         }

@@ -65,6 +65,11 @@ pub enum VfioError {
 }
 
 impl VfioError {
+    /// The kernel answered `errno` to something that is not VFIO's own.
+    pub(crate) fn other(request: &'static str, about: String, errno: Errno) -> Self {
+        Asked::new(request, about).refused(Rule::Other, errno)
+    }
+
     /// The kernel's error number, where it gave one.
     pub fn errno(&self) -> Option<Errno> {
         match self {

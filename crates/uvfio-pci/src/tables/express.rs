@@ -71,7 +71,7 @@ pub const REPORT_FATAL: Field = control("Fatal Error Reporting Enable", 0x08, 2,
 pub const REPORT_UNSUPPORTED: Field = control("Unsupported Request Reporting Enable", 0x08, 3, 3);
 /// Relaxed ordering, 1 at power-on.
 pub const RELAXED: Field = control("Enable Relaxed Ordering", 0x08, 4, 4);
-const PAYLOAD: Field = control("Max_Payload_Size", 0x08, 7, 5);
+const PAYLOAD: Field = control("Max_Payload_Size", 0x08, 7, 5).guarded();
 const EXTENDED_TAG_ENABLE: Field = control("Extended Tag Field Enable", 0x08, 8, 8);
 /// No snoop, 1 at power-on.
 pub const NO_SNOOP: Field = control("Enable No Snoop", 0x08, 11, 11);

@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Client, ClientError};
 use crate::message::{
     Command, DeviceFlags, DeviceInfo, DmaMap, DmaMapFlags, DmaUnmap, DmaUnmapFlags, Feature, FeatureFlags,
-    HeaderFlags, IovaRange, IrqFlags, IrqInfo, MultiWrite, RegionAccess, RegionFlags, RegionInfo,
-    RegionIoFds, SetIrqs, SetIrqsFlags, SparseArea, SparseMmap, feature_number,
+    HeaderFlags, IovaRange, IrqFlags, IrqInfo, MultiWrite, RegionAccess, RegionFlags, RegionInfo, SetIrqs,
+    SetIrqsFlags, SparseArea, SparseMmap, feature_number,
 };
 
 /// The longest region information asked for, bytes: more than 4000 mappable areas.
@@ -131,21 +131,6 @@ impl Client {
                 offset: info.offset,
             });
         }
-    }
-
-    /// How many sub-regions of region `index` have descriptors for accesses; they are closed.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub fn region_io_fds(&mut self, index: u32) -> Result<u32, ClientError> {
-        let asked = RegionIoFds {
-            argsz: size_of::<RegionIoFds>() as u32,
-            flags: 0,
-            index,
-            count: 0,
-        };
-        let info: RegionIoFds = self.ask_for(Command::GetRegionIoFds, &asked)?;
-        Ok(info.count)
     }
 
     /// What interrupt index `index` is.

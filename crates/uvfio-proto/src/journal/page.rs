@@ -62,7 +62,7 @@ pub(super) struct Outgoing {
 #[repr(C)]
 pub(super) struct Page {
     agreed: AtomicU32,
-    takes_fds: AtomicU32,
+    most_fds: AtomicU32,
     one_area: AtomicU32,
     most_data: AtomicU32,
     /// Messages before this byte of the stream are answered.
@@ -107,7 +107,7 @@ impl Page {
     }
 
     pub(super) fn agree(&self, session: Agreed) {
-        self.takes_fds.store(session.takes_fds.into(), Release);
+        self.most_fds.store(session.most_fds, Release);
         self.one_area.store(session.one_area.into(), Release);
         self.most_data.store(session.most_data, Release);
         self.agreed.store(1, Release);
@@ -144,7 +144,7 @@ impl Page {
             end: self.receive.settled(lengths.received),
             before: self.before.load(Acquire),
             agreed: (self.agreed.load(Acquire) == 1).then(|| Agreed {
-                takes_fds: self.takes_fds.load(Acquire) == 1,
+                most_fds: self.most_fds.load(Acquire),
                 one_area: self.one_area.load(Acquire) == 1,
                 most_data: self.most_data.load(Acquire),
             }),

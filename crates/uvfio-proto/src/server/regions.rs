@@ -1,12 +1,15 @@
 //! Regions: what they are, reads and writes.
 
+use std::sync::Arc;
+
 use uvfio_core::AccessError;
 use zerocopy::FromBytes;
 
 use super::Request;
 use crate::error::Refusal;
 use crate::message::{
-    MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SparseArea, SparseMmap,
+    IoEventFdFlags, MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SparseArea, SparseMmap,
+    SubRegionIoFd,
 };
 
 impl Request<'_> {
@@ -25,12 +28,13 @@ impl Request<'_> {
         // Some clients take a descriptor for granted where the flag is set.
         let memory = info
             .memory
-            .filter(|_| self.session.takes_fds && !info.mappable.is_empty());
+            .filter(|_| self.session.most_fds > 0 && !info.mappable.is_empty());
         flags.set(RegionFlags::MMAP, memory.is_some());
 
         let mut areas = info.mappable.as_slice();
         let largest = areas.iter().copied().max_by_key(|&(_, bytes)| bytes);
         let largest = [largest.unwrap_or_default()];
+        let at = memory.as_ref().map_or(0, |_| info.memory_at);
         if self.session.one_area {
             areas = &largest;
         }
@@ -48,7 +52,7 @@ impl Request<'_> {
             // Told even where the capability does not fit: QEMU checks it on both.
             cap_offset: if listed { size_of::<RegionInfo>() as u32 } else { 0 },
             bytes: info.bytes,
-            offset: 0,
+            offset: at,
         });
         if listed && argsz <= asked.argsz as usize {
             self.reply.put(&SparseMmap {
@@ -63,12 +67,12 @@ impl Request<'_> {
             }
         }
         if let Some(memory) = memory {
-            self.reply.put_fd(memory);
+            self.reply.put_fd(Arc::new(memory));
         }
         Ok(())
     }
 
-    /// No region has descriptors for accesses, and none is an answer.
+    /// A region's doorbells, as many as the client can take descriptors; none is an answer.
     #[inline(never)]
     pub(super) fn get_region_io_fds(&mut self) -> Result<(), Refusal> {
         let (asked, _) = self.read::<RegionIoFds>("it must have 16: argsz, flags, index, count")?;
@@ -83,14 +87,32 @@ impl Request<'_> {
         if asked.count != 0 {
             return Err(self.field("count", asked.count, "it must be 0 in the request"));
         }
-        self.device.region_info(asked.index)?;
-        let argsz = size_of::<RegionIoFds>() as u32;
+        let mut doorbells = self.device.doorbells(asked.index)?;
+        doorbells.truncate(self.session.most_fds);
+        let argsz = size_of::<RegionIoFds>() + doorbells.len() * size_of::<SubRegionIoFd>();
         self.reply.put(&RegionIoFds {
-            argsz,
+            argsz: argsz as u32,
             flags: 0,
             index: asked.index,
-            count: 0,
+            count: doorbells.len() as u32,
         });
+        if argsz > asked.argsz as usize {
+            return Ok(());
+        }
+        for (index, doorbell) in doorbells.into_iter().enumerate() {
+            let mut flags = IoEventFdFlags::empty();
+            flags.set(IoEventFdFlags::DATAMATCH, doorbell.value.is_some());
+            self.reply.put(&SubRegionIoFd {
+                offset: doorbell.offset,
+                bytes: doorbell.width.map_or(0, |width| width as u64),
+                fd_index: index as u32,
+                kind: SubRegionIoFd::IOEVENTFD,
+                flags: flags.bits(),
+                padding: 0,
+                datamatch: doorbell.value.unwrap_or(0),
+            });
+            self.reply.put_fd(doorbell.eventfd);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The reply to one command: a buffer that is kept, so that a region access allocates nothing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use zerocopy::{Immutable, IntoBytes};
 
@@ -13,7 +14,7 @@ use crate::transport::{Blocked, Outgoing, SendError};
 pub(super) struct Reply {
     /// Header and payload. Never shrinks in capacity: a read's data is written straight into it.
     bytes: Vec<u8>,
-    fd: Option<OwnedFd>,
+    fds: Vec<Arc<OwnedFd>>,
     errno: Option<Errno>,
 }
 
@@ -22,7 +23,7 @@ impl Reply {
     pub(super) fn begin(&mut self) {
         // `send` writes the header: what stands in its place meanwhile does not matter.
         self.bytes.resize(HEADER_BYTES, 0);
-        self.fd = None;
+        self.fds.clear();
         self.errno = None;
     }
 
@@ -49,9 +50,9 @@ impl Reply {
         self.bytes.get_mut(from..).unwrap_or_default()
     }
 
-    /// Sends a descriptor with it.
-    pub(super) fn put_fd(&mut self, fd: OwnedFd) {
-        self.fd = Some(fd);
+    /// Sends a descriptor with it, after those that were put before.
+    pub(super) fn put_fd(&mut self, fd: Arc<OwnedFd>) {
+        self.fds.push(fd);
     }
 
     /// Makes it an error: a header and nothing else.
@@ -84,10 +85,11 @@ impl Reply {
         };
         // It always fits: `begin` made the place.
         let _ = header.write_to_prefix(&mut self.bytes);
-        let fd = self.fd.take();
-        match &fd {
-            Some(fd) => out.reply(&self.bytes, &[fd.as_fd()], &mut blocked),
-            None => out.reply(&self.bytes, &[], &mut blocked),
-        }
+        // Nearly every reply has none, and then nothing is allocated.
+        let fds: Vec<BorrowedFd<'_>> = self.fds.iter().map(AsFd::as_fd).collect();
+        let sent = out.reply(&self.bytes, &fds, &mut blocked);
+        drop(fds);
+        self.fds.clear();
+        sent
     }
 }

@@ -1,6 +1,6 @@
 //! A small device, and a server for it on a socket pair.
 //!
-//! BAR 0 is plain registers by message. BAR 1 can be mapped whole, BAR 2 (64 bits wide) in two parts. BAR 4 holds the
+//! BAR 0 is plain registers by message, two of which are doorbells too. BAR 1 can be mapped whole, BAR 2 (64 bits wide) in two parts. BAR 4 holds the
 //! MSI-X table. The tests' threads are its threads: they take its [`Host`].
 
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use uvfio_core::{Device, DeviceError, Host, Mappable, Policy, VirtualDevice, Width};
+use uvfio_core::{Bell, Device, DeviceError, Doorbell, Host, Mappable, Mapped, Policy, VirtualDevice, Width};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, InterruptMode, ResetKind};
 use uvfio_proto::{End, Limits, ServeError, Server, ServerHandle};
 
@@ -24,6 +24,10 @@ pub(crate) const BAR1: u64 = 0x1000;
 pub(crate) const BAR2: u64 = 0x1_0000;
 /// BAR 2's mappable parts.
 pub(crate) const PARTS: [(u64, u64); 2] = [(0x1000, 0x1000), (0x4000, 0x8000)];
+/// Where BAR 2 begins in the file that its parts are mapped from.
+pub(crate) const BAR2_AT: u64 = 0x3000;
+/// Where BAR 0's doorbells lie.
+pub(crate) const BELLS: [u64; 2] = [0x10, 0x20];
 /// MSI-X vectors.
 pub(crate) const VECTORS: u16 = 64;
 /// Configuration space is a region too.
@@ -48,6 +52,8 @@ const CAPABILITIES: &[Capability<'static>] = &[
 pub(crate) struct TestDevice {
     registers: Mutex<Vec<u8>>,
     memory: [OwnedFd; 2],
+    /// Of BAR 0's doorbells: stores of any width at [`BELLS`]' first offset, stores of a dword 7 at its second.
+    pub(crate) bells: [Bell; 2],
     host: Mutex<Option<Host>>,
     /// While set, a reset does not come back.
     stuck: Mutex<bool>,
@@ -66,7 +72,8 @@ impl TestDevice {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             registers: Mutex::new(vec![0; BAR0 as usize]),
-            memory: [memory(BAR1), memory(BAR2)],
+            memory: [memory(BAR1), memory(BAR2_AT + BAR2)],
+            bells: [(); 2].map(|()| Bell::new().expect("a bell")),
             host: Mutex::default(),
             stuck: Mutex::default(),
             unstuck: Condvar::new(),
@@ -159,9 +166,9 @@ impl Device for TestDevice {
     }
 
     fn mappable(&self, bar: u8) -> Vec<Mappable> {
-        let parts: &[(u64, u64)] = match bar {
-            1 => &[(0, BAR1)],
-            2 => &PARTS,
+        let (parts, bar_at): (&[(u64, u64)], _) = match bar {
+            1 => (&[(0, BAR1)], 0),
+            2 => (&PARTS, BAR2_AT),
             _ => return Vec::new(),
         };
         let memory = self.memory[usize::from(bar) - 1].try_clone().unwrap();
@@ -171,9 +178,23 @@ impl Device for TestDevice {
             .map(|&(offset, bytes)| Mappable {
                 offset,
                 bytes,
-                memory: Arc::clone(&memory),
+                file: Arc::clone(&memory),
+                bar_at,
+                kind: Mapped::Memory,
             })
             .collect()
+    }
+
+    fn doorbells(&self, bar: u8) -> Vec<Doorbell> {
+        let rows = [(None, None), (Some(Width::B4), Some(7))];
+        let all = BELLS.into_iter().zip(rows).zip(&self.bells);
+        let all = all.map(|((offset, (width, value)), bell)| Doorbell {
+            offset,
+            width,
+            value,
+            eventfd: bell.eventfd(),
+        });
+        all.filter(|_| bar == 0).collect()
     }
 
     fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {

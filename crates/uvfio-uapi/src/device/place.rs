@@ -3,7 +3,7 @@
 
 use uvfio_core::{VirtualDevice, region_index};
 use uvfio_pci::tables::header;
-use uvfio_pci::{Bar, Layout};
+use uvfio_pci::{Bar, Layout, View};
 
 /// Addresses of BAR 0 to 5, and of the ROM; 0 where there is none, or no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,23 +73,29 @@ impl Placement {
     pub(super) fn apply(&self, device: &VirtualDevice) {
         let layout = device.layout();
         let mut command = 0;
+        // In the other views the addresses are those of the host's, of a device that exists.
+        let place = |register, data: &[u8]| {
+            if layout.view() == View::Virtual {
+                write(device, register, data);
+            }
+        };
         for (bar, address) in (0_u8..).zip(self.addresses) {
             let register = header::BAR0 + u16::from(bar) * 4;
             let low = (address as u32).to_le_bytes();
             match layout.bar(bar) {
-                _ if bar == 6 => write(device, header::ROM_BAR, &low),
+                _ if bar == 6 => place(header::ROM_BAR, &low),
                 Bar::None => {}
                 Bar::Io { .. } => {
                     command |= 1 << header::IO.lsb;
-                    write(device, register, &low);
+                    place(register, &low);
                 }
                 Bar::Memory32 { .. } => {
                     command |= 1 << header::MEMORY.lsb;
-                    write(device, register, &low);
+                    place(register, &low);
                 }
                 Bar::Memory64 { .. } => {
                     command |= 1 << header::MEMORY.lsb;
-                    write(device, register, &address.to_le_bytes());
+                    place(register, &address.to_le_bytes());
                 }
             }
         }
@@ -104,5 +110,78 @@ impl Placement {
 fn write(device: &VirtualDevice, register: u16, data: &[u8]) {
     if let Err(error) = device.write(region_index::CONFIG, register.into(), data) {
         tracing::error!(target: "uapi", %error, "a register of the header can't be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uvfio_pci::{Blueprint, Identity};
+
+    use super::*;
+
+    const SMALL: Bar = Bar::Memory32 {
+        bytes: 256,
+        prefetchable: false,
+    };
+    const LARGE: Bar = Bar::Memory64 {
+        bytes: 1 << 30,
+        prefetchable: true,
+    };
+
+    fn layout(bars: [Bar; 6], rom_bytes: u32) -> Layout {
+        let blueprint = Blueprint {
+            identity: Identity {
+                vendor: 1,
+                device: 1,
+                revision: 0,
+                class: [0; 3],
+                subsystem_vendor: 0,
+                subsystem: 0,
+                interrupt_pin: 0,
+            },
+            bars,
+            rom_bytes,
+            capabilities: &[],
+            extended: &[],
+        };
+        Layout::compile(&blueprint, View::Virtual).unwrap()
+    }
+
+    #[test]
+    fn each_bar_has_pages_of_its_own_and_is_aligned_to_its_size() {
+        let io = Bar::Io { bytes: 32 };
+        let one = layout([SMALL, SMALL, LARGE, Bar::None, io, io], 2048);
+        let two = layout([SMALL, LARGE, Bar::None, LARGE, Bar::None, io], 0);
+        let placed = place([&one, &two].into_iter());
+        let [a, b] = placed.as_slice() else {
+            panic!("two placements");
+        };
+        assert_eq!(
+            a.addresses,
+            [
+                0xc000_0000,
+                0xc000_1000,
+                0x80_0000_0000,
+                0,
+                0x1000,
+                0x1020,
+                0xc000_2000
+            ]
+        );
+        assert_eq!(
+            b.addresses,
+            [0xc000_3000, 0x80_4000_0000, 0, 0x80_8000_0000, 0, 0x1040, 0]
+        );
+    }
+
+    #[test]
+    fn what_finds_no_room_has_no_address() {
+        let huge = Bar::Memory32 {
+            bytes: 1 << 31,
+            prefetchable: false,
+        };
+        let layout = layout([huge, SMALL, Bar::None, Bar::None, Bar::None, Bar::None], 0);
+        let placed = place(std::iter::once(&layout));
+        assert_eq!(placed[0].addresses, [0, 0xc000_0000, 0, 0, 0, 0, 0]);
     }
 }

@@ -140,7 +140,7 @@ impl Device {
                 file: memory
                     .try_clone()
                     .map_err(|_| Refusal::new(Errno::MFILE, "no descriptor is left for the BAR's memory"))?,
-                offset: start,
+                offset: info.memory_at.saturating_add(start),
             });
             next = stop;
         }

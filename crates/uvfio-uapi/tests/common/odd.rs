@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use uvfio_core::{Device, DeviceError, Host, Mappable, Width};
+use uvfio_core::{Device, DeviceError, Host, Mappable, Mapped, Width};
 use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, ResetKind};
 
 pub(crate) struct Odd {
@@ -31,7 +31,7 @@ pub(crate) struct Odd {
 impl Odd {
     pub(crate) fn new() -> Arc<Self> {
         let memory = memfd_create("bar 3", MemfdFlags::CLOEXEC).expect("a memfd");
-        rustix::fs::ftruncate(&memory, 16384).expect("its size");
+        rustix::fs::ftruncate(&memory, BAR3_AT + 16384).expect("its size");
         Arc::new(Self {
             registers: Mutex::new([[0; 16384]; 6]),
             memory: Arc::new(memory),
@@ -69,6 +69,9 @@ impl Odd {
         odd
     }
 }
+
+/// Where BAR 3 begins in the file that parts of it are mapped from.
+pub(crate) const BAR3_AT: u64 = 8192;
 
 const CAPABILITIES: [Capability<'static>; 3] = [
     Capability::Msi {
@@ -154,7 +157,9 @@ impl Device for Odd {
         let part = |offset, bytes| Mappable {
             offset,
             bytes,
-            memory: Arc::clone(&self.memory),
+            file: Arc::clone(&self.memory),
+            bar_at: BAR3_AT,
+            kind: Mapped::Memory,
         };
         match bar {
             3 => vec![part(0, 4096), part(8192, 8192)],

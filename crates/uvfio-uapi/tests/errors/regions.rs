@@ -4,6 +4,7 @@ use rustix::io::Errno;
 use uvfio_uapi::Part;
 
 use crate::Argument::Bytes;
+use crate::common::odd::BAR3_AT;
 use crate::common::{Kind, Program, sys};
 use crate::{Case, check, structure};
 
@@ -211,6 +212,10 @@ fn bars_lie_where_the_run_says_and_none_over_another() {
         .flat_map(|n| program.uapi.bar_addresses(n))
         .filter(|&a| a != 0)
         .collect();
+    for (n, address) in all.iter().enumerate().filter(|(_, address)| **address >= 1 << 20) {
+        let pages = all.iter().filter(|other| *other >> 12 == address >> 12).count();
+        assert_eq!(pages, 1, "BAR {n} at {address:#x} shares its page");
+    }
     let some = all.len();
     all.sort_unstable();
     all.dedup();
@@ -228,7 +233,7 @@ fn what_a_mapping_shows() {
             .mappings(file, region << 40 | at, bytes)
             .map(|parts| {
                 let part = |part: &Part| match part {
-                    Part::Memory { bytes, offset, .. } => (*bytes, Some(*offset)),
+                    Part::Memory { bytes, offset, .. } => (*bytes, Some(*offset - BAR3_AT)),
                     Part::Trapped { bytes } => (*bytes, None),
                 };
                 parts.iter().map(part).collect::<Vec<_>>()

@@ -107,6 +107,7 @@ pub const CALLS: &[Call] = &[
     // Descriptors that the process has.
     call!(SYS_read, "wake-ups of the worker's own threads"),
     call!(SYS_write, "interrupts (eventfds), the log"),
+    call!(SYS_eventfd2, "doorbells, another for each user"),
     call!(SYS_close, "descriptors that the user sent and no longer needs"),
     call!(SYS_pread64, "the image"),
     call!(SYS_pwrite64, "the image; BAR memory of a device that is gone"),

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
+use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
-use uvfio_worker::{DeviceSpec, Job, Orders, Supervisor};
+use uvfio_worker::{BetweenUsers, DeviceSpec, Job, Orders, Supervisor};
 
 use super::findings::Namespaces;
 use crate::namespace;
@@ -43,8 +44,10 @@ pub(super) fn worker() -> Result<(), String> {
     let job = Job {
         spec: &spec,
         view: View::Virtual,
+        bars: BarGrant::Trapped,
         log: "off",
         ansi: false,
+        between_users: BetweenUsers::Reset,
     };
     Supervisor::start(&job, &orders).map_err(|error| error.to_string())?;
     Ok(())

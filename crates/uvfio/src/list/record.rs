@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::{
-    Address, ErrorCounter, ErrorCounters, Function, Group, Host, Member, ResetMethods, Resource, Space,
+    Config, Error, ErrorCounter, ErrorCounters, Function, Group, Host, LostBar, Member, ResetMethods,
+    Resource, Space,
 };
 
 use super::Surroundings;
 use crate::names;
 
-/// How a user reaches a function's BARs. Each access is a message, until a policy can grant more.
-const BAR_GRANT: &str = "trapped";
+/// The smallest part of a BAR that can be mapped, bytes.
+const PAGE: u64 = 4096;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
@@ -29,7 +31,9 @@ pub(super) struct Record {
     pub(super) iommu_group: Option<GroupRecord>,
     /// Empty: it can't be reset. Absent: it can, and the kernel does not say how.
     pub(super) reset_methods: Option<Vec<String>>,
-    pub(super) bar_grant: &'static str,
+    /// How `serve --bars` can have a user reach its BARs. Not among them is `dmabuf`: whether the kernel can do that shows
+    /// only once the function is open.
+    pub(super) bar_grants: Vec<&'static str>,
     pub(super) resources: Vec<ResourceRecord>,
     pub(super) held_by: Vec<HolderRecord>,
     pub(super) needed_because: Vec<String>,
@@ -109,6 +113,9 @@ pub(super) struct ConfigRecord {
     pub(super) bytes: usize,
     /// How many of them this user may read
     pub(super) readable: usize,
+    /// How much of it is verified with the hardware after a reset, where this user serves the function: `all`, or
+    /// `header`
+    pub(super) verified: &'static str,
 }
 
 impl Record {
@@ -153,7 +160,7 @@ impl Record {
                 ResetMethods::Unnamed => None,
                 ResetMethods::Named(methods) => Some(methods),
             },
-            bar_grant: BAR_GRANT,
+            bar_grants: bar_grants(&function.resources).map(BarGrant::name).collect(),
             resources: function.resources.iter().map(ResourceRecord::of).collect(),
             held_by: held_by
                 .into_iter()
@@ -183,17 +190,30 @@ impl Record {
         self.iommu_group.is_some()
     }
 
-    pub(super) fn add_config(&mut self, host: &Host, address: Address) {
-        match host.sysfs().config(address) {
+    pub(super) fn add_config(&mut self, config: Result<Config, Error>, lost: &[LostBar]) {
+        match config {
             Ok(config) => {
                 self.config = Some(ConfigRecord {
                     bytes: config.whole,
                     readable: config.bytes.len(),
+                    verified: if config.is_part() { "header" } else { "all" },
                 });
+                self.findings.extend(lost.iter().map(ToString::to_string));
             }
             Err(error) => self.findings.push(error.to_string()),
         }
     }
+}
+
+/// What a user can be granted of these BARs.
+fn bar_grants(resources: &[Resource]) -> impl Iterator<Item = BarGrant> {
+    let mapped = resources.iter().any(|resource| {
+        let is_bar = resource.index < 6 && !matches!(resource.space, Space::Io);
+        is_bar && resource.bytes >= PAGE
+    });
+    [Some(BarGrant::Trapped), mapped.then_some(BarGrant::DeviceFd)]
+        .into_iter()
+        .flatten()
 }
 
 impl GroupRecord {

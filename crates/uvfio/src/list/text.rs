@@ -25,7 +25,7 @@ pub(super) fn function(record: &Record, all: bool) -> String {
         driver,
         group(record),
         resets(record),
-        format!("BARs {}", record.bar_grant),
+        format!("BARs {}", record.bar_grants.join(" ")),
     ];
     lines.push(facts.join("; "));
     for holder in &record.held_by {
@@ -108,6 +108,7 @@ fn details(record: &Record) -> Vec<String> {
             String::new()
         };
         lines.push(format!("{} bytes of configuration space{part}", config.bytes));
+        lines.push(format!("verified after a reset: {}", config.verified));
     }
     for member in record.iommu_group.iter().flat_map(|group| &group.members) {
         lines.push(format!("in its group: {}", member.sentence));

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::functions::{self, EDU, ERRING, IGB, NVME, TEST_DEVICE, XHCI, erring, hears_of_an_error};
+use super::functions::{self, E1000E, EDU, ERRING, IGB, NVME, TEST_DEVICE, XHCI, erring, hears_of_an_error};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 use crate::vm::guest::{Builder, Guest};
@@ -16,7 +16,6 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-const E1000E: &str = "8086:10d3";
 /// Behind a bridge that keeps no two apart, as the test device is: that has no driver, and this one's is in the kernel.
 const RNG: &str = "1af4:1005";
 

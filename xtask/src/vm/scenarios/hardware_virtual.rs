@@ -6,7 +6,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::functions::{self, EDU, IGB, NVME, TEST_DEVICE, XHCI};
+use super::functions::{self, E1000E, EDU, IGB, IGB_VIRTUAL, NVME, TEST_DEVICE, XHCI};
 use super::{Context, STEP, Scenario};
 use crate::vm::checks::Checks;
 use crate::vm::guest::{Builder, Guest};
@@ -27,16 +27,32 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         ("virtual-confined", EDU, ""),
         ("virtual-nvme", NVME, SERIAL),
         ("virtual-igb", IGB, ""),
+        ("virtual-resets", IGB, ""),
+        ("virtual-bus-reset", EDU, ""),
+        ("virtual-bus-reset", XHCI, ""),
         ("virtual-messages", XHCI, "16"),
         ("virtual-unresettable", TEST_DEVICE, ""),
-        ("adversary-virtual", EDU, ""),
-        ("adversary-kernel", EDU, ""),
-        ("adversary-virtual", NVME, ""),
-        ("adversary-kernel", NVME, ""),
-        ("adversary-virtual", IGB, ""),
-        ("adversary-kernel", IGB, ""),
+        ("own-registers", NVME, ""),
+        ("own-registers", IGB, ""),
+        ("own-registers-moved", NVME, ""),
+        ("own-registers-igb", IGB, ""),
     ] {
         checked(&mut guest, what, id, more, checks)?;
+    }
+    for id in [EDU, NVME, IGB, XHCI, E1000E] {
+        for view in ["virtual", "filtered", "kernel"] {
+            checked(&mut guest, &format!("adversary-{view}"), id, "", checks)?;
+        }
+    }
+    // Its physical function has the kernel's own driver, which makes it.
+    guest.run(&format!("virtual_function {IGB}"), STEP, checks)?;
+    for what in [
+        "virtual-function",
+        "adversary-virtual",
+        "adversary-filtered",
+        "adversary-kernel",
+    ] {
+        checked(&mut guest, what, IGB_VIRTUAL, "", checks)?;
     }
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
 
@@ -54,6 +70,8 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
 fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
     functions::machine(context, SERIAL)
         .tool(&context.programs.hardware)
+        .modules(&["igb"])
+        .device(json!({ "driver": "e1000e" }))
         // On the root bus, so that there is no bus to reset either; its second BAR is of I/O ports.
         .device(json!({ "driver": "pci-testdev" }))
 }

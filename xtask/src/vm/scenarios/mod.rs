@@ -19,8 +19,10 @@ mod edu_msi;
 mod functions;
 mod gone;
 mod hardware;
+pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
 mod ioat;
+mod kvm;
 mod list_bind;
 mod lspci;
 mod machine_killed;
@@ -70,6 +72,7 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    kvm::SCENARIO,
 ];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
@@ -130,6 +133,8 @@ pub(super) struct Programs {
     /// Drivers written with our library, for edu and for NVMe
     pub(super) driver_edu: PathBuf,
     pub(super) driver_nvme: PathBuf,
+    /// A driver's work on several controllers in turn
+    pub(super) driver_compare: PathBuf,
     /// Checks of our library for drivers
     pub(super) driver_promises: PathBuf,
 }

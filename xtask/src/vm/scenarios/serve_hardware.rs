@@ -4,11 +4,13 @@
 //! Drivers are the examples of `uvfio-driver`, and small ones over the client that Cloud Hypervisor uses. What an NVMe
 //! controller's user wrote is looked for in QEMU's own image file, too.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 use serde_json::json;
 
+use super::functions::{image_is_as_written, wipe};
 use super::{Context, STEP, Scenario, flushed_so_far};
 use crate::vm::checks::Checks;
 use crate::vm::device::Device;
@@ -34,19 +36,28 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("unbind_all shpchp", STEP, checks)?;
     guest.run("serve_not_viable", STEP, checks)?;
     guest.run("serve_edu", STEP, checks)?;
+    guest.run("serve_views", STEP * 2, checks)?;
     guest.run("serve_edu_as_owner", STEP, checks)?;
-    for step in ["serve_user_killed", "serve_held", "serve_worker_killed"] {
+    for step in [
+        "serve_interrupts",
+        "serve_user_killed",
+        "serve_bars_lost",
+        "serve_held",
+        "serve_worker_killed",
+    ] {
         guest.run(step, STEP, checks)?;
     }
     guest.run("serve_locked_memory", STEP, checks)?;
+    guest.run("serve_once", STEP, checks)?;
+    guest.run("serve_lost_bar", STEP, checks)?;
     guest.run("serve_no_reset", STEP, checks)?;
-    nvme(context, &mut guest, checks)?;
+    nvme(context, &image, &mut guest, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }
 
-/// An NVMe controller: a user who is killed while it writes, and then our own driver.
-fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+/// An NVMe controller: a user who is killed while it writes, and then our own driver, by messages and by mappings.
+fn nvme(context: &Context<'_>, image: &Path, guest: &mut Guest, checks: &mut Checks) -> Result<()> {
     checks.part("nvme");
     guest.run("serve_nvme_as_owner", STEP, checks)?;
     guest.run("serve_nvme_writes", STEP, checks)?;
@@ -56,7 +67,7 @@ fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result
     // QEMU writes to its file as it goes; what is flushed is there.
     let found = Command::new(&context.programs.guest_tools)
         .arg("nvme-find")
-        .arg(context.scratch.join("disk.img"))
+        .arg(image)
         .args(["--records", &flushed.to_string()])
         .output()?;
     let said = String::from_utf8_lossy(&found.stdout).into_owned();
@@ -65,7 +76,29 @@ fn nvme(context: &Context<'_>, guest: &mut Guest, checks: &mut Checks) -> Result
         &true,
         &said.contains("UVFIO ok flushed records"),
     );
-    guest.run("serve_nvme_driver", STEP * 3, checks)
+    guest.run("serve_nvme_driver", STEP * 3, checks)?;
+    checks.part("mapped");
+    guest.run("serve_nvme_mapped", STEP, checks)?;
+    guest.run("serve_nvme_mapping_kept", STEP, checks)?;
+    wipe(image)?;
+    guest.run("serve_nvme_mapped_driver", STEP * 3, checks)?;
+    image_is_as_written(guest, image, checks)?;
+    guest.run("serve_nvme_mapped_gone", STEP, checks)?;
+    checks.part("erased");
+    checks.same("QEMU's image has something", &true, &(bytes_in(image)? > 0));
+    guest.run("serve_nvme_to_be_erased", STEP * 3, checks)?;
+    guest.run("serve_nvme_erased", STEP, checks)?;
+    checks.same(
+        "and after that nothing; bytes that are not 0",
+        &0,
+        &bytes_in(image)?,
+    );
+    Ok(())
+}
+
+/// How many bytes of a file are not 0.
+fn bytes_in(image: &Path) -> Result<usize> {
+    Ok(std::fs::read(image)?.iter().filter(|byte| **byte != 0).count())
 }
 
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,

@@ -37,7 +37,15 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         ])
         .start()?;
     guest.run("serve_users", STEP, checks)?;
-    guest.run(&format!("serve_to_qemu {NVME} {SERIAL}"), STEP * 2, checks)?;
+    for grant in ["trapped", "device-fd"] {
+        checks.part(grant);
+        guest.run(
+            &format!("serve_to_qemu {NVME} {SERIAL} {grant}"),
+            STEP * 2,
+            checks,
+        )?;
+    }
+    checks.part("others");
     guest.run(&format!("serve_neighbours {EDU}"), STEP, checks)?;
     for id in [XHCI, IGB, E1000E] {
         guest.run(&format!("serve_face {id}"), STEP, checks)?;

@@ -7,14 +7,17 @@ use crate::{Bar, DmaBuffer, Function, Interrupts};
 use super::error::{NvmeError, Result};
 use super::queue::{QueuePair, Shadow};
 use super::spec::{
-    CC_ENABLED, CLASS, CSTS_FATAL, CSTS_READY, Capabilities, Command, Completion, NUMBER_OF_QUEUES,
-    OACS_DOORBELL_BUFFER, PAGE, admin, cns, register,
+    CC_ENABLED, CLASS, CSTS_FATAL, CSTS_READY, Capabilities, Command, Completion, ERASE_USER_DATA,
+    NUMBER_OF_QUEUES, OACS_DOORBELL_BUFFER, OACS_FORMAT, PAGE, admin, cns, register,
 };
 
 /// Entries of the admin queues; one command is under way at a time.
 const ADMIN_ENTRIES: u32 = 16;
 /// How long a command may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long Format NVM may take, which erases a whole disk.
+const FORMAT_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// How the driver learns that a command is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct Identity {
     pub transfer_bytes: Option<u64>,
     /// Whether the controller has Doorbell Buffer Config.
     pub shadow_doorbells: bool,
+    /// Whether the controller has Format NVM, by which it can be erased.
+    pub format: bool,
 }
 
 /// An enabled controller.
@@ -107,6 +112,7 @@ impl Controller {
                 firmware: String::new(),
                 transfer_bytes: None,
                 shadow_doorbells: false,
+                format: false,
             },
             interrupts,
             shadow: None,
@@ -248,6 +254,8 @@ impl Controller {
             let bytes: &[u8] = data.get(from..to).unwrap_or_default();
             String::from_utf8_lossy(bytes).trim().to_owned()
         };
+        // OACS.
+        let optional = number(&data, 256, 2) as u16;
         // MDTS, as a power of two of the smallest page; 0 for no limit.
         let transfer_bytes = match data.get(77).copied().unwrap_or_default() {
             0 => None,
@@ -260,7 +268,8 @@ impl Controller {
             model: text(24, 64),
             firmware: text(64, 72),
             transfer_bytes,
-            shadow_doorbells: number(&data, 256, 2) as u16 & OACS_DOORBELL_BUFFER != 0,
+            shadow_doorbells: optional & OACS_DOORBELL_BUFFER != 0,
+            format: optional & OACS_FORMAT != 0,
         })
     }
 
@@ -331,8 +340,27 @@ impl Controller {
         Ok(())
     }
 
+    /// Erases the user data of a namespace, whose blocks keep their size, metadata and protection (section 5.23).
+    pub(crate) fn erase(&mut self, namespace: u32) -> Result<()> {
+        let data = self.identify_page(cns::NAMESPACE, namespace)?;
+        let byte = |at: usize| u32::from(data.get(at).copied().unwrap_or_default());
+        // FLBAS: the format, and whether metadata stand beside the data; DPS: protection, and where it stands.
+        let (format, protection) = (byte(26) & 0x1f, byte(29) & 0xf);
+        let command = Command::new(admin::FORMAT, namespace).parameters(
+            ERASE_USER_DATA | protection << 5 | format,
+            0,
+            0,
+        );
+        self.admin_within("Format NVM", command, FORMAT_PATIENCE)?;
+        Ok(())
+    }
+
     /// Carries out an admin command, and gives dword 0 of its completion.
     fn admin(&mut self, name: &'static str, command: Command) -> Result<u32> {
+        self.admin_within(name, command, PATIENCE)
+    }
+
+    fn admin_within(&mut self, name: &'static str, command: Command, patience: Duration) -> Result<u32> {
         if !self.admin.push(&command.id(0))? {
             return Err(NvmeError::Broken("the admin queue is full".into()));
         }
@@ -341,6 +369,7 @@ impl Controller {
             interrupts: self.interrupts.as_ref(),
             vector: 0,
             registers: &self.registers,
+            patience,
         };
         let completion = waiter.wait(name, || self.admin.pop(None))?;
         if completion.status.is_success() {
@@ -362,6 +391,7 @@ impl Controller {
                 .as_ref()
                 .map_or(0, |interrupts| (interrupts.count() - 1).min(1)),
             registers: &self.registers,
+            patience: PATIENCE,
         }
     }
 }
@@ -371,6 +401,7 @@ pub(crate) struct Waiter<'a> {
     interrupts: Option<&'a Interrupts>,
     vector: u32,
     registers: &'a Bar,
+    patience: Duration,
 }
 
 impl Waiter<'_> {
@@ -387,11 +418,11 @@ impl Waiter<'_> {
                 return Ok(completion);
             }
             looks = looks.wrapping_add(1);
-            let left = PATIENCE.saturating_sub(start.elapsed());
+            let left = self.patience.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return Err(NvmeError::TimedOut {
                     what,
-                    patience: PATIENCE,
+                    patience: self.patience,
                     csts: self.registers.read(register::CSTS)?,
                 });
             }

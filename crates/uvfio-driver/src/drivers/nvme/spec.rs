@@ -46,6 +46,7 @@ pub(crate) mod admin {
     pub(crate) const IDENTIFY: u8 = 0x06;
     pub(crate) const SET_FEATURES: u8 = 0x09;
     pub(crate) const DOORBELL_BUFFER: u8 = 0x7c;
+    pub(crate) const FORMAT: u8 = 0x80;
 }
 
 /// Opcodes of the NVM command set (section 6).
@@ -64,6 +65,10 @@ pub(crate) mod cns {
 
 /// The feature that says how many queues there are (section 5.21.1.7).
 pub(crate) const NUMBER_OF_QUEUES: u32 = 0x07;
+/// OACS bit 1: Format NVM.
+pub(crate) const OACS_FORMAT: u16 = 1 << 1;
+/// Format NVM, dword 10, Secure Erase Settings: user data erase (section 5.23).
+pub(crate) const ERASE_USER_DATA: u32 = 1 << 9;
 /// OACS bit 8: Doorbell Buffer Config.
 pub(crate) const OACS_DOORBELL_BUFFER: u16 = 1 << 8;
 

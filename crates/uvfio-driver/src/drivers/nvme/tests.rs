@@ -11,6 +11,7 @@ use uvfio_nvme::{BackendConfig, Config, InterruptConfig, NamespaceConfig, Nvme, 
 
 use super::controller::{Options, Waiting};
 use super::disk::{Disk, Request};
+use super::erase::{check_erasable, erase};
 use super::error::NvmeError;
 
 /// Size of the image, bytes.
@@ -336,4 +337,19 @@ fn another_device_is_refused() {
         .err()
         .expect("it is not a disk");
     assert!(error.to_string().contains("its class is"), "{error}");
+}
+
+#[test]
+fn a_controller_without_format_is_not_erased_and_says_so() {
+    let namespace = || NamespaceConfig {
+        backend: BackendConfig::Memory(IMAGE_BYTES),
+        block: 512,
+        read_only: false,
+    };
+    let config = || Config::new("not erasable", vec![namespace()]);
+    let function = || Function::in_process(Nvme::new(config()).unwrap()).unwrap();
+    for refused in [check_erasable(function()), erase(function()).map(|_| ())] {
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("does not offer Format NVM (OACS bit 1)"), "{why}");
+    }
 }

@@ -36,12 +36,31 @@ fn seen(page: &[u8]) -> Seen<'_> {
         bars: NVME_BARS,
         messages: 0,
         vectors: 65,
+        line: false,
         resettable: true,
     }
 }
 
 fn lie(page: &[u8]) -> Lie {
     Declared::new(&seen(page)).expect_err("a page that lies")
+}
+
+#[test]
+fn the_interrupt_pin_is_shown_where_the_kernel_has_intx() {
+    let page = nvme();
+    let pin = |line| {
+        let seen = Seen { line, ..seen(&page) };
+        Declared::new(&seen).unwrap().blueprint().identity.interrupt_pin
+    };
+    assert_eq!([pin(false), pin(true)], [0, 1]);
+    let mut page = page.clone();
+    put(&mut page, 0x3d, &[0x05]);
+    let lie = Declared::new(&Seen {
+        line: true,
+        ..seen(&page)
+    })
+    .unwrap_err();
+    assert!(lie.to_string().contains("pin"), "{lie}");
 }
 
 #[test]
@@ -281,6 +300,21 @@ fn a_structure_that_is_cut_off_is_refused_if_it_is_one_to_be_shown() {
 }
 
 #[test]
+fn all_of_the_hardwares_msix_structures_are_known_whatever_is_shown_of_them() {
+    let page = nvme();
+    for vectors in [0, 1, 65] {
+        let declared = Declared::new(&Seen {
+            vectors,
+            ..seen(&page)
+        });
+        let spans = declared.unwrap().tables;
+        // 65 entries of 16 bytes, and two times 64 bits.
+        let expected = [(0, (0x2000, 0x2410)), (0, (0x3000, 0x3010))];
+        assert_eq!(spans, expected, "{vectors} vectors shown");
+    }
+}
+
+#[test]
 fn an_msix_table_outside_its_bar_is_refused() {
     for (at, bytes) in [
         (0x44, [0x00, 0x40]),
@@ -313,7 +347,7 @@ proptest! {
             // As far as the chain.
             page[..0x40].copy_from_slice(&nvme()[..0x40]);
         }
-        if let Ok(declared) = Declared::new(&Seen { page: &page, bars, messages, vectors, resettable }) {
+        if let Ok(declared) = Declared::new(&Seen { page: &page, bars, messages, vectors, line: resettable, resettable }) {
             prop_assert!(Layout::compile(&declared.blueprint(), View::Virtual).is_ok());
         }
     }
