@@ -123,6 +123,15 @@ fn instructions_do_to_a_bar_what_they_do_to_memory() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
+fn what_of_a_bar_is_memory_is_mapped_as_memory() {
+    assert_eq!(
+        printed_by("doorbells.c", &[], "nvme,mem=1M,poll=always"),
+        "mapped in part\n"
+    );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
 fn an_instruction_that_cannot_be_done_is_a_crash_and_a_sentence() {
     let (_folder, program) = compile("unknown.c", &[]);
     let output = uvfio_run(&["edu"]).arg(program).output().unwrap();
