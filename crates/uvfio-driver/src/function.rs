@@ -37,7 +37,7 @@ pub enum MapBars {
     Never,
     /// Memory of tmpfs (a memfd) that is sealed against shrinking: whatever the server does, an access to it succeeds.
     /// And what the kernel lets be mapped of a real function, whether the kernel itself gave it
-    /// ([`Vfio`](crate::Vfio)) or a server that owns it: see [`Bar`] for what ends the program then.
+    /// ([`Vfio`]) or a server that owns it: see [`Bar`] for what ends the program then.
     #[default]
     Sealed,
     /// Any memory. A server that cuts its file short ends this program by SIGBUS; for servers that you trust.

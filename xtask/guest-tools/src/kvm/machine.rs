@@ -30,7 +30,7 @@ const STACK: u64 = 0x8000;
 const COUNT: usize = 0x2000;
 const TIMES: usize = 0x2004;
 
-/// The vector that a message brings; and the first of the first interrupt controller, as [`PROGRAMS`] sets it.
+/// The vector that a message brings; and the first of the first interrupt controller, as the machine's program sets it.
 const MESSAGE_VECTOR: u8 = 0x40;
 const CONTROLLER_VECTOR: u8 = 0x20;
 /// Numbers of interrupts as the kernel knows them: a message, and an input of the first interrupt controller.
