@@ -21,6 +21,7 @@ mod child;
 mod confine;
 mod control;
 mod devices;
+mod events;
 mod image;
 mod leases;
 mod log;

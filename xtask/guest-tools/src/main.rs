@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod events;
 mod face;
 mod ioat;
 mod kvm;
@@ -96,6 +97,17 @@ enum Task {
         /// The server's socket
         socket: PathBuf,
     },
+    /// Uses a function that is served, and notes what it is told; until it is killed
+    Listen {
+        /// The server's socket
+        socket: PathBuf,
+        /// Leaves when it is asked for the function
+        #[arg(long)]
+        obliging: bool,
+        /// Resets the function when it has reported an error
+        #[arg(long)]
+        resets: bool,
+    },
     /// Prints what a user finds in a function's header
     Face {
         /// A server's socket, from the root on, or the PCI address of a function that vfio-pci has
@@ -184,6 +196,11 @@ fn main() -> ExitCode {
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::Interrupts { socket, server } => served::interrupts(&socket, server, &mut report),
         Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
+        Task::Listen {
+            socket,
+            obliging,
+            resets,
+        } => events::listen(&socket, obliging, resets, &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),

@@ -19,6 +19,7 @@ mod edu_msi;
 mod functions;
 mod gone;
 mod hardware;
+mod hardware_events;
 pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
 mod ioat;
@@ -72,6 +73,7 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    hardware_events::SCENARIO,
     kvm::SCENARIO,
 ];
 

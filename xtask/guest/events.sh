@@ -1,0 +1,192 @@
+# Functions that are served while something happens to them: the kernel wants them back, they are unplugged, they report
+# errors, the machine sleeps.
+
+# in_slot NUMBER: the address of the function below the root port of that slot.
+in_slot() {
+    echo "$(cat "/sys/bus/pci/slots/$1/address").0"
+}
+
+# vfio_has ADDRESS: gives the function to vfio-pci, wherever it is now.
+vfio_has() {
+    modprobe vfio_iommu_type1
+    modprobe vfio-pci
+    echo vfio-pci >"/sys/bus/pci/devices/$1/driver_override"
+    [ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" >"/sys/bus/pci/devices/$1/driver/unbind"
+    echo "$1" >/sys/bus/pci/drivers_probe
+    check "vfio-pci has $1" test -e "/dev/vfio/$(group_of "$1")"
+}
+
+# events_serve NAME ADDRESS [OPTION...]: a server of the function; how it ends is kept.
+events_serve() {
+    name=$1
+    shift
+    rm -f "/tmp/$name.sock" "/tmp/$name.status"
+    (
+        uvfio serve "$@" --socket "/tmp/$name.sock" --log info >"/tmp/$name.log" 2>&1
+        echo $? >"/tmp/$name.status"
+    ) &
+    check "$1 is served" eventually 60 test -S "/tmp/$name.sock" || { tail -n 1 "/tmp/$name.log"; return 1; }
+    chmod 666 "/tmp/$name.sock"
+}
+
+# events_user NAME [OPTION...]: a user of that server who listens, and is on its own account.
+events_user() {
+    name=$1
+    shift
+    in_background "$name.user" listens su guest -c "exec uvfio-guest-tools listen /tmp/$name.sock $*"
+}
+
+# heard NAME WHAT SECONDS NOTE: the user of that server has noted this, now or soon.
+heard() {
+    check "$2" eventually "$3" grep -q "UVFIO note $4" "/tmp/$1.user.out" || tail -n 3 "/tmp/$1.user.out"
+}
+
+# unheard NAME WHAT NOTE: so far it has not.
+unheard() {
+    same "$2" "" "$(grep "UVFIO note $3" "/tmp/$1.user.out")"
+}
+
+# user_leaves NAME: the user is killed; what it has checked is reported.
+user_leaves() {
+    kill -9 "$(cat "/tmp/$1.user.pid")" 2>/dev/null
+    grep -E '^UVFIO (ok|fail)' "/tmp/$1.user.out" >&3
+}
+
+# server_ends NAME SECONDS SENTENCE: with status 3, and this in its last words.
+server_ends() {
+    check "the server of $1 ends" eventually "$2" test -s "/tmp/$1.status" || tail -n 3 "/tmp/$1.log"
+    same "with a status of its own" 3 "$(cat "/tmp/$1.status")"
+    logged "$1" "and says why" "$3"
+}
+
+server_serves() {
+    refuses "the server of $1 serves on" "" test -e "/tmp/$1.status"
+}
+
+# remover NAME COMMAND: somebody takes the function from vfio-pci, which waits until nobody has it.
+remover() {
+    rm -f "/tmp/$1.removed"
+    (
+        sh -c "$2"
+        touch "/tmp/$1.removed"
+    ) &
+}
+
+# removed NAME WHAT SECONDS
+removed() {
+    check "$2" eventually "$3" test -e "/tmp/$1.removed"
+}
+
+unbinding() {
+    echo "echo $1 >/sys/bus/pci/drivers/vfio-pci/unbind"
+}
+
+# Nobody uses it, and it is removed; the kernel finds it again.
+events_idle() {
+    edu=$(in_slot 1)
+    vfio_has "$edu" || return 1
+    events_serve edu "$edu" || return 1
+    remover edu "echo 1 >/sys/bus/pci/devices/$edu/remove"
+    removed edu "a function that nobody uses is removed at once" 10
+    server_ends edu 10 "the kernel wanted the function back"
+    logged edu "the log says that nobody had it" "the kernel wants the function back, and nobody uses it"
+    refuses "it is not there any more" "" test -e "/sys/bus/pci/devices/$edu"
+    echo 1 >/sys/bus/pci/rescan
+    check "it is found again" eventually 30 test -e "/sys/bus/pci/devices/$edu"
+}
+
+# Its user is asked, and leaves.
+events_obliging() {
+    edu=$(in_slot 1)
+    vfio_has "$edu" || return 1
+    events_serve edu "$edu" --release-within 600 || return 1
+    events_user edu --obliging
+    remover edu "$(unbinding "$edu")"
+    heard edu "the user is asked for the function by REQ" 10 "REQ"
+    heard edu "and leaves" 10 "leaves"
+    removed edu "whoever takes it goes on as soon as its user has left" 20
+    server_ends edu 10 "the kernel wanted the function back"
+    logged edu "the log says who was asked" "is asked for it by REQ, and has 600 s"
+    logged edu "the function was reset and closed in order" "nothing of it is open here"
+    unheard edu "the user saw no device that is gone" "gone"
+    user_leaves edu
+}
+
+# Its user does not listen; the function is taken.
+events_stubborn() {
+    edu=$(in_slot 1)
+    vfio_has "$edu" || return 1
+    events_serve edu "$edu" --release-within 3 || return 1
+    events_user edu
+    remover edu "$(unbinding "$edu")"
+    heard edu "the user is asked for the function by REQ" 10 "REQ"
+    refuses "until its time is up it has the function" "" test -e /tmp/edu.removed
+    removed edu "then the function is taken, and whoever takes it goes on" 20
+    heard edu "its user sees a device that is gone" 10 "gone"
+    heard edu "whose requests are acknowledged" 10 "acknowledged"
+    logged edu "the log says from whom it was taken" "it was not given back in time"
+    logged edu "the log says when it has left" "it has left vfio-pci"
+    server_serves edu
+    same "the function has no driver" "" "$(readlink "/sys/bus/pci/devices/$edu/driver")"
+    user_leaves edu
+    server_ends edu 10 "the kernel wanted the function back"
+}
+
+# Its user keeps a mapping of its registers.
+events_mapped() {
+    nvme=$(in_slot 4)
+    vfio_has "$nvme" || return 1
+    events_serve nvme "$nvme" --bars device-fd --release-within 1 || return 1
+    in_background nvme.user mapped su guest -c "exec uvfio-guest-tools keep-mapped /tmp/nvme.sock"
+    remover nvme "$(unbinding "$nvme")"
+    logged nvme "the function is taken from a user who maps its registers" "it was not given back in time"
+    heard nvme "whose mapping answers no more" 20 "faults"
+    logged nvme "it is said who keeps it by a mapping" "held: uvfio-guest-too"
+    refuses "and whoever takes it waits" "" test -e /tmp/nvme.removed
+    user_leaves nvme
+    removed nvme "until that user has ended" 20
+    server_ends nvme 10 "the kernel wanted the function back"
+}
+
+# Before the host takes it out.
+events_unplug_begins() {
+    igb=$(in_slot 3)
+    vfio_has "$igb" || return 1
+    events_serve igb "$igb" --release-within 14 || return 1
+    events_user igb
+}
+
+events_unplugged() {
+    heard igb "the user is asked again, as the kernel asks again" 10 "REQ 2"
+    heard igb "and has a device that is gone when its time is up" 20 "gone"
+    heard igb "whose requests are acknowledged" 10 "acknowledged"
+    logged igb "the log says from whom it was taken" "it was not given back in time"
+    check "the function has left the guest" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
+    server_serves igb
+    user_leaves igb
+    server_ends igb 10 "the kernel wanted the function back"
+}
+
+# port_powers_off SLOT: one write to the slot's control register, in PCI Express' structure at 0x54.
+port_powers_off() {
+    port=$(basename "$(readlink -f "/sys/bus/pci/devices/$(in_slot "$1")/..")")
+    printf '\371\007' | dd of="/sys/bus/pci/devices/$port/config" bs=2 seek=54 conv=notrunc 2>/dev/null
+}
+
+# It is pulled out, without a word before.
+events_pulled_out() {
+    igb=$(in_slot 9)
+    vfio_has "$igb" || return 1
+    events_serve pulled "$igb" --release-within 600 || return 1
+    events_user pulled
+    port_powers_off 9
+    heard pulled "the device of its user is gone at once" 10 "gone"
+    heard pulled "whose requests are acknowledged" 10 "acknowledged"
+    logged pulled "the log says why" "the function does not answer any more"
+    logged pulled "all of it is closed" "nothing of it is open here"
+    check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
+    logged pulled "and the log says so" "it has left vfio-pci"
+    server_serves pulled
+    user_leaves pulled
+    server_ends pulled 10 "the function is unplugged, or does not answer"
+}

@@ -1,0 +1,63 @@
+//! What happens to a function while our server gives it to somebody: the kernel wants it back, it is pulled out, it reports
+//! an error, the machine sleeps.
+//!
+//! Each is looked at from all sides: what the user saw, what the server's log says, what the kernel did.
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::functions::erring;
+use super::{Context, STEP, Scenario};
+use crate::vm::checks::Checks;
+use crate::vm::guest::{Builder, Guest};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "hardware-events",
+    about: "served functions are wanted back, unplugged, pulled out, report errors, sleep; users are told, nothing hangs",
+    run,
+};
+
+fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let Some(uvfio) = &context.programs.uvfio else {
+        return Ok(());
+    };
+    let mut guest = machine(context)
+        .tool(&context.programs.guest_tools)
+        .dynamic_tool(uvfio)
+        .start()?;
+    guest.run("serve_users", STEP, checks)?;
+    for step in ["idle", "obliging", "stubborn", "mapped"] {
+        checks.part(step);
+        guest.run(&format!("events_{step}"), STEP, checks)?;
+    }
+    unplugged(&mut guest, checks)?;
+    checks.part("pulled out");
+    guest.run("events_pulled_out", STEP, checks)?;
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
+/// Somebody takes the function out of the machine, and presses the button first.
+fn unplugged(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+    checks.part("unplugged");
+    guest.run("events_unplug_begins", STEP, checks)?;
+    guest.execute("device_del", &json!({ "id": "card" }))?;
+    guest.run("events_unplugged", STEP, checks)
+}
+
+/// Each function below a root port of its own; the last port has no power to switch, as where a card is pulled out.
+fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
+    context
+        .guest()
+        .iommu()
+        .modules(&["aer_inject"])
+        .root_ports(4)
+        .device(json!({
+            "driver": "pcie-root-port", "id": "bare", "chassis": 9, "slot": 9, "power_controller_present": false,
+        }))
+        .device(json!({ "driver": "edu", "bus": "rp1" }))
+        .device(erring("rp2"))
+        .device(json!({ "driver": "igb", "id": "card", "bus": "rp3" }))
+        .device(json!({ "driver": "nvme", "serial": "uvfio-events", "bus": "rp4" }))
+        .device(json!({ "driver": "igb", "bus": "bare" }))
+}
