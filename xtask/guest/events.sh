@@ -22,7 +22,9 @@ events_serve() {
     shift
     rm -f "/tmp/$name.sock" "/tmp/$name.status"
     (
-        uvfio serve "$@" --socket "/tmp/$name.sock" --log info >"/tmp/$name.log" 2>&1
+        uvfio serve "$@" --socket "/tmp/$name.sock" --log info >"/tmp/$name.log" 2>&1 &
+        echo $! >"/tmp/$name.pid"
+        wait $!
         echo $? >"/tmp/$name.status"
     ) &
     check "$1 is served" eventually 60 test -S "/tmp/$name.sock" || { tail -n 1 "/tmp/$name.log"; return 1; }
@@ -49,7 +51,7 @@ unheard() {
 # user_leaves NAME: the user is killed; what it has checked is reported.
 user_leaves() {
     kill -9 "$(cat "/tmp/$1.user.pid")" 2>/dev/null
-    grep -E '^UVFIO (ok|fail)' "/tmp/$1.user.out" >&3
+    grep -E '^UVFIO (ok|fail)' "/tmp/$1.user.out" >&3 || true
 }
 
 # server_ends NAME SECONDS SENTENCE: with status 3, and this in its last words.
@@ -125,7 +127,7 @@ events_stubborn() {
     heard edu "its user sees a device that is gone" 10 "gone"
     heard edu "whose requests are acknowledged" 10 "acknowledged"
     logged edu "the log says from whom it was taken" "it was not given back in time"
-    logged edu "the log says when it has left" "it has left vfio-pci"
+    logged edu "the log says when nobody is in the way any more" "nobody has anything of it any more"
     server_serves edu
     same "the function has no driver" "" "$(readlink "/sys/bus/pci/devices/$edu/driver")"
     user_leaves edu
@@ -148,6 +150,77 @@ events_mapped() {
     server_ends nvme 10 "the kernel wanted the function back"
 }
 
+# It works on while the machine sleeps and wakes; the user's device does DMA all the time.
+events_sleep() {
+    edu=$(in_slot 1)
+    vfio_has "$edu" || return 1
+    events_serve edu "$edu" || return 1
+    serve_keep_busy
+    check "the machine wakes" sh -c 'echo mem >/sys/power/state' || return 1
+    sleep 2
+    same "the user's device goes on with its DMA" "" "$(grep -E "stopped|fail" /tmp/busy.out)"
+    check "it masters the bus" masters_the_bus "$edu"
+    refuses "its server has not lost it" "" grep -qE "taken from|does not answer|wants the function back" /tmp/edu.log
+    kill -9 "$(cat /tmp/busy.pid)"
+    serve_next_user
+    events_end edu
+}
+
+# events_end NAME: ends a server that still has its function.
+events_end() {
+    kill -TERM "$(cat "/tmp/$1.pid")"
+    check "the server of $1 ends when told to" eventually 30 test -s "/tmp/$1.status"
+    same "in order" 0 "$(cat "/tmp/$1.status")"
+}
+
+# Before the host has it report an error.
+events_erring_begins() {
+    rng=$(in_slot 2)
+    vfio_has "$rng" || return 1
+    events_serve rng "$rng" || return 1
+    events_user rng --resets --bar 4
+}
+
+# events_erred NAME NUMBER: the user has been told of so many errors, and has reset the function after each.
+events_erred() {
+    heard "$1" "the user is told of the error by ERR" 10 "ERR $2"
+    heard "$1" "it resets the function" 20 "reset $2"
+    same "the log says so of each" "$2" "$(grep -c "the kernel reports an error of the function; process" "/tmp/$1.log")"
+    server_serves "$1"
+}
+
+# The user leaves; the next one has a function that works.
+events_erring_ends() {
+    unheard "$1" "the user saw no device that is gone" "gone"
+    user_leaves "$1"
+    shift_name=$1
+    shift
+    events_user "$shift_name" "$@"
+    user_leaves "$shift_name"
+    events_end "$shift_name"
+}
+
+# Errors that the kernel is told of, as if the function had reported them: one that is not fatal, and one that is, after
+# which the kernel resets the link.
+events_injected() {
+    igb=$(in_slot 3)
+    vfio_has "$igb" || return 1
+    modprobe aer_inject
+    check "the kernel takes errors" eventually 10 test -e /dev/aer_inject || return 1
+    events_serve igb "$igb" || return 1
+    events_user igb --resets
+    bus=$(printf '%o' "0x$(echo "$igb" | cut -d : -f 2)")
+    number=0
+    for uncorrectable in '\000\100\000\000' '\000\000\004\000'; do
+        number=$((number + 1))
+        # Bus, device, function, a gap; the two kinds of errors; what was on the link; the domain.
+        { printf "\\$bus\\000\\000\\000$uncorrectable"; head -c 24 /dev/zero; } >/tmp/error
+        dd if=/tmp/error of=/dev/aer_inject bs=32 2>/dev/null
+        events_erred igb $number
+    done
+    events_erring_ends igb
+}
+
 # Before the host takes it out.
 events_unplug_begins() {
     igb=$(in_slot 3)
@@ -157,7 +230,8 @@ events_unplug_begins() {
 }
 
 events_unplugged() {
-    heard igb "the user is asked again, as the kernel asks again" 10 "REQ 2"
+    igb=$(in_slot 3)
+    heard igb "the user is asked again, as the kernel asks again" 40 "REQ 2"
     heard igb "and has a device that is gone when its time is up" 20 "gone"
     heard igb "whose requests are acknowledged" 10 "acknowledged"
     logged igb "the log says from whom it was taken" "it was not given back in time"
@@ -185,8 +259,28 @@ events_pulled_out() {
     logged pulled "the log says why" "the function does not answer any more"
     logged pulled "all of it is closed" "nothing of it is open here"
     check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
-    logged pulled "and the log says so" "it has left vfio-pci"
+    logged pulled "and the log says so" "it is no longer in the machine"
     server_serves pulled
     user_leaves pulled
     server_ends pulled 10 "the function is unplugged, or does not answer"
+}
+
+# The slot's power goes, and the kernel keeps the function: it waits for it to answer, in each reset and in each closing.
+events_stuck() {
+    igb=$(in_slot 1)
+    vfio_has "$igb" || return 1
+    events_serve igb "$igb" || return 1
+    events_user igb
+    port=$(basename "$(readlink -f "/sys/bus/pci/devices/$igb/..")")
+    for byte in '\371 54' '\007 55'; do
+        printf "${byte% *}" | dd of="/sys/bus/pci/devices/$port/config" bs=1 seek="${byte#* }" conv=notrunc 2>/dev/null
+    done
+    heard igb "the device of its user is gone at once" 20 "gone"
+    heard igb "whose requests are acknowledged" 10 "acknowledged"
+    logged igb "the log says why" "the function does not answer any more"
+    logged igb "and that closing it takes long" "still being closed after"
+    refuses "while it is not closed" "" grep -q "nothing of it is open here" /tmp/igb.log
+    user_leaves igb
+    server_ends igb 400 "the function is unplugged, or does not answer"
+    logged igb "which is when all of it is closed" "nothing of it is open here"
 }

@@ -54,28 +54,14 @@ impl Events {
             address: function.address(),
             why: error.to_string(),
         };
-        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| system(e.into()));
+        let config = function.config().map_err(system)?;
         let events = Self {
-            error: new()?,
-            request: new()?,
-            watch: Arc::new(Watch {
-                kick: new()?,
-                found: new()?,
-                doubted: AtomicBool::new(false),
-                silent: AtomicBool::new(false),
-                ended: AtomicBool::new(false),
-            }),
+            error: new_eventfd().map_err(system)?,
+            request: new_eventfd().map_err(system)?,
+            watch: Watch::start(config).map_err(system)?,
         };
         function.listen(Irq::Error, events.error.as_fd())?;
         function.listen(Irq::Request, events.request.as_fd())?;
-        if let Some(config) = function.config().map_err(system)? {
-            let watch = Arc::clone(&events.watch);
-            std::thread::Builder::new()
-                .name("watch".into())
-                .stack_size(128 << 10)
-                .spawn(move || watch.run(&config))
-                .map_err(system)?;
-        }
         Ok(events)
     }
 
@@ -93,8 +79,7 @@ impl Events {
     pub(crate) fn request(&self) -> bool {
         let asked = taken(&self.request);
         if asked {
-            self.watch.doubted.store(true, Ordering::Release);
-            signal(&self.watch.kick);
+            self.watch.doubt();
         }
         asked
     }
@@ -114,6 +99,31 @@ impl Drop for Events {
 }
 
 impl Watch {
+    /// Reads `config` from now on, where there is one.
+    fn start(config: Option<ConfigFile>) -> io::Result<Arc<Self>> {
+        let watch = Arc::new(Self {
+            kick: new_eventfd()?,
+            found: new_eventfd()?,
+            doubted: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        if let Some(config) = config {
+            let shared = Arc::clone(&watch);
+            std::thread::Builder::new()
+                .name("watch".into())
+                .stack_size(128 << 10)
+                .spawn(move || shared.run(&config))?;
+        }
+        Ok(watch)
+    }
+
+    /// From now on the first reading that is no answer will do. It is looked at once.
+    fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+        signal(&self.kick);
+    }
+
     fn run(&self, config: &ConfigFile) {
         let mut silent_since = None;
         loop {
@@ -150,6 +160,10 @@ fn answers(config: &ConfigFile) -> bool {
     config.read(at, &mut bytes).is_ok() && bytes != [0xff; 4]
 }
 
+fn new_eventfd() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
 /// Takes what an eventfd was signalled with; false where it was not.
 fn taken(file: &OwnedFd) -> bool {
     rustix::io::read(file, &mut [0; 8]).is_ok()
@@ -158,4 +172,54 @@ fn taken(file: &OwnedFd) -> bool {
 /// Signals an eventfd of ours; one that is full is signalled already.
 fn signal(file: &OwnedFd) {
     let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    /// A function's configuration space, and its watch.
+    fn watched(bytes: &[u8; 64]) -> (File, Arc<Watch>) {
+        let file = tempfile::tempfile().expect("a file");
+        file.write_all_at(bytes, 0).expect("written");
+        let config = file.try_clone().expect("a duplicate").into();
+        let config = ConfigFile::from_descriptor(config).expect("configuration space");
+        (file, Watch::start(Some(config)).expect("a thread"))
+    }
+
+    /// Whether the watch finds it silent before long.
+    fn is_found(watch: &Watch) -> bool {
+        let patience = Timespec::try_from(SILENCE * 10).expect("a time");
+        let mut ready = [PollFd::new(&watch.found, PollFlags::IN)];
+        poll(&mut ready, Some(&patience)).expect("polled") == 1 && watch.silent.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn a_function_whose_configuration_space_reads_ones_is_found_silent() {
+        let (_file, watch) = watched(&[0xff; 64]);
+        assert!(is_found(&watch));
+    }
+
+    #[test]
+    fn so_is_one_whose_configuration_space_is_there_no_more() {
+        let (file, watch) = watched(&[0; 64]);
+        file.set_len(0).expect("cut");
+        watch.doubt();
+        assert!(is_found(&watch));
+    }
+
+    #[test]
+    fn a_virtual_function_without_an_identity_of_its_own_answers() {
+        let mut bytes = [0; 64];
+        bytes[..4].fill(0xff);
+        let (file, watch) = watched(&bytes);
+        watch.doubt();
+        std::thread::sleep(LOOK_EVERY * 2);
+        assert!(!watch.silent.load(Ordering::Acquire));
+        file.write_all_at(&[0xff; 64], 0).expect("written");
+        assert!(is_found(&watch));
+    }
 }

@@ -42,8 +42,8 @@ impl User {
     }
 
     /// All that a user can ask a device for; one that is gone takes it.
-    fn asks_for_all(&mut self) -> Result<()> {
-        self.client.region_write(0, 0, &[0; 4])?;
+    fn asks_for_all(&mut self, bar: u32) -> Result<()> {
+        self.client.region_write(bar, 0, &[0; 4])?;
         self.client.dma_unmap(IOVA, PAGE)?;
         self.client.dma_map(0, IOVA, PAGE, self.memory.as_raw_fd())?;
         let eventfd = edu::eventfds(1)?.pop().context("an eventfd")?;
@@ -53,9 +53,14 @@ impl User {
     }
 }
 
-/// Attaches, and notes what it hears. One who is `obliging` leaves when it is asked to; one who `resets` does so after an
+/// Attaches, looks at a BAR, and notes what it hears. One who is `obliging` leaves when it is asked to; one who `resets` does so after an
 /// error.
-pub(crate) fn listen(socket: &Path, obliging: bool, resets: bool, report: &mut Report) -> Result<()> {
+pub(crate) fn listen(
+    socket: &Path,
+    bar: u32,
+    [obliging, resets]: [bool; 2],
+    report: &mut Report,
+) -> Result<()> {
     let client = Client::new(socket)?;
     let memory = File::from(memfd_create("user", MemfdFlags::CLOEXEC)?);
     memory.set_len(PAGE)?;
@@ -71,7 +76,7 @@ pub(crate) fn listen(socket: &Path, obliging: bool, resets: bool, report: &mut R
             .set_irqs(index, TO_EVENTFDS, 0, 1, &[eventfd.as_raw_fd()])?;
     }
     let header = user.header()?;
-    let first = user.read(0, 0)?;
+    let first = user.read(bar, 0)?;
     report.note("listens")?;
     let (mut asked, mut errors, mut gone) = (0, 0, false);
     loop {
@@ -94,15 +99,15 @@ pub(crate) fn listen(socket: &Path, obliging: bool, resets: bool, report: &mut R
                     &header,
                     &user.header()?,
                 )?;
-                report.same("and its first register", &first, &user.read(0, 0)?)?;
+                report.same("and its first register", &first, &user.read(bar, 0)?)?;
                 report.note(&format!("reset {errors}"))?;
             }
         }
         if !gone && user.read(CONFIG, 0)? == u32::MAX {
             gone = true;
-            report.same("a BAR of a device that is gone", &u32::MAX, &user.read(0, 0)?)?;
+            report.same("a BAR of a device that is gone", &u32::MAX, &user.read(bar, 0)?)?;
             report.note("gone")?;
-            user.asks_for_all()?;
+            user.asks_for_all(bar)?;
             report.note("acknowledged")?;
         }
     }

@@ -107,6 +107,9 @@ enum Task {
         /// Resets the function when it has reported an error
         #[arg(long)]
         resets: bool,
+        /// The BAR that it looks at
+        #[arg(long, default_value_t = 0)]
+        bar: u32,
     },
     /// Prints what a user finds in a function's header
     Face {
@@ -200,7 +203,8 @@ fn main() -> ExitCode {
             socket,
             obliging,
             resets,
-        } => events::listen(&socket, obliging, resets, &mut report),
+            bar,
+        } => events::listen(&socket, bar, [obliging, resets], &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use uvfio_linux::sysfs::{Address, Function, Host};
+use uvfio_linux::sysfs::{Address, Host};
 
 use super::{Supervisor, SupervisorError};
 use crate::Ended;
@@ -278,18 +278,17 @@ impl Closing {
     fn look_who_holds(&mut self) {
         let address = self.address;
         let host = Host::default();
-        let Some(function) = host
-            .sysfs()
-            .function(address)
-            .ok()
-            .filter(Function::has_vfio_driver)
-        else {
+        let Ok(function) = host.sysfs().function(address) else {
             self.is_over = true;
-            tracing::info!(target: "audit", "{address}: it has left vfio-pci");
+            tracing::info!(target: "audit", "{address}: it is no longer in the machine");
             return;
         };
         let holders = holders(&host, &function);
-        if !holders.is_empty() && holders != self.held {
+        // Its driver has lost it as soon as somebody takes it from there, and waits then for whoever has it open.
+        if holders.is_empty() && !function.has_vfio_driver() {
+            self.is_over = true;
+            tracing::info!(target: "audit", "{address}: nobody has anything of it any more, as far as can be seen");
+        } else if !holders.is_empty() && holders != self.held {
             tracing::warn!(
                 target: "audit",
                 "{address}: held: {holders} has something of it open; whoever removes it waits for that"

@@ -17,6 +17,31 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// Takes minutes: the kernel waits three times for 65 seconds when what does not answer is closed.
+pub(super) const STUCK: Scenario = Scenario {
+    name: "hardware-stuck",
+    about: "a served function that dies, and whose closing takes the kernel minutes, keeps nobody waiting but its remover",
+    run: stuck,
+};
+
+fn stuck(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let Some(uvfio) = &context.programs.uvfio else {
+        return Ok(());
+    };
+    let mut guest = context
+        .guest()
+        .iommu()
+        .root_ports(1)
+        .device(json!({ "driver": "igb", "bus": "rp1" }))
+        .tool(&context.programs.guest_tools)
+        .dynamic_tool(uvfio)
+        .start()?;
+    guest.run("serve_users", STEP, checks)?;
+    guest.run("events_stuck", STEP * 5, checks)?;
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let Some(uvfio) = &context.programs.uvfio else {
         return Ok(());
@@ -26,6 +51,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         .dynamic_tool(uvfio)
         .start()?;
     guest.run("serve_users", STEP, checks)?;
+    reports_errors(&mut guest, checks)?;
+    checks.part("sleep");
+    guest.tell("events_sleep")?;
+    checks.same("the machine falls asleep", &true, &guest.wait_asleep(STEP)?);
+    guest.wake()?;
+    guest.finish("events_sleep", STEP, checks)?;
     for step in ["idle", "obliging", "stubborn", "mapped"] {
         checks.part(step);
         guest.run(&format!("events_{step}"), STEP, checks)?;
@@ -35,6 +66,21 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("events_pulled_out", STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
+}
+
+/// Errors of the function itself, by QEMU: one that is not fatal, and one that is, after which the kernel resets the link.
+/// Then those that the kernel is told of in the function's place.
+fn reports_errors(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
+    checks.part("errors");
+    guest.run("events_erring_begins", STEP, checks)?;
+    for (number, error) in [(1, "COMP_TIME"), (2, "MALF_TLP 0x4a000001 1 2 3")] {
+        let inject = json!({ "command-line": format!("pcie_aer_inject_error erring {error}") });
+        guest.execute("human-monitor-command", &inject)?;
+        guest.run(&format!("events_erred rng {number}"), STEP, checks)?;
+    }
+    guest.run("events_erring_ends rng --bar 4", STEP, checks)?;
+    checks.part("errors by the kernel");
+    guest.run("events_injected", STEP, checks)
 }
 
 /// Somebody takes the function out of the machine, and presses the button first.

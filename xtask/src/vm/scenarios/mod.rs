@@ -47,7 +47,7 @@ pub(super) struct Scenario {
     pub(super) run: fn(&Context<'_>, &mut Checks) -> Result<()>,
 }
 
-/// Every scenario, in the order in which they run.
+/// Every scenario but the [slow](SLOW) ones, in the order in which they run.
 pub(super) const ALL: &[Scenario] = &[
     self_check::SCENARIO,
     doctor::SCENARIO,
@@ -76,6 +76,9 @@ pub(super) const ALL: &[Scenario] = &[
     hardware_events::SCENARIO,
     kvm::SCENARIO,
 ];
+
+/// Those that take minutes by their nature: they run where they are named, and with `--all`.
+pub(super) const SLOW: &[Scenario] = &[hardware_events::STUCK];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
 const STEP: Duration = Duration::from_secs(120);
