@@ -265,6 +265,17 @@ events_pulled_out() {
     server_ends pulled 10 "the function is unplugged, or does not answer"
 }
 
+# The same of one that nobody uses.
+events_pulled_out_idle() {
+    igb=$(in_slot 10)
+    vfio_has "$igb" || return 1
+    events_serve idle "$igb" || return 1
+    port_powers_off 10
+    server_ends idle 10 "the function is unplugged, or does not answer"
+    logged idle "all of it is closed" "nothing of it is open here"
+    check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
+}
+
 # The slot's power goes, and the kernel keeps the function: it waits for it to answer, in each reset and in each closing.
 events_stuck() {
     igb=$(in_slot 1)
@@ -272,7 +283,7 @@ events_stuck() {
     events_serve igb "$igb" || return 1
     events_user igb
     port=$(basename "$(readlink -f "/sys/bus/pci/devices/$igb/..")")
-    for byte in '\371 54' '\007 55'; do
+    for byte in '\371 108' '\007 109'; do
         printf "${byte% *}" | dd of="/sys/bus/pci/devices/$port/config" bs=1 seek="${byte#* }" conv=notrunc 2>/dev/null
     done
     heard igb "the device of its user is gone at once" 20 "gone"

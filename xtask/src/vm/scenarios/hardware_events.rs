@@ -4,7 +4,7 @@
 //! Each is looked at from all sides: what the user saw, what the server's log says, what the kernel did.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::functions::erring;
 use super::{Context, STEP, Scenario};
@@ -64,6 +64,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     unplugged(&mut guest, checks)?;
     checks.part("pulled out");
     guest.run("events_pulled_out", STEP, checks)?;
+    guest.run("events_pulled_out_idle", STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }
@@ -91,19 +92,25 @@ fn unplugged(guest: &mut Guest, checks: &mut Checks) -> Result<()> {
     guest.run("events_unplugged", STEP, checks)
 }
 
-/// Each function below a root port of its own; the last port has no power to switch, as where a card is pulled out.
+/// Each function below a root port of its own; the last two have no power to switch, as where a card is pulled out.
 fn machine<'a>(context: &Context<'a>) -> Builder<'a> {
     context
         .guest()
         .iommu()
         .modules(&["aer_inject"])
         .root_ports(4)
-        .device(json!({
-            "driver": "pcie-root-port", "id": "bare", "chassis": 9, "slot": 9, "power_controller_present": false,
-        }))
+        .device(bare_port("bare1", 9))
+        .device(bare_port("bare2", 10))
         .device(json!({ "driver": "edu", "bus": "rp1" }))
         .device(erring("rp2"))
         .device(json!({ "driver": "igb", "id": "card", "bus": "rp3" }))
         .device(json!({ "driver": "nvme", "serial": "uvfio-events", "bus": "rp4" }))
-        .device(json!({ "driver": "igb", "bus": "bare" }))
+        .device(json!({ "driver": "igb", "bus": "bare1" }))
+        .device(json!({ "driver": "igb", "bus": "bare2" }))
+}
+
+fn bare_port(id: &str, slot: u8) -> Value {
+    json!({
+        "driver": "pcie-root-port", "id": id, "chassis": slot, "slot": slot, "power_controller_present": false,
+    })
 }
