@@ -150,14 +150,23 @@ events_mapped() {
     server_ends nvme 10 "the kernel wanted the function back"
 }
 
-# It works on while the machine sleeps and wakes; the user's device does DMA all the time.
+rounds() {
+    grep -c "note round" /tmp/busy.out
+}
+
+is_beyond() {
+    [ "$(rounds)" -gt "$1" ]
+}
+
+# It works on while the machine sleeps and wakes; the user's device does DMA all the time, and interrupts.
 events_sleep() {
     edu=$(in_slot 1)
     vfio_has "$edu" || return 1
     events_serve edu "$edu" || return 1
-    serve_keep_busy
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy --interrupts /tmp/edu.sock"
+    check "it does DMA and interrupts its user" eventually 20 is_beyond 3
     check "the machine wakes" sh -c 'echo mem >/sys/power/state' || return 1
-    sleep 2
+    check "so it does after that" eventually 20 is_beyond $(($(rounds) + 5))
     same "the user's device goes on with its DMA" "" "$(grep -E "stopped|fail" /tmp/busy.out)"
     check "it masters the bus" masters_the_bus "$edu"
     refuses "its server has not lost it" "" grep -qE "taken from|does not answer|wants the function back" /tmp/edu.log

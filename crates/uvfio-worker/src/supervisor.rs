@@ -314,7 +314,8 @@ impl<'a> Supervisor<'a> {
         if let Some(first) = &self.died {
             return Err(SupervisorError::Died(first.clone()));
         }
-        if self.removal.has_begun() && self.last_words.is_some() {
+        // Without a last word it was killed here, and an order to stop came before the next one was ready.
+        if self.removal.has_begun() && (self.last_words.is_some() || self.orders.stopping()) {
             return self.finish_removal().map(Some);
         }
         match self.last_words.take() {

@@ -79,6 +79,9 @@ enum Task {
     KeepBusy {
         /// The server's socket
         socket: PathBuf,
+        /// Has it interrupt its user after each transfer, and counts
+        #[arg(long)]
+        interrupts: bool,
     },
     /// Uses an edu that a vfio-user server serves, and looks for what its former user had
     NextUser {
@@ -195,7 +198,7 @@ fn main() -> ExitCode {
             }
         }),
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
-        Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
+        Task::KeepBusy { socket, interrupts } => served::keep_busy(&socket, interrupts, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::Interrupts { socket, server } => served::interrupts(&socket, server, &mut report),
         Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
