@@ -14,6 +14,9 @@ pub(super) struct Args {
     /// Leaves out the scenarios that need virtual machines
     #[arg(long)]
     no_vm: bool,
+    /// Runs the scenarios too that take minutes by their nature
+    #[arg(long, conflicts_with = "no_vm")]
+    all: bool,
 }
 
 /// What one part of the run came to.
@@ -57,6 +60,9 @@ fn run(args: &Args) -> Result<Vec<Part>> {
         // By cargo and not by this program's own path: the tests before may have built it anew.
         let mut machines = paths::cargo();
         machines.args(["run", "--quiet", "--package", "xtask", "--", "vm"]);
+        if args.all {
+            machines.arg("--all");
+        }
         parts.push(part("virtual machines", machines)?);
     }
     Ok(parts)

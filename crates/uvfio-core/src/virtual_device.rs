@@ -411,6 +411,11 @@ impl VirtualDevice {
         self.core.lines.notify(IrqIndex::Req);
     }
 
+    /// Tells the user that the device has reported an error, by the ERR interrupt (which stops a whole QEMU machine).
+    pub fn report_error(&self) {
+        self.core.lines.notify(IrqIndex::Err);
+    }
+
     /// Takes the device away; there is no way back for this user. ERR is signalled only if `signal_error`
     /// (it stops a whole QEMU machine). Comes back once nothing of the user's is held any more, which takes a
     /// moment (at most a second) where the user blocks its own interrupts.

@@ -47,13 +47,40 @@ pub(crate) enum Order {
     Stop,
     /// Take the device away from its user.
     TakeAway,
+    /// Ask the user to give the device back.
+    RequestRelease,
+    /// Tell the user that the device has reported an error.
+    ReportError,
+}
+
+/// Why a device is gone from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its last worker died.
+    Worker,
+    /// The function answers no more.
+    Function,
+    /// The kernel wanted the function back, and its user did not give it back in time.
+    Time,
+}
+
+impl Lost {
+    const ALL: [Self; 3] = [Self::Worker, Self::Function, Self::Time];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Function => "function",
+            Self::Time => "time",
+        }
+    }
 }
 
 /// How the device is to be made and served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Setup {
-    /// The device is gone from the start: its last worker died.
-    pub(crate) gone: bool,
+    /// The device is gone from the start.
+    pub(crate) gone: Option<Lost>,
     /// Whether the log may be coloured.
     pub(crate) ansi: bool,
     pub(crate) view: View,
@@ -86,7 +113,7 @@ impl Setup {
         // The specification comes last: it may have any character but a zero.
         format!(
             "{}\0{}\0{}\0{}\0{}\0{}\0{}",
-            flag(self.gone),
+            self.gone.map_or("", Lost::name),
             flag(self.ansi),
             self.view.name(),
             self.bars.name(),
@@ -98,10 +125,10 @@ impl Setup {
 
     fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.splitn(7, '\0');
-        let (gone, ansi) = (parts.next()? == "1", parts.next()? == "1");
+        let (gone, ansi) = (parts.next()?, parts.next()? == "1");
         let (view, bars) = (parts.next()?, parts.next()?);
         Some(Self {
-            gone,
+            gone: Lost::ALL.into_iter().find(|known| known.name() == gone),
             ansi,
             view: View::ALL.into_iter().find(|known| known.name() == view)?,
             bars: BarGrant::ALL.into_iter().find(|known| known.name() == bars)?,
@@ -167,6 +194,8 @@ impl Channel {
             } => self.send(b'U', peer.as_bytes(), &[stream.as_fd(), journal.as_fd()]),
             Order::Stop => self.send(b'S', &[], &[]),
             Order::TakeAway => self.send(b'T', &[], &[]),
+            Order::RequestRelease => self.send(b'Q', &[], &[]),
+            Order::ReportError => self.send(b'X', &[], &[]),
         }
     }
 
@@ -209,6 +238,8 @@ impl Channel {
             },
             b'S' => Order::Stop,
             b'T' => Order::TakeAway,
+            b'Q' => Order::RequestRelease,
+            b'X' => Order::ReportError,
             _ => return Err(bad()),
         }))
     }
@@ -283,16 +314,20 @@ mod tests {
 
     #[test]
     fn a_setup_arrives_as_it_was_sent() {
-        for ((gone, view), bars) in [(false, View::Virtual), (true, View::Filtered), (false, View::Raw)]
-            .into_iter()
-            .zip(BarGrant::ALL)
-        {
+        let views = [View::Virtual, View::Filtered, View::Raw];
+        let lost = [None, Some(Lost::Worker), Some(Lost::Function), Some(Lost::Time)];
+        let views = views.into_iter().zip(BarGrant::ALL).cycle();
+        for (gone, (view, bars)) in lost.into_iter().zip(views) {
             let setup = Setup {
                 gone,
-                ansi: !gone,
+                ansi: gone.is_none(),
                 view,
                 bars,
-                shape: if gone { "none rom:0".into() } else { String::new() },
+                shape: if gone.is_some() {
+                    "none rom:0".into()
+                } else {
+                    String::new()
+                },
                 log: "warn,audit=info".into(),
                 spec: "nvme,file=a\nb,,c.img".into(),
             };

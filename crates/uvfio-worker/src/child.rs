@@ -156,6 +156,16 @@ impl Worker {
         }
     }
 
+    /// Kills it. From now on none of its threads does anything more, but for a call that the kernel does not end yet.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself in this very moment.
+        let _ = self.process.kill();
+        let late = Instant::now() + LAST_BREATH;
+        while matches!(self.process.try_wait(), Ok(None)) && Instant::now() < late {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Its end, which it has begun; says how it was.
     pub(crate) fn end(&mut self) -> String {
         let late = Instant::now() + LAST_BREATH;

@@ -68,6 +68,20 @@ impl Control {
         }
     }
 
+    /// Asks the user to give the device back, by REQ.
+    pub(crate) fn request_release(&self) {
+        if let Some(device) = &self.lock().device {
+            device.request_removal();
+        }
+    }
+
+    /// Tells the user that the device has reported an error, by ERR.
+    pub(crate) fn report_error(&self) {
+        if let Some(device) = &self.lock().device {
+            device.report_error();
+        }
+    }
+
     pub(crate) fn wake(&self) -> impl AsFd + '_ {
         self.wake.as_fd()
     }

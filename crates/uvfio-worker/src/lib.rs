@@ -11,6 +11,7 @@
 //!
 //! ```text
 //! Supervisor   trusted: opens images, accepts users, follows the operator's orders; reads nothing that a user sends
+//!    |         and gives a function back that the kernel wants, or that is gone (events, supervisor/removal)
 //!    | channel
 //! worker_main  confined (confine), then serves; where it dies, a second one takes over its user's socket
 //! ```
@@ -21,6 +22,7 @@ mod child;
 mod confine;
 mod control;
 mod devices;
+mod events;
 mod image;
 mod leases;
 mod log;

@@ -2,7 +2,7 @@
 //! one that can no longer be asked to let go.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -88,6 +88,14 @@ pub enum OwnError {
          kernel that is not locked down are needed ({why}); --view filtered needs neither"
     )]
     NoRaw {
+        /// The function.
+        address: Address,
+        /// What the system says.
+        why: String,
+    },
+    /// What the kernel says of it could not be listened to.
+    #[error("{address}: nobody would hear that the kernel wants it back: no descriptor or no thread ({why})")]
+    NotHeard {
         /// The function.
         address: Address,
         /// What the system says.
@@ -243,6 +251,27 @@ impl Owned {
         }
     }
 
+    pub(crate) fn address(&self) -> Address {
+        self.address
+    }
+
+    /// A descriptor of its own of configuration space in `/sys`, where there is one.
+    pub(crate) fn config(&self) -> io::Result<Option<ConfigFile>> {
+        let copy = |file: &ConfigFile| ConfigFile::from_descriptor(file.as_fd().try_clone_to_owned()?);
+        self.config.as_ref().map(copy).transpose()
+    }
+
+    /// Has the kernel signal an eventfd for an interrupt of one vector, where it has that interrupt.
+    pub(crate) fn listen(&self, irq: Irq, eventfd: BorrowedFd<'_>) -> Result<(), VfioError> {
+        match self.device.irq(irq) {
+            Ok(info) if info.count > 0 => self.device.set_eventfds(irq, 0, &[Some(eventfd)]),
+            Ok(_) => Ok(()),
+            // There is no such interrupt.
+            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Device and vendor ID.
     pub(crate) fn identity(&self) -> Result<u32, VfioError> {
         let at = header::VENDOR_AND_DEVICE.register.into();
@@ -312,7 +341,7 @@ fn config_file(host: &Host, address: Address, view: View) -> Result<Option<Confi
 }
 
 /// Who holds a function, as far as this user may see.
-fn holders(host: &Host, function: &sysfs::Function) -> String {
+pub(crate) fn holders(host: &Host, function: &sysfs::Function) -> String {
     let open = host.open_vfio().unwrap_or_default();
     let holders = open.holders(function);
     let names: Vec<String> = holders.iter().map(ToString::to_string).collect();

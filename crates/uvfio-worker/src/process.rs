@@ -9,7 +9,7 @@ use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
 use uvfio_pci::View;
 use uvfio_proto::{Limits, Server};
 
-use crate::channel::{Channel, Order, Report, Setup};
+use crate::channel::{Channel, Lost, Order, Report, Setup};
 use crate::confine::{self, Begun, CALLS, Call, Files, HARDWARE_CALLS};
 use crate::image::Image;
 use crate::log::{finish_log, log_to_supervisor};
@@ -78,7 +78,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     let bytes = opened.images.iter().map(|image| image.bytes);
     let mut longest_file = bytes.max().unwrap_or_default().max(spec.own_file_bytes());
     let owns_hardware = opened.function.is_some();
-    let device: Arc<dyn Device> = if setup.gone && spec.address().is_some() {
+    let device: Arc<dyn Device> = if setup.gone.is_some() && spec.address().is_some() {
         let shape = Shape::from_text(&setup.shape).ok_or("the device's shape is not known")?;
         Remains::of(shape)
     } else {
@@ -96,8 +96,13 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     let device = VirtualDevice::new(device, &policy).map_err(|error| error.to_string())?;
     let control = Control::new().map_err(|error| error.to_string())?;
     control.set_device(&device);
-    if setup.gone {
-        device.gone(GoneReason::Failed("its worker has died".into()), false);
+    if let Some(lost) = setup.gone {
+        let why = match lost {
+            Lost::Worker => GoneReason::Failed("its worker has died".into()),
+            Lost::Function => GoneReason::Unplugged,
+            Lost::Time => GoneReason::Revoked,
+        };
+        device.gone(why, false);
     }
     let users = listen(Arc::clone(channel), Arc::clone(&control))?;
     for region in 0..uvfio_core::region_index::ROM {
@@ -120,7 +125,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
     for user in users {
         let name = device.name();
         let stream = user.stream;
-        let made = if setup.gone {
+        let made = if setup.gone.is_some() {
             Server::resume(stream, Arc::clone(&device), limits, &user.journal)
                 .map_err(|error| error.to_string())
         } else {
@@ -135,7 +140,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
                 tracing::error!(target: "audit", "{name}: {} can't be served: {error}", user.peer);
             }
         }
-        if setup.gone {
+        if setup.gone.is_some() {
             return Ok(if control.stopping() {
                 Ended::Stopped
             } else {
@@ -184,7 +189,9 @@ fn setup(channel: &Channel) -> Result<Option<(Setup, Given)>, String> {
             Some(Order::Image(image)) => given.images.push(image),
             Some(Order::Function(descriptors)) => given.function = Some(descriptors),
             Some(Order::Make(setup)) => return Ok(Some((setup, given))),
-            Some(Order::Serve { .. } | Order::TakeAway) => return Err("a user came before the device".into()),
+            Some(Order::Serve { .. } | Order::TakeAway | Order::RequestRelease | Order::ReportError) => {
+                return Err("a user came before the device".into());
+            }
             Some(Order::Stop) | None => return Ok(None),
         }
     }
@@ -227,6 +234,8 @@ fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>
                         });
                     }
                     Ok(Some(Order::TakeAway)) => control.take_away(),
+                    Ok(Some(Order::RequestRelease)) => control.request_release(),
+                    Ok(Some(Order::ReportError)) => control.report_error(),
                     Ok(Some(Order::Stop)) => {
                         control.stop();
                         break;

@@ -33,6 +33,10 @@ pub enum Ended {
     OneUser,
     /// The device was taken away, and its user has left.
     Gone,
+    /// The kernel wanted the function back, and has it.
+    Wanted,
+    /// The function answers no more, and all of it is closed.
+    Unplugged,
 }
 
 /// Why a worker could not go on.

@@ -3,6 +3,8 @@
 //!
 //! It keeps a duplicate of the user's socket and of the journal (`uvfio_proto::Journal`), and reads neither.
 
+mod removal;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +18,8 @@ use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 use uvfio_proto::{Journal, Limits};
 
-use crate::channel::{Order, Report, Setup};
+use self::removal::Removal;
+use crate::channel::{Lost, Order, Report, Setup};
 use crate::child::Worker;
 use crate::opened::Opened;
 use crate::orders::Orders;
@@ -79,6 +82,8 @@ pub struct Job<'a> {
     pub ansi: bool,
     /// What is done with a function that exists before another user gets it.
     pub between_users: BetweenUsers,
+    /// How long its user has to give it back when the kernel wants it.
+    pub release_within: Duration,
 }
 
 /// What is done with a function that exists between two users, beyond what always is: it is stopped, reset and verified.
@@ -112,6 +117,8 @@ pub struct Supervisor<'a> {
     died: Option<String>,
     /// The function did not come back after that.
     not_back: Option<SupervisorError>,
+    /// Whether the function is about to go, or gone.
+    removal: Removal,
 }
 
 /// The user who is being served.
@@ -141,7 +148,7 @@ impl<'a> Supervisor<'a> {
         opened: Opened,
     ) -> Result<Option<Self>, SupervisorError> {
         let setup = Setup {
-            gone: false,
+            gone: None,
             ansi: job.ansi,
             view: job.view,
             bars: job.bars,
@@ -149,8 +156,12 @@ impl<'a> Supervisor<'a> {
             log: job.log.into(),
             spec: job.spec.to_string(),
         };
-        let worker = Worker::start(&setup, &opened, orders)?;
-        Ok(worker.map(|worker| Self {
+        let Some(worker) = Worker::start(&setup, &opened, orders)? else {
+            return Ok(None);
+        };
+        // After the worker, which listens as well when it takes the function over.
+        let removal = Removal::new(job.release_within, opened.function.as_ref())?;
+        Ok(Some(Self {
             orders,
             setup,
             opened,
@@ -162,6 +173,7 @@ impl<'a> Supervisor<'a> {
             user_left: false,
             died: None,
             not_back: None,
+            removal,
         }))
     }
 
@@ -189,6 +201,7 @@ impl<'a> Supervisor<'a> {
         };
         loop {
             self.pass_on_orders()?;
+            self.follow_function()?;
             let listener = listener.filter(|_| self.user.is_none() && self.stop_by.is_none());
             self.wait(listener)?;
             if self.stop_by.is_some_and(|late| Instant::now() > late) {
@@ -277,6 +290,12 @@ impl<'a> Supervisor<'a> {
         let left = self
             .stop_by
             .map(|late| late.saturating_duration_since(Instant::now()));
+        ready.extend(
+            self.removal
+                .files()
+                .map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN)),
+        );
+        let left = left.into_iter().chain(self.removal.timeout()).min();
         let timeout = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
         match poll(&mut ready, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -295,6 +314,10 @@ impl<'a> Supervisor<'a> {
         if let Some(first) = &self.died {
             return Err(SupervisorError::Died(first.clone()));
         }
+        // Without a last word it was killed here, and an order to stop came before the next one was ready.
+        if self.removal.has_begun() && (self.last_words.is_some() || self.orders.stopping()) {
+            return self.finish_removal().map(Some);
+        }
         match self.last_words.take() {
             Some(Report::Failed(why)) => return Err(SupervisorError::Refused(why)),
             Some(Report::Ended { .. }) if self.user_left => return Ok(Some(Ended::UserLeft)),
@@ -303,25 +326,22 @@ impl<'a> Supervisor<'a> {
             None => {}
         }
         tracing::error!(target: "audit", "{}: worker {process} died: {how}", self.setup.spec);
+        if self.setup.gone.is_some() {
+            return Err(SupervisorError::Died(how));
+        }
         let stopped = self.opened.function.as_ref().map_or(Ok(()), Owned::quieten);
         let Some(user) = self.user.as_ref().filter(|_| self.stop_by.is_none()) else {
             self.take_back(stopped)?;
             return Err(SupervisorError::Died(how));
         };
-        // Nothing of the disk or the function for whoever broke the first one.
-        let stand_ins = self.opened.stand_ins().map_err(SupervisorError::Start)?;
-        self.opened.images.clear();
-        self.setup.gone = true;
-        self.setup.shape = std::mem::take(&mut self.worker.shape);
-        let Some(next) = Worker::start(&self.setup, &stand_ins, self.orders)? else {
+        let peer = user.peer.clone();
+        let Some(next) = self.stand_in(Lost::Worker)? else {
             return Err(SupervisorError::Died(how));
         };
-        next.order(&user.order()?)?;
         tracing::warn!(
             target: "audit",
-            "{}: the device is gone for {}; worker {} answers in the place of the one that died",
+            "{}: the device is gone for {peer}; worker {} answers in the place of the one that died",
             self.setup.spec,
-            user.peer,
             next.id()
         );
         self.worker = next;
@@ -331,8 +351,23 @@ impl<'a> Supervisor<'a> {
         Ok(None)
     }
 
+    /// Starts a worker for whom the device is gone, and hands it the user; none where an order to stop comes first.
+    fn stand_in(&mut self, why: Lost) -> Result<Option<Worker>, SupervisorError> {
+        // Nothing of the disk or the function for whoever broke the first one.
+        let stand_ins = self.opened.stand_ins().map_err(SupervisorError::Start)?;
+        self.opened.images.clear();
+        self.setup.gone = Some(why);
+        self.setup.shape = std::mem::take(&mut self.worker.shape);
+        let next = Worker::start(&self.setup, &stand_ins, self.orders)?;
+        if let (Some(next), Some(user)) = (&next, &self.user) {
+            next.order(&user.order()?)?;
+        }
+        Ok(next)
+    }
+
     /// Resets a function whose worker has died, and lets go of it.
     fn take_back(&mut self, stopped: Result<(), VfioError>) -> Result<(), SupervisorError> {
+        self.removal.events = None;
         let Some(function) = self.opened.function.take() else {
             return Ok(());
         };

@@ -29,6 +29,14 @@ impl Failure {
         }
     }
 
+    /// The function that it served is no longer its own: status 3.
+    pub(crate) fn taken(why: impl Display) -> Self {
+        Self {
+            sentence: why.to_string(),
+            status: 3,
+        }
+    }
+
     /// Prints the sentence, and gives the status.
     pub(crate) fn report(&self) -> ExitCode {
         uvfio_worker::say(format_args!("uvfio: {}", self.sentence));

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use uvfio_driver::Function;
@@ -18,10 +19,16 @@ use uvfio_worker::{
 use crate::exit::Failure;
 use crate::{BarsArg, ViewArg, inherited};
 
+/// How long the user of a function has when the kernel wants it back.
+const RELEASE_WITHIN: Duration = Duration::from_secs(30);
+
 /// Serve a device to one user after another.
 ///
 /// SIGTERM ends it in order. SIGUSR1 takes the device away from its user: it then reads all ones, as after a surprise
 /// removal, and the server ends when that user leaves.
+///
+/// It ends with status 3 where a PCI function of this machine is no longer its own: the kernel wanted it back, or it was
+/// unplugged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = devices_help())]
 pub(crate) struct Args {
@@ -50,6 +57,10 @@ pub(crate) struct Args {
     /// How the user of a PCI function of this machine reaches its BARs [default: trapped]
     #[arg(long, value_enum)]
     bars: Option<BarsArg>,
+    /// How many seconds the user of a PCI function of this machine has to give it back when the kernel wants it (unbind,
+    /// removal, unplug); then it is taken, and is gone for its user [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    release_within: Option<u32>,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
     /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
     /// nobody reads in time are dropped, and counted.
@@ -116,6 +127,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
         )));
     }
+    if args.release_within.is_some() && spec.address().is_none() {
+        return Err(Failure::usage(format_args!(
+            "--release-within is for PCI functions of this machine: the kernel wants nothing of {spec}"
+        )));
+    }
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
@@ -125,6 +141,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         log: &args.log,
         ansi,
         between_users: args.between_users.policy(&spec)?,
+        release_within: args
+            .release_within
+            .map_or(RELEASE_WITHIN, |seconds| Duration::from_secs(seconds.into())),
     };
     let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
@@ -146,6 +165,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         Ended::Gone => say(format_args!(
             "uvfio: {spec} has ended: it was taken away, and its user has left"
         )),
+        Ended::Wanted => {
+            return Err(Failure::taken(format_args!(
+                "{spec} has ended: the kernel wanted the function back, and nothing of it is open here any more; start it \
+                 again when vfio-pci has the function again"
+            )));
+        }
+        Ended::Unplugged => {
+            return Err(Failure::taken(format_args!(
+                "{spec} has ended: the function is unplugged, or does not answer; start it again when it is there again"
+            )));
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod abuse;
 mod edu;
+mod events;
 mod face;
 mod ioat;
 mod kvm;
@@ -78,6 +79,9 @@ enum Task {
     KeepBusy {
         /// The server's socket
         socket: PathBuf,
+        /// Has it interrupt its user after each transfer, and counts
+        #[arg(long)]
+        interrupts: bool,
     },
     /// Uses an edu that a vfio-user server serves, and looks for what its former user had
     NextUser {
@@ -95,6 +99,20 @@ enum Task {
     SlowReset {
         /// The server's socket
         socket: PathBuf,
+    },
+    /// Uses a function that is served, and notes what it is told; until it is killed
+    Listen {
+        /// The server's socket
+        socket: PathBuf,
+        /// Leaves when it is asked for the function
+        #[arg(long)]
+        obliging: bool,
+        /// Resets the function when it has reported an error
+        #[arg(long)]
+        resets: bool,
+        /// The BAR that it looks at
+        #[arg(long, default_value_t = 0)]
+        bar: u32,
     },
     /// Prints what a user finds in a function's header
     Face {
@@ -180,10 +198,16 @@ fn main() -> ExitCode {
             }
         }),
         Task::NvmeWrite { socket, records } => nvme::write_records(&socket, records, &mut report),
-        Task::KeepBusy { socket } => served::keep_busy(&socket, &mut report),
+        Task::KeepBusy { socket, interrupts } => served::keep_busy(&socket, interrupts, &mut report),
         Task::NextUser { socket } => served::next_user(&socket, &mut report),
         Task::Interrupts { socket, server } => served::interrupts(&socket, server, &mut report),
         Task::SlowReset { socket } => served::slow_reset(&socket, &mut report),
+        Task::Listen {
+            socket,
+            obliging,
+            resets,
+            bar,
+        } => events::listen(&socket, bar, [obliging, resets], &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),

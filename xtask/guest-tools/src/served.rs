@@ -102,16 +102,29 @@ impl Registers for Edu {
     }
 }
 
-/// Has the device read memory and write it back, without end; says when it does, and when the device is gone.
-pub(crate) fn keep_busy(socket: &Path, report: &mut Report) -> Result<()> {
+/// Has the device read memory and write it back, and interrupt us each time if it `interrupts`, without end; says when it
+/// does, and when the device is gone.
+pub(crate) fn keep_busy(socket: &Path, interrupts: bool, report: &mut Report) -> Result<()> {
     let mut edu = Edu::open(socket, FIRST, SECRET)?;
     edu.copy(FIRST, BUFFER, 0)?;
     report.ok("the first user's device reads its memory")?;
+    let eventfd = if interrupts { edu.eventfds(1)?.pop() } else { None };
     report.note("busy")?;
+    let mut rounds = 0_u64;
     let mut copies = || -> Result<()> {
         loop {
             edu.copy(BUFFER, FIRST, DMA_TO_MEMORY)?;
             edu.copy(FIRST, BUFFER, 0)?;
+            if let Some(eventfd) = &eventfd {
+                edu.write(INTERRUPT_RAISE, 1)?;
+                if !edu::wait(eventfd, PATIENCE)? {
+                    bail!("the device's interrupt did not come");
+                }
+                rustix::io::read(eventfd, &mut [0; 8])?;
+                edu.write(INTERRUPT_ACKNOWLEDGE, 1)?;
+                rounds += 1;
+                report.note(&format!("round {rounds}"))?;
+            }
         }
     };
     if let Err(error) = copies() {

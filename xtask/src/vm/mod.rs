@@ -26,7 +26,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::paths;
 use checks::Checks;
-use scenarios::{ALL, Context, Programs, Scenario};
+use scenarios::{ALL, Context, Programs, SLOW, Scenario};
 use sources::Mirror;
 use testbed::Testbed;
 
@@ -59,7 +59,8 @@ pub(super) struct Args {
     /// How many scenarios run at a time [default: as many as there are processors, four at most]
     #[arg(short, long, value_name = "COUNT")]
     jobs: Option<NonZero<usize>>,
-    /// Counts scenarios that could not be run as failed, as CI=true does
+    /// Runs those too that take minutes by their nature, and counts scenarios that could not be run as failed, as CI=true
+    /// does
     #[arg(long)]
     all: bool,
     /// Where the testbed is kept [default: target/testbed]
@@ -81,10 +82,7 @@ pub(super) struct Args {
 /// Runs the scenarios that `args` ask for; the last line says how many checks passed and failed, and
 /// how many scenarios did not run.
 pub(super) fn main(args: &Args) -> ExitCode {
-    let named = |scenario: &&Scenario| {
-        args.filters.is_empty() || args.filters.iter().any(|name| scenario.name.contains(name))
-    };
-    let chosen: Vec<_> = ALL.iter().filter(named).collect();
+    let chosen = chosen(&args.filters, args.all || args.list);
     if args.list {
         for scenario in chosen {
             println!("{:<16} {}", scenario.name, scenario.about);
@@ -131,6 +129,16 @@ pub(super) fn main(args: &Args) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// The scenarios that were asked for; a slow one by its whole name, or with all.
+fn chosen(filters: &[String], all: bool) -> Vec<&'static Scenario> {
+    let named = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
+    let usual = ALL.iter().filter(|scenario| named(scenario.name));
+    let slow = SLOW.iter().filter(|scenario| {
+        all && named(scenario.name) || filters.iter().any(|filter| filter == scenario.name)
+    });
+    usual.chain(slow).collect()
 }
 
 /// The last line. Scenarios that did not run stand in it: who reads nothing else must not take them for passed.
@@ -318,7 +326,23 @@ fn measured<T>(name: &str, work: impl FnOnce(&Context<'_>) -> Result<T>) -> Resu
 mod tests {
     use std::sync::Barrier;
 
-    use super::{Checks, closing_line, run_all};
+    use super::{Checks, SLOW, chosen, closing_line, run_all};
+
+    #[test]
+    fn a_slow_scenario_runs_where_it_is_named_or_all_are_asked_for() {
+        for slow in SLOW {
+            let runs = |filters: &[&str], all| {
+                let filters: Vec<String> = filters.iter().map(|filter| (*filter).to_owned()).collect();
+                chosen(&filters, all)
+                    .iter()
+                    .any(|chosen| chosen.name == slow.name)
+            };
+            assert!(!runs(&[], false));
+            assert!(!runs(&["hardware"], false));
+            assert!(runs(&[slow.name], false));
+            assert!(runs(&[], true));
+        }
+    }
 
     #[test]
     fn each_scenario_runs_once_two_at_a_time_and_all_checks_count() {

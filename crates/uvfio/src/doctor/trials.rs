@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
@@ -48,6 +49,7 @@ pub(super) fn worker() -> Result<(), String> {
         log: "off",
         ansi: false,
         between_users: BetweenUsers::Reset,
+        release_within: Duration::ZERO,
     };
     Supervisor::start(&job, &orders).map_err(|error| error.to_string())?;
     Ok(())

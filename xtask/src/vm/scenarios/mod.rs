@@ -19,6 +19,7 @@ mod edu_msi;
 mod functions;
 mod gone;
 mod hardware;
+mod hardware_events;
 pub(in crate::vm) mod hardware_rates;
 mod hardware_virtual;
 mod ioat;
@@ -46,7 +47,7 @@ pub(super) struct Scenario {
     pub(super) run: fn(&Context<'_>, &mut Checks) -> Result<()>,
 }
 
-/// Every scenario, in the order in which they run.
+/// Every scenario but the [slow](SLOW) ones, in the order in which they run.
 pub(super) const ALL: &[Scenario] = &[
     self_check::SCENARIO,
     doctor::SCENARIO,
@@ -72,8 +73,12 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    hardware_events::SCENARIO,
     kvm::SCENARIO,
 ];
+
+/// Those that take minutes by their nature: they run where they are named, and with `--all`.
+pub(super) const SLOW: &[Scenario] = &[hardware_events::STUCK];
 
 /// How long a guest may take for a step that takes a few seconds where nothing else runs.
 const STEP: Duration = Duration::from_secs(120);

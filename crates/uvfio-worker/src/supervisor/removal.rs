@@ -1,0 +1,299 @@
+//! A function that goes: the kernel wants it back, or it is gone already.
+//!
+//! ```text
+//! REQ                the user is asked, each time; who has left when it is time has left in order
+//!   time is up       gone for its user: a worker with nothing of the function answers in the place of its own
+//! no answer          the same, at once
+//!      |
+//!      v
+//! everything closed, on a thread: in the kernel that may take minutes -> the server ends when its user has left
+//! ```
+
+use std::os::fd::BorrowedFd;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use uvfio_linux::sysfs::{Address, Host};
+
+use super::{Supervisor, SupervisorError};
+use crate::Ended;
+use crate::channel::{Lost, Order};
+use crate::child::Worker;
+use crate::events::Events;
+use crate::owned::{Owned, holders};
+
+/// How often is looked whether a closing has ended, and who holds the function after it.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_WHO_HOLDS_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a closing may take before a word is said, and how long between two words.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// What is known of a function's going.
+#[derive(Debug)]
+pub(super) struct Removal {
+    /// What is heard of it, as long as it is open here.
+    pub(super) events: Option<Events>,
+    /// How long its user has when the kernel wants it back.
+    within: Duration,
+    /// When that ends, from the first time that the kernel asks.
+    wanted: Option<Instant>,
+    /// It answers no more.
+    unplugged: bool,
+    closing: Option<Closing>,
+}
+
+impl Removal {
+    pub(super) fn new(within: Duration, function: Option<&Owned>) -> Result<Self, SupervisorError> {
+        Ok(Self {
+            events: function.map(Events::of).transpose()?,
+            within,
+            wanted: None,
+            unplugged: false,
+            closing: None,
+        })
+    }
+
+    /// Readable when there is something to do.
+    pub(super) fn files(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.events.iter().flat_map(Events::files)
+    }
+
+    /// How long to wait at most.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let left = |by: Instant| by.saturating_duration_since(Instant::now());
+        let release = self.wanted.filter(|_| self.events.is_some()).map(left);
+        let look = self.closing.as_ref().filter(|closing| !closing.is_over);
+        let look = look.map(|closing| {
+            if closing.is_closed {
+                LOOK_WHO_HOLDS_EVERY
+            } else {
+                LOOK_EVERY
+            }
+        });
+        release.into_iter().chain(look).min()
+    }
+
+    /// Whether the function goes or is gone.
+    pub(super) fn has_begun(&self) -> bool {
+        self.wanted.is_some() || self.unplugged
+    }
+}
+
+impl Supervisor<'_> {
+    /// Follows what the kernel and the hardware say of the function.
+    pub(super) fn follow_function(&mut self) -> Result<(), SupervisorError> {
+        if let Some(closing) = &mut self.removal.closing {
+            closing.progress();
+        }
+        let Some(events) = &self.removal.events else {
+            return Ok(());
+        };
+        let (error, request, silent) = (events.error(), events.request(), events.silent());
+        let name = &self.setup.spec;
+        let peer = self.user.as_ref().map(|user| user.peer.as_str());
+        if error {
+            match peer {
+                Some(peer) => tracing::warn!(
+                    target: "audit",
+                    "{name}: the kernel reports an error of the function; {peer} is told by ERR, and decides: a reset has \
+                     it verified"
+                ),
+                None => {
+                    tracing::warn!(target: "audit", "{name}: the kernel reports an error of the function; nobody uses it");
+                }
+            }
+            self.worker.order(&Order::ReportError)?;
+        }
+        if request && !silent {
+            let by = *self
+                .removal
+                .wanted
+                .get_or_insert_with(|| Instant::now() + self.removal.within);
+            let left = by.saturating_duration_since(Instant::now()).as_secs_f32();
+            match peer {
+                Some(peer) => tracing::warn!(
+                    target: "audit",
+                    "{name}: the kernel wants the function back; {peer} is asked for it by REQ, and has {left:.0} s"
+                ),
+                None => {
+                    tracing::warn!(target: "audit", "{name}: the kernel wants the function back, and nobody uses it");
+                }
+            }
+            self.worker.order(&Order::RequestRelease)?;
+        }
+        if silent {
+            tracing::error!(
+                target: "audit",
+                "{name}: the function does not answer any more: it is unplugged, or has failed"
+            );
+            self.removal.unplugged = true;
+        }
+        if !self.removal.has_begun() {
+            return Ok(());
+        }
+        let late = self.removal.wanted.is_some_and(|by| Instant::now() >= by);
+        if self.user.is_none() {
+            // It ends by itself where it is on its way out.
+            return if self.stop_by.is_none() {
+                self.stop()
+            } else {
+                Ok(())
+            };
+        }
+        if self.removal.unplugged {
+            self.take(Lost::Function)
+        } else if late {
+            self.take(Lost::Time)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes the function from its user, who goes on with one that is gone, and closes all of it.
+    fn take(&mut self, why: Lost) -> Result<(), SupervisorError> {
+        // Its worker may be in a call of the kernel's that does not end; what it has open goes with it.
+        self.worker.kill();
+        let Some(next) = self.stand_in(why)? else {
+            return Ok(());
+        };
+        let peer = self.user.as_ref().map_or("nobody", |user| user.peer.as_str());
+        let reason = match why {
+            Lost::Time => "it was not given back in time",
+            Lost::Function | Lost::Worker => "it does not answer",
+        };
+        tracing::warn!(
+            target: "audit",
+            "{}: the function is taken from {peer}: {reason}; worker {} answers for a device that is gone",
+            self.setup.spec,
+            next.id()
+        );
+        let worker = std::mem::replace(&mut self.worker, next);
+        self.close(Some(worker));
+        Ok(())
+    }
+
+    /// Begins to close all that is open of the function.
+    fn close(&mut self, worker: Option<Worker>) {
+        self.removal.events = None;
+        if let (Some(function), None) = (self.opened.function.take(), &self.removal.closing) {
+            self.removal.closing = Some(Closing::begin(function, worker));
+        }
+    }
+
+    /// The user has left, if there was one: waits until all of the function is closed.
+    pub(super) fn finish_removal(&mut self) -> Result<Ended, SupervisorError> {
+        self.close(None);
+        while let Some(closing) = &mut self.removal.closing
+            && !closing.progress()
+        {
+            self.orders.heard();
+            if self.orders.stopping() {
+                return Ok(Ended::Stopped);
+            }
+            let wake = self.orders.wake();
+            let mut ready = [PollFd::new(&wake, PollFlags::IN)];
+            match poll(&mut ready, Timespec::try_from(LOOK_EVERY).ok().as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(SupervisorError::Channel(errno.into())),
+            }
+        }
+        Ok(if self.removal.unplugged {
+            Ended::Unplugged
+        } else {
+            Ended::Wanted
+        })
+    }
+}
+
+/// The closing of a function's descriptors, on a thread of its own: the kernel resets what is closed last, and waits for
+/// it (three times 65 seconds for one that does not answer).
+#[derive(Debug)]
+struct Closing {
+    address: Address,
+    /// None where there was no thread to be had, and it is done.
+    thread: Option<JoinHandle<()>>,
+    since: Instant,
+    /// When something was said last.
+    said: Instant,
+    is_closed: bool,
+    /// Nobody has anything of the function any more, as far as can be seen.
+    is_over: bool,
+    /// Who holds it, as it was said.
+    held: String,
+}
+
+impl Closing {
+    fn begin(function: Owned, worker: Option<Worker>) -> Self {
+        let now = Instant::now();
+        let address = function.address();
+        let thread = std::thread::Builder::new()
+            .name("closing".into())
+            .stack_size(128 << 10)
+            .spawn(move || {
+                // Its descriptors go first, so that ours are the last.
+                drop(worker);
+                if let Err(error) = function.quieten() {
+                    tracing::warn!("{address}: {error}");
+                }
+            });
+        Self {
+            address,
+            thread: thread.ok(),
+            since: now,
+            said: now,
+            is_closed: false,
+            is_over: false,
+            held: String::new(),
+        }
+    }
+
+    /// Says how it goes; true once everything is closed.
+    fn progress(&mut self) -> bool {
+        let Self { address, since, .. } = self;
+        let seconds = since.elapsed().as_secs_f32();
+        if !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            if self.said.elapsed() >= SAY_EVERY {
+                self.said = Instant::now();
+                tracing::warn!(
+                    target: "audit",
+                    "{address}: still being closed after {seconds:.0} s: the kernel resets it, and waits for it to answer"
+                );
+            }
+            return false;
+        }
+        if !self.is_closed {
+            self.is_closed = true;
+            tracing::info!(target: "audit", "{address}: closed, after {seconds:.1} s; nothing of it is open here");
+        }
+        if !self.is_over {
+            self.look_who_holds();
+        }
+        true
+    }
+
+    /// Says who keeps the function from leaving.
+    fn look_who_holds(&mut self) {
+        let address = self.address;
+        let host = Host::default();
+        let Ok(function) = host.sysfs().function(address) else {
+            self.is_over = true;
+            tracing::info!(target: "audit", "{address}: it is no longer in the machine");
+            return;
+        };
+        let holders = holders(&host, &function);
+        // Its driver has lost it as soon as somebody takes it from there, and waits then for whoever has it open.
+        if holders.is_empty() && !function.has_vfio_driver() {
+            self.is_over = true;
+            tracing::info!(target: "audit", "{address}: nobody has anything of it any more, as far as can be seen");
+        } else if !holders.is_empty() && holders != self.held {
+            tracing::warn!(
+                target: "audit",
+                "{address}: held: {holders} has something of it open; whoever removes it waits for that"
+            );
+            self.held = holders;
+        }
+    }
+}
