@@ -468,6 +468,28 @@ serve_face() {
     check "the server of $1 ends" eventually 30 server_is_gone function
 }
 
+# Without interrupt remapping, on a kernel that insists on it: no option of ours overrides that.
+serve_interrupts_not_remapped() {
+    edu=$(pci_find 1234:11e8)
+    says "bind gives edu to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+    refuses "the kernel's refusal is passed on" "does not remap interrupts" \
+        uvfio serve "$edu" --unsafe-interrupts --socket /tmp/no.sock
+    same "the list says nothing of interrupts that no user gets" "" "$(uvfio list | grep 'interrupts not isolated')"
+}
+
+# The same, on a kernel that was told to do without.
+serve_unsafe_interrupts() {
+    edu=$(pci_find 1234:11e8)
+    says "the list says that interrupts are not isolated" "interrupts not isolated" uvfio list "$edu"
+    says "and so in its JSON" '"interrupts_not_isolated": true' uvfio list "$edu" --json
+    refuses "a function whose interrupts are not isolated is refused" "serve it with --unsafe-interrupts" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    serve_as root edu "$edu --unsafe-interrupts" || return 1
+    logged edu "the log says what its user can do" "its user can raise any interrupt of this machine"
+    uvfio-guest-tools messages /tmp/edu.sock 1 >&3
+    serve_end edu
+}
+
 # serve_true: a device that does not lie has a user.
 serve_true() {
     uvfio bind "$(pci_find 1234:11e8)"

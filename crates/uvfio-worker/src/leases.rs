@@ -18,11 +18,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_linux::sysfs::{Address, Host};
-use uvfio_pci::View;
 
 use crate::opened::Opened;
 use crate::orders::Orders;
-use crate::owned::{OwnError, Owned};
+use crate::owned::{OwnError, Owned, Terms};
 use crate::supervisor::{BetweenUsers, Job, Supervisor, SupervisorError};
 use crate::{Ended, Source};
 
@@ -95,14 +94,14 @@ impl<'a> Leases<'a> {
                 BetweenUsers::Never => return Ok(Ended::OneUser),
                 BetweenUsers::Erase(erase) => {
                     // Opened once to be sure that nobody has anything of it any more.
-                    if own_again(address, job.view, orders)?.is_none() {
+                    if own_again(address, job.terms, orders)?.is_none() {
                         return Ok(Ended::Stopped);
                     }
                     erase(address).map_err(|why| SupervisorError::NotErased { address, why })?;
                     tracing::info!(target: "audit", "{address}: erased");
                 }
             }
-            let Some(function) = own_again(address, job.view, orders)? else {
+            let Some(function) = own_again(address, job.terms, orders)? else {
                 return Ok(Ended::Stopped);
             };
             let is = function.identity().map_err(OwnError::Vfio)?;
@@ -149,7 +148,7 @@ fn one_lease(
 
 /// Opens the function for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
 /// first.
-fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
+fn own_again(address: Address, terms: Terms, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
     let host = Host::default();
     let mut wait = FIRST_WAIT;
     let mut said = String::new();
@@ -157,7 +156,7 @@ fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Own
         if orders.stopping() {
             return Ok(None);
         }
-        match Owned::open(&host, address, view) {
+        match Owned::open(&host, address, terms) {
             Ok(function) => {
                 if !said.is_empty() {
                     tracing::warn!(target: "audit", "{address}: free again");

@@ -12,7 +12,7 @@ use uvfio_pci::View;
 use crate::devices::{KINDS, Plan};
 use crate::image::ImageError;
 use crate::opened::Opened;
-use crate::owned::{OwnError, Owned};
+use crate::owned::{OwnError, Owned, Terms};
 
 /// What is wrong with a device specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -164,14 +164,14 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        self.build_over(self.open(View::Virtual)?, BarGrant::default())
+        self.build_over(self.open(Terms::of(View::Virtual))?, BarGrant::default())
     }
 
-    /// Opens what the device needs of the system for users of this view.
+    /// Opens what the device needs of the system, a function on these terms.
     ///
     /// # Errors
     /// Where something of it can't be used.
-    pub fn open(&self, view: View) -> Result<Opened, BuildError> {
+    pub fn open(&self, terms: Terms) -> Result<Opened, BuildError> {
         Ok(match &self.kind {
             Wanted::Software(plan) => Opened {
                 images: plan.open()?,
@@ -179,7 +179,7 @@ impl DeviceSpec {
             },
             Wanted::Function(address) => Opened {
                 images: Vec::new(),
-                function: Some(Owned::open(&Host::default(), *address, view)?),
+                function: Some(Owned::open(&Host::default(), *address, terms)?),
             },
         })
     }

@@ -20,7 +20,7 @@ use crate::channel::{Order, Report, Setup};
 use crate::child::Worker;
 use crate::opened::Opened;
 use crate::orders::Orders;
-use crate::owned::{OwnError, Owned, raise_locked_memory};
+use crate::owned::{OwnError, Owned, Terms, raise_locked_memory};
 use crate::run::{accept, peer};
 use crate::{BuildError, DeviceSpec, Ended, Source};
 
@@ -69,8 +69,8 @@ pub enum SupervisorError {
 pub struct Job<'a> {
     /// The device.
     pub spec: &'a DeviceSpec,
-    /// What its user sees of it.
-    pub view: View,
+    /// What its user sees of it, and how a function that exists is opened.
+    pub terms: Terms,
     /// How its user reaches the BARs of a function that exists.
     pub bars: BarGrant,
     /// What the worker logs: a filter of `tracing_subscriber`'s.
@@ -131,7 +131,7 @@ impl<'a> Supervisor<'a> {
         if job.spec.address().is_some() {
             raise_locked_memory();
         }
-        Self::start_over(job, orders, job.spec.open(job.view)?)
+        Self::start_over(job, orders, job.spec.open(job.terms)?)
     }
 
     /// As [`start`](Self::start), over what is open already.
@@ -143,7 +143,7 @@ impl<'a> Supervisor<'a> {
         let setup = Setup {
             gone: false,
             ansi: job.ansi,
-            view: job.view,
+            view: job.terms.view,
             bars: job.bars,
             shape: String::new(),
             log: job.log.into(),

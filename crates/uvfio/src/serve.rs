@@ -12,7 +12,7 @@ use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::Address;
 use uvfio_worker::{
     BetweenUsers, DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source,
-    SupervisorError, say,
+    SupervisorError, Terms, say,
 };
 
 use crate::exit::Failure;
@@ -50,6 +50,11 @@ pub(crate) struct Args {
     /// How the user of a PCI function of this machine reaches its BARs [default: trapped]
     #[arg(long, value_enum)]
     bars: Option<BarsArg>,
+    /// Serve a PCI function of this machine though nothing keeps it from raising any interrupt of the machine: where
+    /// interrupt remapping is missing, and the kernel was told to do without (allow_unsafe_interrupts). Its users are
+    /// then inside the trusted base.
+    #[arg(long)]
+    unsafe_interrupts: bool,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
     /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
     /// nobody reads in time are dropped, and counted.
@@ -119,11 +124,19 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
         )));
     }
+    if args.unsafe_interrupts && spec.address().is_none() {
+        return Err(Failure::usage(format_args!(
+            "--unsafe-interrupts is for PCI functions of this machine: {spec} raises no interrupt but its user's"
+        )));
+    }
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
         spec: &spec,
-        view: args.view.into(),
+        terms: Terms {
+            view: args.view.into(),
+            unsafe_interrupts: args.unsafe_interrupts,
+        },
         bars: args.bars.map(BarGrant::from).unwrap_or_default(),
         log: &args.log,
         ansi,
