@@ -2,11 +2,12 @@
 //! one that can no longer be asked to let go.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use uvfio_linux::device::{BarGrant, Parts};
+use uvfio_linux::device::{BarGrant, GroupSpace, Parts};
 use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
 use uvfio_pci::View;
@@ -85,6 +86,27 @@ pub enum OwnError {
         group: u32,
         /// Who asked.
         uid: u32,
+    },
+    /// It is in another group than the first one that is asked for.
+    #[error(
+        "{address} is in IOMMU group {group}, and {first} is not: functions that are served together are of one group; \
+         serve each group by itself"
+    )]
+    OtherGroup {
+        /// The function.
+        address: Address,
+        /// The number of its group.
+        group: u32,
+        /// The first function.
+        first: Address,
+    },
+    /// The process has as many descriptors as it may have.
+    #[error("{address} can't be owned: no descriptor is left for it ({why})")]
+    NoDescriptor {
+        /// The function.
+        address: Address,
+        /// What the system says.
+        why: io::Error,
     },
     /// Another function is there now.
     #[error("{address} is no longer the function that it was ({was:#010x}, now {is:#010x}); start it again")]
@@ -173,6 +195,53 @@ pub(crate) struct Descriptors {
 }
 
 impl Owned {
+    /// Opens functions of one group, the first one as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), of any of them; and where they are not all of one group.
+    pub fn open_all(host: &Host, addresses: &[Address], terms: Terms) -> Result<Vec<Self>, OwnError> {
+        let mut owned: Vec<Self> = Vec::new();
+        for &address in addresses {
+            let next = match owned.first() {
+                None => Self::open(host, address, terms)?,
+                Some(first) => first.open_beside(host, address, terms)?,
+            };
+            owned.push(next);
+        }
+        Ok(owned)
+    }
+
+    /// Opens another function of its group.
+    fn open_beside(&self, host: &Host, address: Address, terms: Terms) -> Result<Self, OwnError> {
+        let function = host.sysfs().function(address)?;
+        let number = function.group.ok_or(sysfs::Error::NoGroup { address })?;
+        if number != self.group_number {
+            return Err(OwnError::OtherGroup {
+                address,
+                group: number,
+                first: self.address,
+            });
+        }
+        // The group is viable without it, too.
+        if !function.has_vfio_driver() {
+            let driver = function.driver;
+            return Err(OwnError::NotBound { address, driver });
+        }
+        let copy = |descriptor: BorrowedFd<'_>| {
+            let copied = descriptor.try_clone_to_owned();
+            copied.map_err(|why| OwnError::NoDescriptor { address, why })
+        };
+        Ok(Self {
+            address,
+            container: Container::from_descriptor(copy(self.container.as_fd())?)?,
+            group: Group::from_descriptor(copy(self.group.as_fd())?, number)?,
+            group_number: number,
+            device: self.group.device(&address.to_string())?,
+            config: config_file(host, address, terms.view)?,
+            view: terms.view,
+        })
+    }
+
     /// Opens a function and its group.
     ///
     /// Its configuration space in `/sys` is opened too: to be written only under the `raw` view, whose user is trusted
@@ -267,17 +336,30 @@ impl Owned {
         })
     }
 
-    /// What the device is made of.
-    pub(crate) fn into_parts(self, bars: BarGrant) -> Parts {
-        Parts {
-            name: self.address.to_string(),
-            container: self.container,
-            group: self.group,
-            device: self.device,
-            config: self.config,
-            view: self.view,
-            bars,
+    /// What the devices are made of: functions of one group, which have its address space between them.
+    pub(crate) fn into_parts(functions: Vec<Self>, bars: BarGrant) -> Result<Vec<Parts>, VfioError> {
+        let mut parts: Vec<Parts> = Vec::new();
+        for function in functions {
+            let space = match parts.first() {
+                Some(first) => Arc::clone(&first.space),
+                None => GroupSpace::new(function.container)?,
+            };
+            parts.push(Parts {
+                name: function.address.to_string(),
+                space,
+                group: function.group,
+                device: function.device,
+                config: function.config,
+                view: function.view,
+                bars,
+            });
         }
+        Ok(parts)
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> Address {
+        self.address
     }
 
     /// Device and vendor ID.

@@ -20,15 +20,20 @@ use crate::{BarsArg, ViewArg, inherited};
 
 /// Serve a device to one user after another.
 ///
+/// Several PCI functions of one IOMMU group have one address space between them, and go to one user: each has a socket, and
+/// while a user has one of them, nobody of another uid gets another one.
+///
 /// SIGTERM ends it in order. SIGUSR1 takes the device away from its user: it then reads all ones, as after a surprise
 /// removal, and the server ends when that user leaves.
 #[derive(Debug, clap::Args)]
 #[command(after_help = devices_help())]
 pub(crate) struct Args {
     /// The device: NAME[,OPTION[=VALUE]]..., or the address of a PCI function of this machine that vfio-pci has, such
-    /// as 0000:01:00.0.
-    device: String,
-    /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not).
+    /// as 0000:01:00.0; or of several of one IOMMU group.
+    #[arg(required = true)]
+    device: Vec<String>,
+    /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not). For several
+    /// functions once for each, in their order; or once a folder, in which each has a socket ADDRESS.sock.
     #[arg(
         long,
         alias = "socket-path",
@@ -36,7 +41,7 @@ pub(crate) struct Args {
         required_unless_present = "fd",
         conflicts_with = "fd"
     )]
-    socket: Option<PathBuf>,
+    socket: Vec<PathBuf>,
     /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
     #[arg(long, value_name = "N")]
     fd: Option<u16>,
@@ -80,13 +85,13 @@ impl BetweenUsersArg {
             Self::Format => BetweenUsers::Erase(erase),
             Self::Never => BetweenUsers::Never,
         };
-        let Some(address) = spec.address() else {
+        if spec.addresses().is_empty() {
             return Err(Failure::usage(format_args!(
                 "--between-users: {spec} is no PCI function of this machine; a device in software is as new for each \
                  user, but for its images"
             )));
-        };
-        if self == Self::Format {
+        }
+        for &address in spec.addresses().iter().filter(|_| self == Self::Format) {
             let unfit =
                 |why: String| Failure::usage(format_args!("--between-users format: {address}: {why}"));
             let function = Function::open_vfio(&address.to_string()).map_err(|why| unfit(why.to_string()))?;
@@ -118,13 +123,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         _ => Failure::running(error),
     })?;
 
-    let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
-    if args.bars.is_some() && spec.address().is_none() {
+    let spec = spec(&args.device)?;
+    if args.bars.is_some() && spec.addresses().is_empty() {
         return Err(Failure::usage(format_args!(
             "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
         )));
     }
-    if args.unsafe_interrupts && spec.address().is_none() {
+    if args.unsafe_interrupts && spec.addresses().is_empty() {
         return Err(Failure::usage(format_args!(
             "--unsafe-interrupts is for PCI functions of this machine: {spec} raises no interrupt but its user's"
         )));
@@ -142,14 +147,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         ansi,
         between_users: args.between_users.policy(&spec)?,
     };
+    let wanted = Wanted::of(args, &spec)?;
     let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
     };
     // Last, so that who finds the socket finds the device.
-    let place = Place::open(args)?;
+    let place = wanted.open()?;
 
     place.announce(&spec);
-    match leases.run(place.source()?).map_err(Failure::running)? {
+    let ended = match &place {
+        Place::Files(files) => {
+            let listeners: Vec<_> = files.iter().map(SocketFile::listener).collect();
+            match &listeners[..] {
+                [listener] => leases.run(Source::Listener(listener)),
+                listeners => leases.run_group(listeners),
+            }
+        }
+        Place::Listener(listener) => leases.run(Source::Listener(listener)),
+        Place::Connected(stream) => {
+            leases.run(Source::Connected(stream.try_clone().map_err(Failure::running)?))
+        }
+    };
+    match ended.map_err(Failure::running)? {
         Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
         Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
         Ended::NoReset => say(format_args!(
@@ -173,22 +192,67 @@ fn not_started(error: SupervisorError) -> Failure {
     }
 }
 
-/// Where the user comes from.
+/// What the words on the command line stand for.
+fn spec(words: &[String]) -> Result<DeviceSpec, Failure> {
+    let specs: Result<Vec<DeviceSpec>, _> = words.iter().map(|word| word.parse()).collect();
+    let mut specs = specs.map_err(Failure::usage)?;
+    match specs.len() {
+        1 => Ok(specs.remove(0)),
+        _ => DeviceSpec::together(&specs).map_err(Failure::usage),
+    }
+}
+
+/// Where users are to come from, as the command line has it.
+enum Wanted {
+    Files(Vec<PathBuf>),
+    Descriptor(u16),
+}
+
+impl Wanted {
+    /// A socket for each function.
+    fn of(args: &Args, spec: &DeviceSpec) -> Result<Self, Failure> {
+        let functions = spec.addresses();
+        let count = functions.len().max(1);
+        match (&args.socket[..], args.fd) {
+            ([], Some(number)) if count == 1 => Ok(Self::Descriptor(number)),
+            ([], _) => Err(Failure::usage(format_args!(
+                "give --socket PATH for each of {spec}; a descriptor (--fd) is for one"
+            ))),
+            ([folder], _) if count > 1 && folder.is_dir() => Ok(Self::Files(
+                functions
+                    .iter()
+                    .map(|address| folder.join(format!("{address}.sock")))
+                    .collect(),
+            )),
+            (paths, _) if paths.len() == count => Ok(Self::Files(paths.to_vec())),
+            (paths, _) => Err(Failure::usage(format_args!(
+                "{} of --socket for {count} of {spec}: give one for each, or for several functions one folder that is \
+                 there",
+                paths.len()
+            ))),
+        }
+    }
+
+    fn open(&self) -> Result<Place, Failure> {
+        match self {
+            Self::Files(paths) => {
+                let files: Result<Vec<_>, _> = paths.iter().map(|path| SocketFile::listen(path)).collect();
+                files.map(Place::Files).map_err(Failure::usage)
+            }
+            Self::Descriptor(number) => Place::from_descriptor(*number),
+        }
+    }
+}
+
+/// Where users come from.
 enum Place {
-    File(SocketFile),
+    /// One for each function.
+    Files(Vec<SocketFile>),
     Listener(UnixListener),
     Connected(UnixStream),
 }
 
 impl Place {
-    fn open(args: &Args) -> Result<Self, Failure> {
-        match (&args.socket, args.fd) {
-            (Some(path), _) => SocketFile::listen(path).map(Self::File).map_err(Failure::usage),
-            (None, Some(number)) => Self::from_descriptor(number),
-            (None, None) => Err(Failure::usage("give --socket PATH or --fd N")),
-        }
-    }
-
     fn from_descriptor(number: u16) -> Result<Self, Failure> {
         let bad = |why: &str| Failure::usage(format_args!("--fd {number} {why}"));
         let fd: OwnedFd = inherited::duplicate(number).map_err(|_| bad("is not an open descriptor"))?;
@@ -206,27 +270,25 @@ impl Place {
         Ok(Self::Connected(fd.into()))
     }
 
-    fn source(&self) -> Result<Source<'_>, Failure> {
-        Ok(match self {
-            Self::File(file) => Source::Listener(file.listener()),
-            Self::Listener(listener) => Source::Listener(listener),
-            Self::Connected(stream) => Source::Connected(stream.try_clone().map_err(Failure::running)?),
-        })
-    }
-
     /// Says that the device can be attached to, and how.
     fn announce(&self, spec: &DeviceSpec) {
         match self {
-            Self::File(file) => {
-                let device = serde_json::json!({
-                    "driver": "vfio-user-pci",
-                    "socket": { "type": "unix", "path": file.path() },
-                });
-                say(format_args!(
-                    "uvfio: {spec} listens on {}; attach with: qemu-system-x86_64 -m 1G \
-                     -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
-                    file.path().display(),
-                ));
+            Self::Files(files) => {
+                let mut functions = spec.addresses().iter();
+                for file in files {
+                    let name = functions
+                        .next()
+                        .map_or_else(|| spec.to_string(), ToString::to_string);
+                    let device = serde_json::json!({
+                        "driver": "vfio-user-pci",
+                        "socket": { "type": "unix", "path": file.path() },
+                    });
+                    say(format_args!(
+                        "uvfio: {name} listens on {}; attach with: qemu-system-x86_64 -m 1G \
+                         -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
+                        file.path().display(),
+                    ));
+                }
             }
             Self::Listener(_) => say(format_args!("uvfio: {spec} listens on the socket it was given")),
             Self::Connected(_) => say(format_args!("uvfio: {spec} serves the user it was given")),
