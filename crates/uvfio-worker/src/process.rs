@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         }
         functions.push(Served {
             number,
-            users: places.add(&control),
+            users: places.add(device.name(), &control),
             device,
             control,
             channel: Arc::clone(channel),
@@ -286,29 +286,40 @@ fn tell_how_confined(files: Files, tables: &[&[Call]]) {
 
 /// Where the orders for each function go.
 #[derive(Default)]
-struct Places(Vec<(Arc<Control>, Sender<User>)>);
+struct Places(Vec<(&'static str, Arc<Control>, Sender<User>)>);
 
 impl Places {
     /// One more function; its users come out of what is returned.
-    fn add(&mut self, control: &Arc<Control>) -> Receiver<User> {
+    fn add(&mut self, name: &'static str, control: &Arc<Control>) -> Receiver<User> {
         let (send, users) = mpsc::channel();
-        self.0.push((Arc::clone(control), send));
+        self.0.push((name, Arc::clone(control), send));
         users
     }
 
-    /// Hands a user to its function. False where the function has none any more.
+    /// Hands a user to its function. False where the function has none any more: it did not come back from its reset, while
+    /// others of its group work on.
     fn serve(&self, function: u8, user: User) -> bool {
-        let place = self.0.get(usize::from(function));
-        place.is_some_and(|(_, users)| users.send(user).is_ok())
+        let Some((name, _, users)) = self.0.get(usize::from(function)) else {
+            return false;
+        };
+        let sent = users.send(user);
+        if let Err(SendError(user)) = &sent {
+            tracing::warn!(
+                target: "audit",
+                "{name}: {} can't be served: the function has not been reset after its last user, and is had once in a \
+                 lease", user.peer
+            );
+        }
+        sent.is_ok()
     }
 
     fn take_away(&self) {
-        self.0.iter().for_each(|(control, _)| control.take_away());
+        self.0.iter().for_each(|(_, control, _)| control.take_away());
     }
 
     /// Ends all, and lets nobody in any more.
     fn stop(self) {
-        self.0.iter().for_each(|(control, _)| control.stop());
+        self.0.iter().for_each(|(_, control, _)| control.stop());
     }
 }
 
