@@ -83,7 +83,7 @@ serve_refusals() {
     refuses "a function without a driver is refused" "$edu has no driver; give it to vfio-pci first, as root: uvfio bind $edu" \
         uvfio serve "$edu" --socket /tmp/no.sock
     modprobe nvme
-    eventually 30 test -b /dev/nvme0n1
+    eventually 30 sh -c 'test -b /dev/nvme?n1'
     refuses "a function with another driver is refused" "is with the driver nvme; give it to vfio-pci first" \
         uvfio serve "$nvme" --socket /tmp/no.sock
     refuses "a function that is not there is refused" "there is no PCI function 0000:fe:1f.7" \
@@ -413,6 +413,108 @@ serve_lost_bar() {
     serve_end edu
 }
 
+# group_serve USER ADDRESSES [OPTION]: a server of several functions, whose sockets are in /tmp/group and open to everybody.
+group_serve() {
+    rm -rf /tmp/group
+    mkdir /tmp/group
+    chown "$1" /tmp/group
+    su "$1" -c "exec uvfio serve $2 --socket /tmp/group --log info $3" >/tmp/group.log 2>&1 &
+    echo $! >/tmp/group.pid
+    for address in $2; do
+        check "$1 serves $address with others of its group" eventually 30 test -S "/tmp/group/$address.sock" || {
+            tail -n 3 /tmp/group.log
+            return 1
+        }
+        chmod 666 "/tmp/group/$address.sock"
+    done
+}
+
+# Two functions behind a bridge, which nothing can reset: one address space, one user, one lease.
+serve_group() {
+    edus=$(lspci -Dn -d 1234:11e8 | cut -d ' ' -f 1 | tail -n 2 | tr '\n' ' ')
+    first=${edus%% *}
+    second=$(echo "$edus" | cut -d ' ' -f 2)
+    group=$(group_of "$first")
+    same "two functions are of one group" "$group" "$(group_of "$second")"
+    for member in "/sys/bus/pci/devices/$first/iommu_group/devices"/*; do
+        uvfio bind "$(basename "$member")"
+    done
+    refuses "functions of two groups are refused" "serve each group by itself" \
+        uvfio serve "$first" "$(pci_find 1b36:0010)" --socket /tmp/no.sock --socket /tmp/no2.sock
+    refuses "a function is served once" "is named twice" uvfio serve "$first" "$first" --socket /tmp
+    refuses "two functions have two sockets" "give one for each" uvfio serve "$first" "$second" --socket /tmp/no.sock
+    refuses "only functions are served together" "is no PCI function of this machine" uvfio serve "$first" edu --socket /tmp
+
+    chown owner "/dev/vfio/$group"
+    group_serve owner "$edus" || return 1
+    logged group "it is said at the start that there will be one user" "will have one user only"
+    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy /tmp/group/$first.sock"
+    if timeout 20 su owner -c "uvfio show /tmp/group/$second.sock" >/dev/null 2>&1; then
+        fail "another user gets no other function of the group: expected no service got a lease"
+    else
+        ok "another user gets no other function of the group"
+    fi
+    logged group "and that is said" "is turned away"
+    check "the same user does" su guest -c "uvfio show /tmp/group/$second.sock"
+    if su guest -c "timeout 20 uvfio show /tmp/group/$second.sock" >/dev/null 2>&1; then
+        fail "what can't be reset is had once in a lease: expected no service got it again"
+    else
+        ok "what can't be reset is had once in a lease"
+    fi
+    logged group "and that is said, too" "is had once in a lease"
+    check "the first function works on" masters_the_bus "$first"
+    kill -9 "$(cat /tmp/busy.pid)"
+    logged group "the lease ends when the user has none of them" "it can't be reset for another one"
+    check "the server has ended" eventually 10 server_is_gone group
+
+    group_serve owner "$edus" || return 1
+    in_background busy busy su guest -c "exec uvfio-guest-tools siblings /tmp/group/$first.sock /tmp/group/$second.sock"
+    grep -E '^UVFIO (ok|fail)' /tmp/busy.out >&3
+    logged group "other memory at an address of the group's is refused" "where another function of the IOMMU group has"
+    kill -9 "$(worker_of group)"
+    check "a worker's death takes both functions" eventually 30 grep -q "note unmapped 2" /tmp/busy.out ||
+        cat /tmp/busy.out
+    for function in $edus; do
+        logged group "it is said that $function is gone" "$function: the device is gone for"
+        refuses "$function does not master the bus any more" "" masters_the_bus "$function"
+    done
+    kill -9 "$(cat /tmp/busy.pid)"
+    logged group "what can't be reset gets no other user" "it gets no other user"
+    check "the server has ended" eventually 10 server_is_gone group
+}
+
+# Two functions of one group that can be reset: one user after another.
+serve_group_again() {
+    nvmes=$(lspci -Dn -d 1b36:0010 | cut -d ' ' -f 1 | tail -n 2 | tr '\n' ' ')
+    first=${nvmes%% *}
+    second=$(echo "$nvmes" | cut -d ' ' -f 2)
+    same "two controllers are of one group" "$(group_of "$first")" "$(group_of "$second")"
+    for function in $nvmes; do uvfio bind "$function"; done
+    group_serve root "$nvmes" || return 1
+    in_background stay attached su guest -c "exec uvfio-guest-tools stay /tmp/group/$first.sock"
+    check "its user has the other one, too" su guest -c "uvfio show /tmp/group/$second.sock"
+    check "and may leave it, and come again" su guest -c "uvfio show /tmp/group/$second.sock"
+    before=$(worker_of group)
+    kill -9 "$(cat /tmp/stay.pid)"
+    check "the next user is another one, and has the second" eventually 30 su owner -c "uvfio show /tmp/group/$second.sock"
+    check "and the first" eventually 30 su owner -c "uvfio show /tmp/group/$first.sock"
+    refuses "each lease has a worker of its own" "" kill -0 "$before"
+    in_background stay attached su guest -c "exec uvfio-guest-tools stay /tmp/group/$second.sock"
+    kill -9 "$(worker_of group)"
+    check "a worker's death takes it" eventually 30 grep -q "note unmapped" /tmp/stay.out || cat /tmp/stay.out
+    for function in $nvmes; do
+        logged group "$function is stopped and reset" "$function: stopped and reset"
+    done
+    kill -9 "$(cat /tmp/stay.pid)"
+    check "there is a next user" eventually 60 su owner -c "uvfio show /tmp/group/$first.sock"
+    in_background stay attached su guest -c "exec uvfio-guest-tools stay /tmp/group/$second.sock"
+    kill -USR1 "$(cat /tmp/group.pid)"
+    check "both are taken away at once" eventually 30 grep -q "note unmapped" /tmp/stay.out || cat /tmp/stay.out
+    kill -9 "$(cat /tmp/stay.pid)"
+    logged group "the server ends after that" "it was taken away, and its user has left"
+    check "and has ended" eventually 10 server_is_gone group
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
@@ -452,6 +554,38 @@ serve_to_qemu() {
     serve_end nvme
 }
 
+# serve_group_to_qemu VENDOR:DEVICE SERIAL SERIAL: the last two controllers, of one group, are in one QEMU, which maps its
+# memory by the socket of each.
+serve_group_to_qemu() {
+    nvmes=$(lspci -Dn -d "$1" | cut -d ' ' -f 1 | tail -n 2 | tr '\n' ' ')
+    for function in $nvmes; do uvfio bind "$function"; done
+    group_serve root "$nvmes" || return 1
+    rm -f /tmp/qtest.sock
+    dd if=/dev/zero of=/tmp/firmware bs=65536 count=1 2>/dev/null
+    slot=3
+    set -- "$2" "$3"
+    devices=
+    for function in $nvmes; do
+        slot=$((slot + 1))
+        # Two words each, without a space in them.
+        devices="$devices -device {\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/tmp/group/$function.sock\"},\"addr\":\"$slot\"}"
+    done
+    # shellcheck disable=SC2086
+    qemu-system-x86_64 -bios /tmp/firmware -accel qtest -qtest unix:/tmp/qtest.sock,server=on,wait=off -nodefaults -display none -nic none \
+        -m 64M -object memory-backend-memfd,id=m,size=64M,share=on -machine q35,memory-backend=m $devices >/tmp/qemu.log 2>&1 &
+    echo $! >/tmp/qemu.pid
+    for function in $nvmes; do logged group "a QEMU attaches to $function" "$function: attached"; done
+    eventually 60 test -S /tmp/qtest.sock
+    for slot in 4 5; do
+        uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot $slot --serial "$1" >&3 ||
+            fail "QEMU runs: expected no words got $(tail -n 3 /tmp/qemu.log /tmp/group.log | tr '\n' ';')"
+        shift
+    done
+    same "no mapping of either is refused" "" "$(grep -E 'DMA map|held back' /tmp/group.log | head -n 1)"
+    kill "$(cat /tmp/qemu.pid)"
+    serve_end group
+}
+
 # serve_neighbours VENDOR:DEVICE: two functions of the kind, each with a user who tries the other one's memory.
 serve_neighbours() {
     number=0
@@ -487,6 +621,28 @@ serve_face() {
     # One that can't be reset has one user.
     kill -TERM "$(cat /tmp/function.pid)" 2>/dev/null
     check "the server of $1 ends" eventually 30 server_is_gone function
+}
+
+# Without interrupt remapping, on a kernel that insists on it: no option of ours overrides that.
+serve_interrupts_not_remapped() {
+    edu=$(pci_find 1234:11e8)
+    says "bind gives edu to vfio-pci" "to vfio-pci" uvfio bind "$edu"
+    refuses "the kernel's refusal is passed on" "does not remap interrupts" \
+        uvfio serve "$edu" --unsafe-interrupts --socket /tmp/no.sock
+    same "the list says nothing of interrupts that no user gets" "" "$(uvfio list | grep 'interrupts not isolated')"
+}
+
+# The same, on a kernel that was told to do without.
+serve_unsafe_interrupts() {
+    edu=$(pci_find 1234:11e8)
+    says "the list says that interrupts are not isolated" "interrupts not isolated" uvfio list "$edu"
+    says "and so in its JSON" '"interrupts_not_isolated": true' uvfio list "$edu" --json
+    refuses "a function whose interrupts are not isolated is refused" "serve it with --unsafe-interrupts" \
+        uvfio serve "$edu" --socket /tmp/no.sock
+    serve_as root edu "$edu --unsafe-interrupts" || return 1
+    logged edu "the log says what its user can do" "its user can raise any interrupt of this machine"
+    uvfio-guest-tools messages /tmp/edu.sock 1 >&3
+    serve_end edu
 }
 
 # serve_true: a device that does not lie has a user.

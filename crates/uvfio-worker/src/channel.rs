@@ -31,12 +31,14 @@ const DESCRIPTORS: usize = 4;
 pub(crate) enum Order {
     /// Here is one more image.
     Image(Image),
-    /// Here is the PCI function that the device is.
+    /// Here is one more PCI function of those that the device is.
     Function(Descriptors),
     /// Make this device over what was sent.
     Make(Setup),
     /// Serve this user.
     Serve {
+        /// Which function it has, by its place in the specification.
+        function: u8,
         stream: UnixStream,
         /// Where the user's unfinished messages are kept.
         journal: OwnedFd,
@@ -47,10 +49,10 @@ pub(crate) enum Order {
     Stop,
     /// Take the device away from its user.
     TakeAway,
-    /// Ask the user to give the device back.
+    /// Ask whoever has something of the device to give it back.
     RequestRelease,
-    /// Tell the user that the device has reported an error.
-    ReportError,
+    /// Tell the user of a function that it has reported an error.
+    ReportError { function: u8 },
 }
 
 /// Why a device is gone from the start.
@@ -97,10 +99,10 @@ pub(crate) struct Setup {
 pub(crate) enum Report {
     /// It has started; which build it is.
     Hello(String),
-    /// Confined, and ready for a user; of what shape the device is, where that is asked for when it is gone.
+    /// Confined, and ready for users; of what shape each function is, where that is asked for when it is gone.
     Ready { shape: String },
-    /// The user has left, and the device is ready for the next.
-    Free,
+    /// The user of a function has left; the function is ready for the next, or has no other.
+    Free { function: u8 },
     /// It has ended: told to, or since the device was taken away and its user has left.
     Ended { gone: bool },
     /// It can't start, or can't go on.
@@ -188,14 +190,18 @@ impl Channel {
             }
             Order::Make(setup) => self.send(b'M', setup.to_text().as_bytes(), &[]),
             Order::Serve {
+                function,
                 stream,
                 journal,
                 peer,
-            } => self.send(b'U', peer.as_bytes(), &[stream.as_fd(), journal.as_fd()]),
+            } => {
+                let text = [&[*function], peer.as_bytes()].concat();
+                self.send(b'U', &text, &[stream.as_fd(), journal.as_fd()])
+            }
             Order::Stop => self.send(b'S', &[], &[]),
             Order::TakeAway => self.send(b'T', &[], &[]),
             Order::RequestRelease => self.send(b'Q', &[], &[]),
-            Order::ReportError => self.send(b'X', &[], &[]),
+            Order::ReportError { function } => self.send(b'X', &[*function], &[]),
         }
     }
 
@@ -231,15 +237,21 @@ impl Channel {
                 group_number: u32::from_ne_bytes(rest.try_into().map_err(|_| bad())?),
             }),
             b'M' => Order::Make(Setup::from_text(&text()).ok_or_else(bad)?),
-            b'U' => Order::Serve {
-                stream: fds.next().ok_or_else(bad)?.into(),
-                journal: fds.next().ok_or_else(bad)?,
-                peer: text(),
-            },
+            b'U' => {
+                let (function, peer) = rest.split_first().ok_or_else(bad)?;
+                Order::Serve {
+                    function: *function,
+                    stream: fds.next().ok_or_else(bad)?.into(),
+                    journal: fds.next().ok_or_else(bad)?,
+                    peer: String::from_utf8_lossy(peer).into_owned(),
+                }
+            }
             b'S' => Order::Stop,
             b'T' => Order::TakeAway,
             b'Q' => Order::RequestRelease,
-            b'X' => Order::ReportError,
+            b'X' => Order::ReportError {
+                function: *rest.first().ok_or_else(bad)?,
+            },
             _ => return Err(bad()),
         }))
     }
@@ -249,7 +261,7 @@ impl Channel {
         match report {
             Report::Hello(build) => self.send(b'H', build.as_bytes(), &[]),
             Report::Ready { shape } => self.send(b'R', shape.as_bytes(), &[]),
-            Report::Free => self.send(b'L', &[], &[]),
+            Report::Free { function } => self.send(b'L', &[*function], &[]),
             Report::Ended { gone } => self.send(b'E', &[u8::from(*gone)], &[]),
             Report::Failed(why) => {
                 let mut end = why.len().min(LONGEST - 1);
@@ -280,7 +292,9 @@ impl Channel {
         Ok(Some(Some(match kind {
             b'H' => Report::Hello(text()),
             b'R' => Report::Ready { shape: text() },
-            b'L' => Report::Free,
+            b'L' => Report::Free {
+                function: *rest.first().ok_or(io::ErrorKind::InvalidData)?,
+            },
             b'E' => Report::Ended { gone: rest == [1] },
             b'F' => Report::Failed(text()),
             _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -332,6 +346,26 @@ mod tests {
                 spec: "nvme,file=a\nb,,c.img".into(),
             };
             assert_eq!(Setup::from_text(&setup.to_text()), Some(setup));
+        }
+    }
+
+    #[test]
+    fn a_user_arrives_with_the_function_that_it_has() {
+        let (ours, theirs) = Channel::pair().expect("a pair");
+        let (stream, _other) = UnixStream::pair().expect("a pair");
+        let journal = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor");
+        let order = Order::Serve {
+            function: 3,
+            stream,
+            journal,
+            peer: "process 7".into(),
+        };
+        ours.order(&order).expect("sent");
+        match Channel(theirs).next_order().expect("heard") {
+            Some(Order::Serve { function, peer, .. }) => {
+                assert_eq!((function, peer.as_str()), (3, "process 7"));
+            }
+            other => panic!("expected the user, got {other:?}"),
         }
     }
 

@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_millis(250);
 pub(crate) struct Worker {
     process: Child,
     pub(crate) channel: Channel,
-    /// Of what shape its device is, where that is asked for when it is gone.
+    /// Of what shape its functions are, where that is asked for when it is gone.
     pub(crate) shape: String,
     /// Copies its log to our standard error.
     log: Copier,
@@ -109,7 +109,7 @@ impl Worker {
             let bytes = image.bytes;
             self.order(&Order::Image(Image { file, bytes }))?;
         }
-        if let Some(function) = &opened.function {
+        for function in &opened.functions {
             let descriptors = function.descriptors().map_err(SupervisorError::Start)?;
             self.order(&Order::Function(descriptors))?;
         }

@@ -1,4 +1,4 @@
-//! One user after another for a function that exists, each with a worker of its own.
+//! One user after another for functions that exist, of one IOMMU group, each with a worker of its own.
 //!
 //! ```text
 //! open the group -> a worker -> a user -> the user leaves, or the worker dies
@@ -18,7 +18,6 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_linux::sysfs::{Address, Host};
-use uvfio_pci::View;
 
 use crate::opened::Opened;
 use crate::orders::Orders;
@@ -32,7 +31,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 /// The longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// A device that is served to one user after another: a software device by one worker, a function that exists by one a
+/// A device that is served to one user after another: a software device by one worker, functions that exist by one a
 /// lease.
 #[derive(Debug)]
 pub struct Leases<'a> {
@@ -64,29 +63,33 @@ impl<'a> Leases<'a> {
     /// # Errors
     /// As [`Supervisor::run`]; for a function also where it can't be owned again for the next user.
     pub fn run(self, source: Source<'_>) -> Result<Ended, SupervisorError> {
-        match (source, self.job.spec.address()) {
-            (Source::Listener(listener), Some(address)) => self.run_leases(listener, address),
-            (source, _) => self.first.run(source),
+        match source {
+            Source::Listener(listener) if !self.job.spec.addresses().is_empty() => {
+                self.run_group(&[listener])
+            }
+            source => self.first.run(source),
         }
     }
 
-    fn run_leases(self, listener: &UnixListener, address: Address) -> Result<Ended, SupervisorError> {
+    /// Serves functions that exist to the users that come from `listeners`, one for each function in the order of the
+    /// specification. They go to one user: while somebody has one of them, nobody of another uid gets another one.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_group(self, listeners: &[&UnixListener]) -> Result<Ended, SupervisorError> {
         let Self { job, orders, first } = self;
-        let known = first.function().map(Owned::identity).transpose();
-        let known = known.map_err(OwnError::Vfio)?;
-        if !first
-            .function()
-            .map_or(Ok(true), Owned::resets)
-            .map_err(OwnError::Vfio)?
-        {
-            tracing::warn!(
-                target: "audit",
-                "{address} can't be reset, so it will have one user only"
-            );
+        let known = identities(first.functions())?;
+        for function in first.functions() {
+            if !function.resets().map_err(OwnError::Vfio)? {
+                tracing::warn!(
+                    target: "audit",
+                    "{} can't be reset, so {} will have one user only", function.address(), job.spec
+                );
+            }
         }
         let mut now = first;
         loop {
-            match one_lease(now, listener, orders)? {
+            match one_lease(now, listeners, orders)? {
                 Over::Server(ended) => return Ok(ended),
                 Over::Lease => {}
             }
@@ -95,23 +98,27 @@ impl<'a> Leases<'a> {
                 BetweenUsers::Never => return Ok(Ended::OneUser),
                 BetweenUsers::Erase(erase) => {
                     // Opened once to be sure that nobody has anything of it any more.
-                    if own_again(address, job.view, orders)?.is_none() {
+                    if own_again(&job, orders)?.is_none() {
                         return Ok(Ended::Stopped);
                     }
-                    erase(address).map_err(|why| SupervisorError::NotErased { address, why })?;
-                    tracing::info!(target: "audit", "{address}: erased");
+                    for &address in job.spec.addresses() {
+                        erase(address).map_err(|why| SupervisorError::NotErased { address, why })?;
+                        tracing::info!(target: "audit", "{address}: erased");
+                    }
                 }
             }
-            let Some(function) = own_again(address, job.view, orders)? else {
+            let Some(functions) = own_again(&job, orders)? else {
                 return Ok(Ended::Stopped);
             };
-            let is = function.identity().map_err(OwnError::Vfio)?;
-            if let Some(was) = known.filter(|was| *was != is) {
-                return Err(OwnError::Exchanged { address, was, is }.into());
+            for ((address, was), (_, is)) in known.iter().zip(identities(&functions)?) {
+                let (address, was) = (*address, *was);
+                if was != is {
+                    return Err(OwnError::Exchanged { address, was, is }.into());
+                }
             }
             let opened = Opened {
                 images: Vec::new(),
-                function: Some(function),
+                functions,
             };
             now = match Supervisor::start_over(&job, orders, opened)? {
                 Some(next) => next,
@@ -121,20 +128,28 @@ impl<'a> Leases<'a> {
     }
 }
 
-/// Serves one user. On return nothing of the function is open here.
+/// Device and vendor ID of each function.
+fn identities(functions: &[Owned]) -> Result<Vec<(Address, u32)>, OwnError> {
+    let identity = |function: &Owned| Ok((function.address(), function.identity()?));
+    functions.iter().map(identity).collect()
+}
+
+/// Serves one user. On return nothing of the functions is open here.
 fn one_lease(
     mut lease: Supervisor<'_>,
-    listener: &UnixListener,
+    listeners: &[&UnixListener],
     orders: &Orders,
 ) -> Result<Over, SupervisorError> {
-    let resets = lease.function().map_or(Ok(true), Owned::resets);
-    let resets = resets.map_err(SupervisorError::NotBack)?;
-    let ended = lease.serve_until_end(Source::Listener(listener));
-    let over = lease.lease_is_over(&ended);
-    if let Some(function) = lease.function() {
-        // Its worker has done that. But it has had a user, and what it says is not believed.
-        function.quieten().map_err(SupervisorError::NotBack)?;
+    let mut resets = true;
+    for function in lease.functions() {
+        resets &= function.resets().map_err(SupervisorError::NotBack)?;
     }
+    let ended = lease.serve_until_end(listeners);
+    let over = lease.lease_is_over(&ended);
+    // Their worker has done that. But it has had a user, and what it says is not believed.
+    let quiet: Vec<_> = lease.functions().iter().map(Owned::quieten).collect();
+    let quiet: Result<(), _> = quiet.into_iter().collect();
+    quiet.map_err(SupervisorError::NotBack)?;
     // Its worker says no more than that the reset failed.
     let served = over || matches!(ended, Err(SupervisorError::Refused(_)));
     if served && !resets && !orders.stopping() {
@@ -147,22 +162,22 @@ fn one_lease(
     }
 }
 
-/// Opens the function for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
+/// Opens the functions for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
 /// first.
-fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Owned>, SupervisorError> {
-    let host = Host::default();
+fn own_again(job: &Job<'_>, orders: &Orders) -> Result<Option<Vec<Owned>>, SupervisorError> {
+    let (host, spec) = (Host::default(), job.spec);
     let mut wait = FIRST_WAIT;
     let mut said = String::new();
     loop {
         if orders.stopping() {
             return Ok(None);
         }
-        match Owned::open(&host, address, view) {
-            Ok(function) => {
+        match Owned::open_all(&host, spec.addresses(), job.terms) {
+            Ok(functions) => {
                 if !said.is_empty() {
-                    tracing::warn!(target: "audit", "{address}: free again");
+                    tracing::warn!(target: "audit", "{spec}: free again");
                 }
-                return Ok(Some(function));
+                return Ok(Some(functions));
             }
             Err(OwnError::InUse { holders, .. }) => {
                 let who = match holders.as_str() {
@@ -172,7 +187,7 @@ fn own_again(address: Address, view: View, orders: &Orders) -> Result<Option<Own
                 if said != who {
                     tracing::warn!(
                         target: "audit",
-                        "{address}: held, not leased: {who} has something of it open; no user is served until it lets go"
+                        "{spec}: held, not leased: {who} has something of it open; no user is served until it lets go"
                     );
                     said = who;
                 }

@@ -8,8 +8,8 @@
 //!
 //! | for | as many as | bytes each |
 //! |---|---|---|
-//! | DMA mappings | the policy allows | [`MAPPING`] |
-//! | messages under way | [`MESSAGES`] | the longest that is taken |
+//! | DMA mappings | the policy allows, for each function | [`MAPPING`] |
+//! | messages under way | [`MESSAGES`], for each function | the longest that is taken |
 //! | eventfds | descriptors | [`EVENTFD`] |
 //! | threads in the place of those that users block for good | [`LEFT_BEHIND`] | [`STACK`] |
 //! | the device's commands under way | the device says | |
@@ -39,11 +39,12 @@ pub(crate) const STACK: u64 = 512 << 10;
 /// Where Rust's library looks for it.
 pub(crate) const STACK_VARIABLE: &str = "RUST_MIN_STACK";
 
-/// Bytes that a worker may take beyond what it has when it is ready for its first user; `device`: the device's part.
-pub(crate) fn for_users(policy: &Policy, limits: &Limits, device: u64) -> u64 {
+/// Bytes that a worker may take beyond what it has when it is ready for its first user; `device`: the device's part, of each
+/// of so many functions.
+pub(crate) fn for_users(policy: &Policy, limits: &Limits, functions: usize, device: u64) -> u64 {
     let mappings = u64::from(policy.max_mappings) * MAPPING;
     let messages = u64::from(limits.max_data_bytes) * MESSAGES;
-    mappings + messages + DESCRIPTORS * EVENTFD + LEFT_BEHIND * STACK + device
+    (mappings + messages + device) * functions as u64 + DESCRIPTORS * EVENTFD + LEFT_BEHIND * STACK
 }
 
 #[cfg(test)]
@@ -53,18 +54,20 @@ mod tests {
     #[test]
     fn the_room_follows_what_a_user_may_have() {
         let (policy, limits) = (Policy::default(), Limits::default());
-        let room = for_users(&policy, &limits, 0);
+        let room = for_users(&policy, &limits, 1, 0);
         assert!((32 << 20..128 << 20).contains(&room), "{room} bytes");
         let more = Policy {
             max_mappings: policy.max_mappings + 1000,
             ..policy.clone()
         };
-        assert_eq!(for_users(&more, &limits, 0), room + 1000 * MAPPING);
+        assert_eq!(for_users(&more, &limits, 1, 0), room + 1000 * MAPPING);
         let longer = Limits {
             max_data_bytes: limits.max_data_bytes + 4096,
             ..limits
         };
-        assert_eq!(for_users(&policy, &longer, 0), room + 6 * 4096);
-        assert_eq!(for_users(&policy, &limits, 5 << 20), room + (5 << 20));
+        assert_eq!(for_users(&policy, &longer, 1, 0), room + 6 * 4096);
+        assert_eq!(for_users(&policy, &limits, 1, 5 << 20), room + (5 << 20));
+        let shared = DESCRIPTORS * EVENTFD + LEFT_BEHIND * STACK;
+        assert_eq!(for_users(&policy, &limits, 2, 0) - shared, 2 * (room - shared));
     }
 }

@@ -5,13 +5,13 @@ use std::io;
 use crate::image::Image;
 use crate::owned::Owned;
 
-/// The images and the function that a device is made over.
+/// The images and the functions that a device is made over.
 #[derive(Debug, Default)]
 pub struct Opened {
     /// Images, in the order of the specification.
     pub(crate) images: Vec<Image>,
-    /// The PCI function that exists.
-    pub(crate) function: Option<Owned>,
+    /// The PCI functions that exist, all of one group.
+    pub(crate) functions: Vec<Owned>,
 }
 
 impl Opened {
@@ -20,7 +20,7 @@ impl Opened {
         let images = self.images.iter().map(Image::stand_in);
         Ok(Self {
             images: images.collect::<io::Result<_>>()?,
-            function: None,
+            functions: Vec::new(),
         })
     }
 }

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use uvfio_linux::device::{BarGrant, Parts};
+use uvfio_linux::device::{BarGrant, GroupSpace, Parts};
 use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
 use uvfio_pci::View;
@@ -48,6 +49,20 @@ pub enum OwnError {
         /// The group's number.
         group: u32,
     },
+    /// It could raise interrupts that are not its own, and nobody has allowed that.
+    #[error(
+        "{address} can't be owned: the kernel would give it away though this machine is not known to remap interrupts \
+         ({because}; {modules} may do without), and its user could raise any interrupt of the machine; switch remapping \
+         on in the firmware, or, where the user is trusted with that, serve it with --unsafe-interrupts"
+    )]
+    UnsafeInterrupts {
+        /// The function.
+        address: Address,
+        /// What is known of the machine's interrupt remapping.
+        because: String,
+        /// The kernel's modules that were told to do without.
+        modules: String,
+    },
     /// Somebody has its group open, or something of it.
     #[error("{address} is in use: {}", held_by(*group, holders))]
     InUse {
@@ -71,6 +86,27 @@ pub enum OwnError {
         group: u32,
         /// Who asked.
         uid: u32,
+    },
+    /// It is in another group than the first one that is asked for.
+    #[error(
+        "{address} is in IOMMU group {group}, and {first} is not: functions that are served together are of one group; \
+         serve each group by itself"
+    )]
+    OtherGroup {
+        /// The function.
+        address: Address,
+        /// The number of its group.
+        group: u32,
+        /// The first function.
+        first: Address,
+    },
+    /// The process has as many descriptors as it may have.
+    #[error("{address} can't be owned: no descriptor is left for it ({why})")]
+    NoDescriptor {
+        /// The function.
+        address: Address,
+        /// What the system says.
+        why: io::Error,
     },
     /// Another function is there now.
     #[error("{address} is no longer the function that it was ({was:#010x}, now {is:#010x}); start it again")]
@@ -123,6 +159,27 @@ fn held_by(group: u32, holders: &str) -> String {
     )
 }
 
+/// How a function is to be opened: the part of the policy that is not its user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What its user sees.
+    pub view: View,
+    /// It may be owned where nothing keeps it from raising any interrupt of the machine. That alone is allowed by this:
+    /// the kernel still has to be willing.
+    pub unsafe_interrupts: bool,
+}
+
+impl Terms {
+    /// The usual ones, for users of this view.
+    #[must_use]
+    pub const fn of(view: View) -> Self {
+        Self {
+            view,
+            unsafe_interrupts: false,
+        }
+    }
+}
+
 /// A function, with the group that it is in and the address space of that group, all open.
 #[derive(Debug)]
 pub struct Owned {
@@ -146,6 +203,53 @@ pub(crate) struct Descriptors {
 }
 
 impl Owned {
+    /// Opens functions of one group, the first one as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), of any of them; and where they are not all of one group.
+    pub fn open_all(host: &Host, addresses: &[Address], terms: Terms) -> Result<Vec<Self>, OwnError> {
+        let mut owned: Vec<Self> = Vec::new();
+        for &address in addresses {
+            let next = match owned.first() {
+                None => Self::open(host, address, terms)?,
+                Some(first) => first.open_beside(host, address, terms)?,
+            };
+            owned.push(next);
+        }
+        Ok(owned)
+    }
+
+    /// Opens another function of its group.
+    fn open_beside(&self, host: &Host, address: Address, terms: Terms) -> Result<Self, OwnError> {
+        let function = host.sysfs().function(address)?;
+        let number = function.group.ok_or(sysfs::Error::NoGroup { address })?;
+        if number != self.group_number {
+            return Err(OwnError::OtherGroup {
+                address,
+                group: number,
+                first: self.address,
+            });
+        }
+        // The group is viable without it, too.
+        if !function.has_vfio_driver() {
+            let driver = function.driver;
+            return Err(OwnError::NotBound { address, driver });
+        }
+        let copy = |descriptor: BorrowedFd<'_>| {
+            let copied = descriptor.try_clone_to_owned();
+            copied.map_err(|why| OwnError::NoDescriptor { address, why })
+        };
+        Ok(Self {
+            address,
+            container: Container::from_descriptor(copy(self.container.as_fd())?)?,
+            group: Group::from_descriptor(copy(self.group.as_fd())?, number)?,
+            group_number: number,
+            device: self.group.device(&address.to_string())?,
+            config: config_file(host, address, terms.view)?,
+            view: terms.view,
+        })
+    }
+
     /// Opens a function and its group.
     ///
     /// Its configuration space in `/sys` is opened too: to be written only under the `raw` view, whose user is trusted
@@ -153,7 +257,7 @@ impl Owned {
     ///
     /// # Errors
     /// Where it is not there, not free, or not this user's.
-    pub fn open(host: &Host, address: Address, view: View) -> Result<Self, OwnError> {
+    pub fn open(host: &Host, address: Address, terms: Terms) -> Result<Self, OwnError> {
         let function = host.sysfs().function(address)?;
         if !function.has_vfio_driver() {
             let driver = function.driver;
@@ -188,11 +292,13 @@ impl Owned {
             },
             _ => error.into(),
         })?;
+        // Not before the group is open: who waits for it tries again and again, and the log says it once a lease.
+        check_interrupts(host, address, terms)?;
         let container = Container::open()?;
         group.set_container(&container)?;
         container.set_iommu()?;
         let device = group.device(&address.to_string())?;
-        let config = config_file(host, address, view)?;
+        let config = config_file(host, address, terms.view)?;
         Ok(Self {
             address,
             container,
@@ -200,7 +306,7 @@ impl Owned {
             group_number: number,
             device,
             config,
-            view,
+            view: terms.view,
         })
     }
 
@@ -238,19 +344,28 @@ impl Owned {
         })
     }
 
-    /// What the device is made of.
-    pub(crate) fn into_parts(self, bars: BarGrant) -> Parts {
-        Parts {
-            name: self.address.to_string(),
-            container: self.container,
-            group: self.group,
-            device: self.device,
-            config: self.config,
-            view: self.view,
-            bars,
+    /// What the devices are made of: functions of one group, which have its address space between them.
+    pub(crate) fn into_parts(functions: Vec<Self>, bars: BarGrant) -> Result<Vec<Parts>, VfioError> {
+        let mut parts: Vec<Parts> = Vec::new();
+        for function in functions {
+            let space = match parts.first() {
+                Some(first) => Arc::clone(&first.space),
+                None => GroupSpace::new(function.container)?,
+            };
+            parts.push(Parts {
+                name: function.address.to_string(),
+                space,
+                group: function.group,
+                device: function.device,
+                config: function.config,
+                view: function.view,
+                bars,
+            });
         }
+        Ok(parts)
     }
 
+    /// Where it is.
     pub(crate) fn address(&self) -> Address {
         self.address
     }
@@ -316,6 +431,29 @@ impl Owned {
     pub(crate) fn reset(&self) -> Result<(), VfioError> {
         self.device.reset()
     }
+}
+
+/// That a function can raise its own interrupts only, or that this is allowed. Where the kernel itself refuses, it does so
+/// later and says so.
+fn check_interrupts(host: &Host, address: Address, terms: Terms) -> Result<(), OwnError> {
+    let remapping = host.remapping();
+    if !remapping.is_missing_and_allowed() {
+        return Ok(());
+    }
+    let because = remapping.because;
+    if !terms.unsafe_interrupts {
+        return Err(OwnError::UnsafeInterrupts {
+            address,
+            because,
+            modules: remapping.unsafe_allowed.join(" and "),
+        });
+    }
+    tracing::warn!(
+        target: "audit",
+        "{address}: its user can raise any interrupt of this machine ({because}), by this server's command line \
+         (--unsafe-interrupts)"
+    );
+    Ok(())
 }
 
 /// A function's configuration space in `/sys`, as far as this user may have it; under the `raw` view such that it can be
@@ -418,7 +556,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         machine(root.path(), drivers);
         let address = ADDRESS.parse().expect("an address");
-        let refused = Owned::open(&Host::at(root.path()), address, View::Virtual);
+        let refused = Owned::open(&Host::at(root.path()), address, Terms::of(View::Virtual));
         refused.expect_err("no such machine").to_string()
     }
 
@@ -441,6 +579,33 @@ mod tests {
             "0000:00:03.0 can't be owned, since its IOMMU group 5 is given away as a whole or not at all: 0000:00:04.0 \
              is driven by igb (`uvfio bind 0000:00:04.0` takes it from there)"
         );
+    }
+
+    #[test]
+    fn where_interrupts_are_not_isolated_a_function_is_refused_unless_that_is_allowed() {
+        let root = tempfile::tempdir().expect("a folder");
+        machine(root.path(), [Some("vfio-pci"), None]);
+        let module = root.path().join("sys/module/vfio_iommu_type1/parameters");
+        fs::create_dir_all(&module).expect("a folder");
+        fs::write(module.join("allow_unsafe_interrupts"), "Y\n").expect("written");
+        fs::write(root.path().join("proc/interrupts"), "9: 0 IO-APIC acpi\n").expect("written");
+        let (host, address) = (Host::at(root.path()), ADDRESS.parse().expect("an address"));
+        let asked = Terms::of(View::Virtual);
+        let refused = check_interrupts(&host, address, asked).expect_err("not allowed");
+        assert_eq!(
+            refused.to_string(),
+            "0000:00:03.0 can't be owned: the kernel would give it away though this machine is not known to remap \
+             interrupts (/proc/interrupts has IO-APIC without IR-; vfio_iommu_type1 may do without), and its user could \
+             raise any interrupt of the machine; switch remapping on in the firmware, or, where the user is trusted with \
+             that, serve it with --unsafe-interrupts"
+        );
+        let allowed = Terms {
+            unsafe_interrupts: true,
+            ..asked
+        };
+        assert!(check_interrupts(&host, address, allowed).is_ok());
+        fs::write(root.path().join("proc/interrupts"), "9: 0 IR-IO-APIC acpi\n").expect("written");
+        assert!(check_interrupts(&host, address, asked).is_ok(), "remapping is on");
     }
 
     #[test]

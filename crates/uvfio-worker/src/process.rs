@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use uvfio_core::{Device, GoneReason, Policy, VirtualDevice};
@@ -21,6 +22,9 @@ use crate::{Control, DeviceSpec, Ended, memory};
 
 /// Which build this is. Supervisor and worker must be of the same.
 pub(crate) const BUILD: &str = env!("UVFIO_BUILD");
+
+/// What no shape in words has in it.
+const BETWEEN_SHAPES: &str = ";";
 
 /// How long the worker may take to end after its supervisor is gone.
 const ALONE: Duration = Duration::from_secs(10);
@@ -73,46 +77,63 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         return Ok(Ended::Stopped);
     };
     log_to_supervisor(&setup.log, setup.ansi).map_err(|error| error.to_string())?;
-    let spec: DeviceSpec = setup.spec.parse().map_err(|error| format!("{error}"))?;
+    let spec = DeviceSpec::from_words(&setup.spec).map_err(|error| error.to_string())?;
     let opened = given.open(&spec, setup.view)?;
     let bytes = opened.images.iter().map(|image| image.bytes);
     let mut longest_file = bytes.max().unwrap_or_default().max(spec.own_file_bytes());
-    let owns_hardware = opened.function.is_some();
-    let device: Arc<dyn Device> = if setup.gone.is_some() && spec.address().is_some() {
-        let shape = Shape::from_text(&setup.shape).ok_or("the device's shape is not known")?;
-        Remains::of(shape)
+    let owns_hardware = !opened.functions.is_empty();
+    let devices: Vec<Arc<dyn Device>> = if setup.gone.is_some() && !spec.addresses().is_empty() {
+        remains(&setup.shape)?
     } else {
         spec.build_over(opened, setup.bars)
             .map_err(|error| error.to_string())?
     };
     let shape = match owns_hardware {
-        true => Shape::of(&device.blueprint()).to_text(),
+        true => shapes(&devices),
         false => String::new(),
     };
     let policy = Policy {
         view: setup.view,
         ..Policy::default()
     };
-    let device = VirtualDevice::new(device, &policy).map_err(|error| error.to_string())?;
-    let control = Control::new().map_err(|error| error.to_string())?;
-    control.set_device(&device);
-    if let Some(lost) = setup.gone {
-        let why = match lost {
-            Lost::Worker => GoneReason::Failed("its worker has died".into()),
-            Lost::Function => GoneReason::Unplugged,
-            Lost::Time => GoneReason::Revoked,
-        };
-        device.gone(why, false);
-    }
-    let users = listen(Arc::clone(channel), Arc::clone(&control))?;
-    for region in 0..uvfio_core::region_index::ROM {
-        let info = device.region_info(region).map_err(|error| error.to_string())?;
-        longest_file = longest_file.max(info.bytes);
-    }
-
     let limits = Limits::default();
+    let mut places = Places::default();
+    let mut functions = Vec::new();
+    for (number, device) in (0..).zip(devices) {
+        let device = VirtualDevice::new(device, &policy).map_err(|error| error.to_string())?;
+        let control = Control::new().map_err(|error| error.to_string())?;
+        control.set_device(&device);
+        if let Some(lost) = setup.gone {
+            let why = match lost {
+                Lost::Worker => GoneReason::Failed("its worker has died".into()),
+                Lost::Function => GoneReason::Unplugged,
+                Lost::Time => GoneReason::Revoked,
+            };
+            device.gone(why, false);
+        }
+        for region in 0..uvfio_core::region_index::ROM {
+            let info = device.region_info(region).map_err(|error| error.to_string())?;
+            longest_file = longest_file.max(info.bytes);
+        }
+        functions.push(Served {
+            number,
+            users: places.add(device.name(), &control),
+            device,
+            control,
+            channel: Arc::clone(channel),
+            limits,
+            gone: setup.gone.is_some(),
+        });
+    }
+    let room = memory::for_users(&policy, &limits, functions.len(), spec.memory_bytes());
+    listen(Arc::clone(channel), places)?;
+    // The first one is this thread's. All threads are made before anything is forbidden.
+    let mut functions = functions.into_iter();
+    let first = functions.next().ok_or("there is no device")?;
+    let others: Result<Vec<_>, _> = functions.map(Served::on_its_own_thread).collect();
+    let others = others.map_err(|error| error.to_string())?;
+
     let files = begun.files();
-    let room = memory::for_users(&policy, &limits, spec.memory_bytes());
     let tables: &[&[Call]] = match owns_hardware {
         true => &[CALLS, HARDWARE_CALLS],
         false => &[CALLS],
@@ -122,58 +143,116 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         .map_err(|error| error.to_string())?;
     tell_how_confined(files, tables);
     tell(&Report::Ready { shape })?;
-    for user in users {
-        let name = device.name();
+    let mut ended = first.serve();
+    for other in others {
+        let other = other.join().unwrap_or_else(|_| Err("a thread has ended".into()));
+        ended = match (ended, other) {
+            (Ok(Ended::Stopped), other) => other,
+            (Ok(_), Err(why)) => Err(why),
+            (ended, _) => ended,
+        };
+    }
+    ended
+}
+
+/// The shapes of devices in words, and devices of such shapes that are gone.
+fn shapes(devices: &[Arc<dyn Device>]) -> String {
+    let shapes = devices
+        .iter()
+        .map(|device| Shape::of(&device.blueprint()).to_text());
+    shapes.collect::<Vec<_>>().join(BETWEEN_SHAPES)
+}
+
+fn remains(shapes: &str) -> Result<Vec<Arc<dyn Device>>, String> {
+    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+    for shape in shapes.split(BETWEEN_SHAPES) {
+        let shape = Shape::from_text(shape).ok_or("the device's shape is not known")?;
+        devices.push(Remains::of(shape));
+    }
+    Ok(devices)
+}
+
+/// A device that is served: of several functions one.
+struct Served {
+    /// Its place in the specification.
+    number: u8,
+    device: Arc<VirtualDevice>,
+    control: Arc<Control>,
+    users: Receiver<User>,
+    channel: Arc<Channel>,
+    limits: Limits,
+    /// It is gone from the start.
+    gone: bool,
+}
+
+impl Served {
+    fn on_its_own_thread(self) -> std::io::Result<JoinHandle<Result<Ended, String>>> {
+        let name = format!("function {}", self.number);
+        std::thread::Builder::new().name(name).spawn(move || self.serve())
+    }
+
+    /// Serves its users, until an order or the device ends that.
+    fn serve(self) -> Result<Ended, String> {
+        for user in &self.users {
+            let ended = self.serve_user(user);
+            // Whoever comes for it after its end is told of by `Places`.
+            let free = Report::Free {
+                function: self.number,
+            };
+            let told = self.channel.report(&free);
+            if let Some(ended) = ended? {
+                return Ok(ended);
+            }
+            told.map_err(|error| format!("the supervisor does not listen: {error}"))?;
+        }
+        Ok(Ended::Stopped)
+    }
+
+    /// Serves one user, and says how serving has ended with it, if it has.
+    fn serve_user(&self, user: User) -> Result<Option<Ended>, String> {
+        let (device, name) = (&self.device, self.device.name());
         let stream = user.stream;
-        let made = if setup.gone.is_some() {
-            Server::resume(stream, Arc::clone(&device), limits, &user.journal)
+        let made = if self.gone {
+            Server::resume(stream, Arc::clone(device), self.limits, &user.journal)
                 .map_err(|error| error.to_string())
         } else {
-            Server::with_journal(stream, Arc::clone(&device), limits, &user.journal)
+            Server::with_journal(stream, Arc::clone(device), self.limits, &user.journal)
                 .map_err(|error| error.to_string())
         };
         match made {
             Ok(server) => {
-                serve_one(server, &user.peer, &device, &control).map_err(|error| error.to_string())?;
+                serve_one(server, &user.peer, device, &self.control).map_err(|error| error.to_string())?;
             }
             Err(error) => {
                 tracing::error!(target: "audit", "{name}: {} can't be served: {error}", user.peer);
             }
         }
-        if setup.gone.is_some() {
-            return Ok(if control.stopping() {
+        if self.gone {
+            return Ok(Some(if self.control.stopping() {
                 Ended::Stopped
             } else {
                 Ended::Gone
-            });
+            }));
         }
-        if let Some(ended) = how_ended(&device, &control).map_err(|error| error.to_string())? {
-            return Ok(ended);
-        }
-        tell(&Report::Free)?;
+        how_ended(device, &self.control).map_err(|error| error.to_string())
     }
-    Ok(Ended::Stopped)
 }
 
 /// What the supervisor has opened.
 #[derive(Default)]
 struct Given {
     images: Vec<Image>,
-    function: Option<Descriptors>,
+    functions: Vec<Descriptors>,
 }
 
 impl Given {
     fn open(self, spec: &DeviceSpec, view: View) -> Result<Opened, String> {
-        let function = match (self.function, spec.address()) {
-            (Some(descriptors), Some(address)) => {
-                let owned = Owned::from_descriptors(address, view, descriptors);
-                Some(owned.map_err(|error| error.to_string())?)
-            }
-            _ => None,
-        };
+        let functions = spec.addresses().iter().zip(self.functions);
+        let functions = functions.map(|(address, given)| Owned::from_descriptors(*address, view, given));
+        let functions: Result<Vec<_>, _> = functions.collect();
         Ok(Opened {
             images: self.images,
-            function,
+            functions: functions.map_err(|error| error.to_string())?,
         })
     }
 }
@@ -187,9 +266,11 @@ fn setup(channel: &Channel) -> Result<Option<(Setup, Given)>, String> {
             .map_err(|error| format!("no orders: {error}"))?
         {
             Some(Order::Image(image)) => given.images.push(image),
-            Some(Order::Function(descriptors)) => given.function = Some(descriptors),
+            Some(Order::Function(descriptors)) => given.functions.push(descriptors),
             Some(Order::Make(setup)) => return Ok(Some((setup, given))),
-            Some(Order::Serve { .. } | Order::TakeAway | Order::RequestRelease | Order::ReportError) => {
+            Some(
+                Order::Serve { .. } | Order::TakeAway | Order::RequestRelease | Order::ReportError { .. },
+            ) => {
                 return Err("a user came before the device".into());
             }
             Some(Order::Stop) | None => return Ok(None),
@@ -212,9 +293,59 @@ fn tell_how_confined(files: Files, tables: &[&[Call]]) {
     }
 }
 
-/// Follows orders on a thread of its own; users come out of what is returned.
-fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>, String> {
-    let (send, users) = mpsc::channel();
+/// Where the orders for each function go.
+#[derive(Default)]
+struct Places(Vec<(&'static str, Arc<Control>, Sender<User>)>);
+
+impl Places {
+    /// One more function; its users come out of what is returned.
+    fn add(&mut self, name: &'static str, control: &Arc<Control>) -> Receiver<User> {
+        let (send, users) = mpsc::channel();
+        self.0.push((name, Arc::clone(control), send));
+        users
+    }
+
+    /// Hands a user to its function. False where the function has none any more: it did not come back from its reset, while
+    /// others of its group work on.
+    fn serve(&self, function: u8, user: User) -> bool {
+        let Some((name, _, users)) = self.0.get(usize::from(function)) else {
+            return false;
+        };
+        let sent = users.send(user);
+        if let Err(SendError(user)) = &sent {
+            tracing::warn!(
+                target: "audit",
+                "{name}: {} can't be served: the function has not been reset after its last user, and is had once in a \
+                 lease", user.peer
+            );
+        }
+        sent.is_ok()
+    }
+
+    fn take_away(&self) {
+        self.0.iter().for_each(|(_, control, _)| control.take_away());
+    }
+
+    fn request_release(&self) {
+        self.0
+            .iter()
+            .for_each(|(_, control, _)| control.request_release());
+    }
+
+    fn report_error(&self, function: u8) {
+        if let Some((_, control, _)) = self.0.get(usize::from(function)) {
+            control.report_error();
+        }
+    }
+
+    /// Ends all, and lets nobody in any more.
+    fn stop(self) {
+        self.0.iter().for_each(|(_, control, _)| control.stop());
+    }
+}
+
+/// Follows orders on a thread of its own.
+fn listen(channel: Arc<Channel>, places: Places) -> Result<(), String> {
     std::thread::Builder::new()
         .name("orders".into())
         .stack_size(256 << 10)
@@ -222,29 +353,32 @@ fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>
             loop {
                 match channel.next_order() {
                     Ok(Some(Order::Serve {
+                        function,
                         stream,
                         journal,
                         peer,
                     })) => {
-                        // The main thread has ended, and with it soon the process.
-                        let _ = send.send(User {
+                        let user = User {
                             stream,
                             journal,
                             peer,
-                        });
+                        };
+                        // The others may have users for long. Nobody to tell where the supervisor is gone.
+                        if !places.serve(function, user) {
+                            let _ = channel.report(&Report::Free { function });
+                        }
                     }
-                    Ok(Some(Order::TakeAway)) => control.take_away(),
-                    Ok(Some(Order::RequestRelease)) => control.request_release(),
-                    Ok(Some(Order::ReportError)) => control.report_error(),
+                    Ok(Some(Order::TakeAway)) => places.take_away(),
+                    Ok(Some(Order::RequestRelease)) => places.request_release(),
+                    Ok(Some(Order::ReportError { function })) => places.report_error(function),
                     Ok(Some(Order::Stop)) => {
-                        control.stop();
+                        places.stop();
                         break;
                     }
                     Ok(Some(Order::Image(_) | Order::Function(_) | Order::Make(_))) => {}
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Ok(None) | Err(_) => {
-                        control.stop();
-                        drop(send);
+                        places.stop();
                         std::thread::sleep(ALONE);
                         std::process::exit(1);
                     }
@@ -252,5 +386,5 @@ fn listen(channel: Arc<Channel>, control: Arc<Control>) -> Result<Receiver<User>
             }
         })
         .map_err(|error| error.to_string())?;
-    Ok(users)
+    Ok(())
 }

@@ -169,6 +169,12 @@ pub(crate) fn serve_one(
     Ok(())
 }
 
+/// The user at the other end: its number when it connected.
+pub(crate) fn uid(stream: &UnixStream) -> Option<u32> {
+    let cred = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    Some(cred.uid.as_raw())
+}
+
 /// Who is at the other end, for the log.
 pub(crate) fn peer(stream: &UnixStream) -> String {
     match rustix::net::sockopt::socket_peercred(stream) {

@@ -4,15 +4,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use uvfio_core::{Device, DeviceError};
+use uvfio_core::{Device, DeviceError, Policy};
 use uvfio_linux::device::{BarGrant, Hardware, HardwareError};
 use uvfio_linux::sysfs::{Address, AddressError, Host};
+use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 
 use crate::devices::{KINDS, Plan};
 use crate::image::ImageError;
 use crate::opened::Opened;
-use crate::owned::{OwnError, Owned};
+use crate::owned::{OwnError, Owned, Terms};
+
+/// The most functions that one worker serves; it has threads for each.
+const MOST_TOGETHER: usize = 64;
 
 /// What is wrong with a device specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +62,26 @@ pub enum SpecError {
         /// As given.
         option: String,
     },
+    /// More than one device, and not all of them functions that exist.
+    #[error(
+        "{device} is no PCI function of this machine; only functions of one IOMMU group are served together"
+    )]
+    NotTogether {
+        /// As given.
+        device: String,
+    },
+    /// More functions than a worker takes.
+    #[error("{count} functions are too many: at most {MOST_TOGETHER} are served together")]
+    TooMany {
+        /// How many were given.
+        count: usize,
+    },
+    /// A function is named twice.
+    #[error("{address} is named twice")]
+    Twice {
+        /// The function.
+        address: Address,
+    },
     /// Options that don't go together, or one that is missing.
     #[error("{device}: {rule}")]
     Rule {
@@ -80,6 +104,9 @@ pub enum BuildError {
     /// A function that exists can't be owned.
     #[error(transparent)]
     Own(#[from] OwnError),
+    /// The kernel says nothing of the address space of a function that exists.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
     /// A function that exists can't be presented.
     #[error(transparent)]
     Hardware(#[from] HardwareError),
@@ -144,7 +171,7 @@ impl Opt {
 /// A device as it was asked for, checked as far as that goes without making it.
 ///
 /// The syntax is `NAME[,OPTION[=VALUE]]...`, where a comma in a value is written twice, or the address of a PCI function
-/// of this machine.
+/// of this machine. Several such functions, of one IOMMU group, are one device to be served: [`together`](Self::together).
 pub struct DeviceSpec {
     text: String,
     kind: Wanted,
@@ -154,8 +181,8 @@ pub struct DeviceSpec {
 enum Wanted {
     /// A device in software.
     Software(Box<dyn Plan>),
-    /// A function that exists.
-    Function(Address),
+    /// Functions that exist; at least one.
+    Functions(Vec<Address>),
 }
 
 impl DeviceSpec {
@@ -164,47 +191,92 @@ impl DeviceSpec {
     /// # Errors
     /// Where what it needs (an image, memory, threads) is not to be had.
     pub fn build(&self) -> Result<Arc<dyn Device>, BuildError> {
-        self.build_over(self.open(View::Virtual)?, BarGrant::default())
+        let devices = self.build_over(self.open(Terms::of(View::Virtual))?, BarGrant::default())?;
+        devices.into_iter().next().ok_or_else(not_handed_over)
     }
 
-    /// Opens what the device needs of the system for users of this view.
+    /// Of several specifications the one that stands for them all; they are functions of this machine.
+    ///
+    /// # Errors
+    /// Where one is not, or is named twice.
+    pub fn together(specs: &[Self]) -> Result<Self, SpecError> {
+        let count = specs.len();
+        if count > MOST_TOGETHER {
+            return Err(SpecError::TooMany { count });
+        }
+        let mut addresses: Vec<Address> = Vec::new();
+        for spec in specs {
+            let &[address] = spec.addresses() else {
+                let device = spec.to_string();
+                return Err(SpecError::NotTogether { device });
+            };
+            if addresses.contains(&address) {
+                return Err(SpecError::Twice { address });
+            }
+            addresses.push(address);
+        }
+        Ok(Self::of_functions(addresses))
+    }
+
+    fn of_functions(addresses: Vec<Address>) -> Self {
+        let words: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        Self {
+            text: words.join(" "),
+            kind: Wanted::Functions(addresses),
+        }
+    }
+
+    /// From what [`Display`](fmt::Display) wrote, which may be several functions.
+    pub(crate) fn from_words(text: &str) -> Result<Self, SpecError> {
+        let addresses: Result<Vec<Address>, _> = text.split(' ').map(str::parse).collect();
+        match addresses {
+            Ok(addresses) => Ok(Self::of_functions(addresses)),
+            Err(_) => text.parse(),
+        }
+    }
+
+    /// Opens what the device needs of the system, a function on these terms.
     ///
     /// # Errors
     /// Where something of it can't be used.
-    pub fn open(&self, view: View) -> Result<Opened, BuildError> {
+    pub fn open(&self, terms: Terms) -> Result<Opened, BuildError> {
         Ok(match &self.kind {
             Wanted::Software(plan) => Opened {
                 images: plan.open()?,
-                function: None,
+                functions: Vec::new(),
             },
-            Wanted::Function(address) => Opened {
+            Wanted::Functions(addresses) => Opened {
                 images: Vec::new(),
-                function: Some(Owned::open(&Host::default(), *address, view)?),
+                functions: Owned::open_all(&Host::default(), addresses, terms)?,
             },
         })
     }
 
-    /// Makes the device over what [`open`](Self::open) gave; opens nothing itself. `bars` is for a function that exists.
+    /// Makes the device over what [`open`](Self::open) gave, of functions that exist one device each; opens nothing itself.
+    /// `bars` is for functions that exist.
     ///
     /// # Errors
     /// Where what it needs (memory, threads) is not to be had.
-    pub fn build_over(&self, opened: Opened, bars: BarGrant) -> Result<Arc<dyn Device>, BuildError> {
-        match (&self.kind, opened.function) {
-            (Wanted::Software(plan), _) => plan.build(opened.images),
-            (Wanted::Function(_), Some(function)) => Ok(Hardware::new(function.into_parts(bars))?),
-            (Wanted::Function(_), None) => Err(BuildError::Config {
-                device: "a PCI function",
-                why: "its descriptors were not handed over".into(),
-            }),
+    pub fn build_over(&self, opened: Opened, bars: BarGrant) -> Result<Vec<Arc<dyn Device>>, BuildError> {
+        match &self.kind {
+            Wanted::Software(plan) => Ok(vec![plan.build(opened.images)?]),
+            Wanted::Functions(addresses) if addresses.len() == opened.functions.len() => {
+                let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+                for parts in Owned::into_parts(opened.functions, bars)? {
+                    devices.push(Hardware::new(parts)?);
+                }
+                Ok(devices)
+            }
+            Wanted::Functions(_) => Err(not_handed_over()),
         }
     }
 
-    /// The address of the function that exists, where the device is one.
+    /// The addresses of the functions that exist, where the device is one or several; else none.
     #[must_use]
-    pub fn address(&self) -> Option<Address> {
-        match self.kind {
-            Wanted::Software(_) => None,
-            Wanted::Function(address) => Some(address),
+    pub fn addresses(&self) -> &[Address] {
+        match &self.kind {
+            Wanted::Software(_) => &[],
+            Wanted::Functions(addresses) => addresses,
         }
     }
 
@@ -212,17 +284,20 @@ impl DeviceSpec {
     pub(crate) fn own_file_bytes(&self) -> u64 {
         match &self.kind {
             Wanted::Software(plan) => plan.own_file_bytes(),
-            Wanted::Function(_) => 0,
+            Wanted::Functions(_) => 0,
         }
     }
 
-    /// The most memory that a user can make the device take beyond what it has when it is made, bytes.
+    /// The most memory that a user can make the device take beyond what it has when it is made, bytes; of several functions
+    /// each.
     pub(crate) fn memory_bytes(&self) -> u64 {
         // Of a function: what its ioctls carry for a moment, and sentences about refusals.
         const FUNCTION: u64 = 1 << 20;
+        // A mapping's place in the address space of its group: twice what trees of the least filling take.
+        const PLACE: u64 = 256;
         match &self.kind {
             Wanted::Software(plan) => plan.memory_bytes(),
-            Wanted::Function(_) => FUNCTION,
+            Wanted::Functions(_) => FUNCTION + u64::from(Policy::default().max_mappings) * PLACE,
         }
     }
 }
@@ -239,10 +314,7 @@ impl FromStr for DeviceSpec {
             if let Some(option) = parts.next() {
                 return Err(SpecError::NoOptions { address, option });
             }
-            return Ok(Self {
-                text: address.to_string(),
-                kind: Wanted::Function(address),
-            });
+            return Ok(Self::of_functions(vec![address]));
         }
         let kind = KINDS
             .iter()
@@ -268,6 +340,13 @@ impl fmt::Display for DeviceSpec {
 impl fmt::Debug for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DeviceSpec").field(&self.text).finish()
+    }
+}
+
+fn not_handed_over() -> BuildError {
+    BuildError::Config {
+        device: "a PCI function",
+        why: "its descriptors were not handed over".into(),
     }
 }
 
@@ -410,12 +489,12 @@ mod tests {
     fn an_address_is_a_function_that_exists_and_takes_no_options() {
         for text in ["0000:01:00.0", "01:00.0"] {
             let spec: DeviceSpec = text.parse().expect(text);
-            let address = spec.address().map(|address| address.to_string());
+            let address = spec.addresses().first().map(ToString::to_string);
             assert_eq!(address.as_deref(), Some("0000:01:00.0"), "of {text:?}");
             assert_eq!(spec.to_string(), "0000:01:00.0", "{text:?} in full");
         }
         let edu: DeviceSpec = "edu".parse().expect("edu");
-        assert_eq!(edu.address(), None);
+        assert!(edu.addresses().is_empty());
         for (text, part) in [
             ("01:00.0,ro", r#"has no options, and "ro" follows 0000:01:00.0"#),
             ("01:00", "01:00"),
@@ -423,6 +502,41 @@ mod tests {
         ] {
             let error = text.parse::<DeviceSpec>().expect_err(text).to_string();
             assert!(error.contains(part), "of {text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_functions_that_exist_are_served_together_each_once() {
+        let together = |words: &[&str]| {
+            let specs: Result<Vec<DeviceSpec>, _> = words.iter().map(|word| word.parse()).collect();
+            DeviceSpec::together(&specs.expect("each is well-formed"))
+        };
+        let both = together(&["02:01.0", "0000:02:02.0"]).expect("two functions");
+        assert_eq!(both.to_string(), "0000:02:01.0 0000:02:02.0");
+        // What the worker is told.
+        for text in [
+            both.to_string().as_str(),
+            "0000:02:01.0",
+            "nvme,file=a b:c 02:01.0,ro",
+        ] {
+            let heard = DeviceSpec::from_words(text).expect(text);
+            assert_eq!(heard.to_string(), text);
+            let functions = text.matches("0000:").count();
+            assert_eq!(heard.addresses().len(), functions, "functions in {text:?}");
+        }
+        for (words, sentence) in [
+            (
+                &["02:01.0", "edu"][..],
+                "edu is no PCI function of this machine; only functions of one IOMMU group are served together",
+            ),
+            (&["02:01.0", "0000:02:01.0"], "0000:02:01.0 is named twice"),
+            (
+                &["02:01.0"; 65],
+                "65 functions are too many: at most 64 are served together",
+            ),
+        ] {
+            let error = together(words).expect_err("no such device").to_string();
+            assert_eq!(error, sentence);
         }
     }
 

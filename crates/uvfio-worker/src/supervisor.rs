@@ -23,8 +23,8 @@ use crate::channel::{Lost, Order, Report, Setup};
 use crate::child::Worker;
 use crate::opened::Opened;
 use crate::orders::Orders;
-use crate::owned::{OwnError, Owned, raise_locked_memory};
-use crate::run::{accept, peer};
+use crate::owned::{OwnError, Owned, Terms, raise_locked_memory};
+use crate::run::{accept, peer, uid};
 use crate::{BuildError, DeviceSpec, Ended, Source};
 
 /// How long a worker may take to end in order: a device's reset, and a little more.
@@ -72,8 +72,8 @@ pub enum SupervisorError {
 pub struct Job<'a> {
     /// The device.
     pub spec: &'a DeviceSpec,
-    /// What its user sees of it.
-    pub view: View,
+    /// What its user sees of it, and how a function that exists is opened.
+    pub terms: Terms,
     /// How its user reaches the BARs of a function that exists.
     pub bars: BarGrant,
     /// What the worker logs: a filter of `tracing_subscriber`'s.
@@ -104,29 +104,33 @@ pub struct Supervisor<'a> {
     setup: Setup,
     opened: Opened,
     worker: Worker,
-    user: Option<User>,
+    /// The users who are being served, by the places of their functions in the specification.
+    users: Vec<Option<User>>,
     /// What the worker said before it ended.
     last_words: Option<Report>,
     /// It has been told to stop, and must have by then.
     stop_by: Option<Instant>,
     /// It has been told that the device is taken away.
     taken_away: bool,
-    /// The only user has left.
+    /// The only user has left, from all functions that it had.
     user_left: bool,
     /// How the first worker died, where the second one serves.
     died: Option<String>,
     /// The function did not come back after that.
     not_back: Option<SupervisorError>,
-    /// Whether the function is about to go, or gone.
+    /// Whether a function is about to go, or gone.
     removal: Removal,
 }
 
-/// The user who is being served.
+/// A user who is being served: its connection to one function.
 #[derive(Debug)]
 struct User {
+    function: u8,
     stream: UnixStream,
     journal: OwnedFd,
     peer: String,
+    /// Who it is for the kernel; none: it does not say.
+    uid: Option<u32>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -135,10 +139,10 @@ impl<'a> Supervisor<'a> {
     /// # Errors
     /// Where the device can't be made, or its worker not be started or confined.
     pub fn start(job: &Job<'_>, orders: &'a Orders) -> Result<Option<Self>, SupervisorError> {
-        if job.spec.address().is_some() {
+        if !job.spec.addresses().is_empty() {
             raise_locked_memory();
         }
-        Self::start_over(job, orders, job.spec.open(job.view)?)
+        Self::start_over(job, orders, job.spec.open(job.terms)?)
     }
 
     /// As [`start`](Self::start), over what is open already.
@@ -150,7 +154,7 @@ impl<'a> Supervisor<'a> {
         let setup = Setup {
             gone: None,
             ansi: job.ansi,
-            view: job.view,
+            view: job.terms.view,
             bars: job.bars,
             shape: String::new(),
             log: job.log.into(),
@@ -159,14 +163,15 @@ impl<'a> Supervisor<'a> {
         let Some(worker) = Worker::start(&setup, &opened, orders)? else {
             return Ok(None);
         };
-        // After the worker, which listens as well when it takes the function over.
-        let removal = Removal::new(job.release_within, opened.function.as_ref())?;
+        // After the worker, which listens as well when it takes the functions over.
+        let removal = Removal::new(job.release_within, &opened.functions)?;
+        let functions = opened.functions.len().max(1);
         Ok(Some(Self {
             orders,
             setup,
             opened,
             worker,
-            user: None,
+            users: (0..functions).map(|_| None).collect(),
             last_words: None,
             stop_by: None,
             taken_away: false,
@@ -183,27 +188,27 @@ impl<'a> Supervisor<'a> {
     /// Where the device or its worker fails. A user whose worker dies is served to its end first: the device is gone
     /// for it.
     pub fn run(mut self, source: Source<'_>) -> Result<Ended, SupervisorError> {
-        self.serve_until_end(source)
+        match source {
+            Source::Listener(listener) => self.serve_until_end(&[listener]),
+            Source::Connected(stream) => {
+                self.serve(0, stream)?;
+                self.serve_until_end(&[])
+            }
+        }
     }
 
-    /// As [`run`](Self::run). A function that exists is served to one user: each lease has a worker of its own.
-    pub(crate) fn serve_until_end(&mut self, source: Source<'_>) -> Result<Ended, SupervisorError> {
-        let only_user = matches!(source, Source::Connected(_)) || self.opened.function.is_some();
-        let listener = match source {
-            Source::Listener(listener) => {
-                listener.set_nonblocking(true).map_err(SupervisorError::Accept)?;
-                Some(listener)
-            }
-            Source::Connected(stream) => {
-                self.serve(stream)?;
-                None
-            }
-        };
+    /// Serves the users that come from these listeners, one for each function, or the one that is there already. Functions
+    /// that exist are served to one user: each lease has a worker of its own.
+    pub(crate) fn serve_until_end(&mut self, listeners: &[&UnixListener]) -> Result<Ended, SupervisorError> {
+        let only_user = listeners.is_empty() || !self.opened.functions.is_empty();
+        for listener in listeners {
+            listener.set_nonblocking(true).map_err(SupervisorError::Accept)?;
+        }
         loop {
             self.pass_on_orders()?;
-            self.follow_function()?;
-            let listener = listener.filter(|_| self.user.is_none() && self.stop_by.is_none());
-            self.wait(listener)?;
+            self.follow_functions()?;
+            let open = self.open_places(listeners);
+            self.wait(&open)?;
             if self.stop_by.is_some_and(|late| Instant::now() > late) {
                 return Err(SupervisorError::Died("it did not end when it was told to".into()));
             }
@@ -213,9 +218,13 @@ impl<'a> Supervisor<'a> {
                 .next_report()
                 .map_err(SupervisorError::Channel)?
             {
-                Some(Some(Report::Free)) => {
-                    self.user = None;
-                    if only_user {
+                Some(Some(Report::Free { function })) => {
+                    if let Some(place) = self.users.get_mut(usize::from(function)) {
+                        *place = None;
+                    }
+                    let nobody = self.has_no_user();
+                    let last = only_user || self.died.is_some() || self.taken_away;
+                    if nobody && last && self.stop_by.is_none() {
                         self.user_left = true;
                         self.stop()?;
                     }
@@ -228,37 +237,78 @@ impl<'a> Supervisor<'a> {
                 }
                 Some(Some(Report::Hello(_) | Report::Ready { .. })) | None => {}
             }
-            if let Some(stream) = listener
-                .map(accept)
-                .transpose()
-                .map_err(SupervisorError::Accept)?
-                .flatten()
-            {
-                self.serve(stream)?;
+            for (function, listener) in open {
+                // Not where the report was that serving is at its end.
+                if self.stop_by.is_none()
+                    && let Some(stream) = accept(listener).map_err(SupervisorError::Accept)?
+                {
+                    self.serve(function, stream)?;
+                }
             }
         }
     }
 
-    /// Hands a user to the worker.
-    fn serve(&mut self, stream: UnixStream) -> Result<(), SupervisorError> {
-        let peer = peer(&stream);
-        if self.setup.view == View::Raw && self.opened.function.is_some() {
+    /// The functions that can have a user now, and where it comes from.
+    fn open_places<'l>(&self, listeners: &[&'l UnixListener]) -> Vec<(u8, &'l UnixListener)> {
+        if self.stop_by.is_some() || self.died.is_some() || self.removal.has_begun() {
+            return Vec::new();
+        }
+        let places = (0..).zip(listeners).zip(&self.users);
+        let free = places.filter(|(_, user)| user.is_none());
+        free.map(|((function, listener), _)| (function, *listener))
+            .collect()
+    }
+
+    fn has_no_user(&self) -> bool {
+        self.users.iter().all(Option::is_none)
+    }
+
+    /// What a function is called.
+    fn name(&self, function: u8) -> String {
+        let address = self
+            .opened
+            .functions
+            .get(usize::from(function))
+            .map(Owned::address);
+        address.map_or_else(|| self.setup.spec.clone(), |address| address.to_string())
+    }
+
+    /// Hands a user to the worker; not one who may not have the function together with who has others.
+    fn serve(&mut self, function: u8, stream: UnixStream) -> Result<(), SupervisorError> {
+        let (peer, uid) = (peer(&stream), uid(&stream));
+        let name = self.name(function);
+        // The functions have one address space: what one user maps, another one's function would reach.
+        if let Some(other) = self.users.iter().flatten().next()
+            && (uid.is_none() || uid != other.uid)
+        {
             tracing::warn!(
                 target: "audit",
-                "{}: {peer} gets the raw view, by this server's command line: it is inside the trusted base, and can \
-                 disturb other devices (by a moved BAR)",
-                self.setup.spec
+                "{name}: {peer} is turned away: {} has {}, and functions of one IOMMU group go to one user",
+                other.peer,
+                self.name(other.function)
+            );
+            return Ok(());
+        }
+        if self.setup.view == View::Raw && !self.opened.functions.is_empty() {
+            tracing::warn!(
+                target: "audit",
+                "{name}: {peer} gets the raw view, by this server's command line: it is inside the trusted base, and can \
+                 disturb other devices (by a moved BAR)"
             );
         }
         let journal = Journal::create(&Limits::default()).map_err(SupervisorError::Accept)?;
         let user = User {
+            function,
             stream,
             journal,
             peer,
+            uid,
         };
-        // Kept first: where the worker has just died, the next one gets it.
+        // Kept whatever becomes of it: where the worker has just died, the next one gets it.
         self.worker.order(&user.order()?)?;
-        self.user = Some(user);
+        if let Some(place) = self.users.get_mut(usize::from(function)) {
+            *place = Some(user);
+        }
         Ok(())
     }
 
@@ -279,14 +329,17 @@ impl<'a> Supervisor<'a> {
         self.worker.order(&Order::Stop)
     }
 
-    /// Waits for an order, a report or (with a listener) a user.
-    fn wait(&self, listener: Option<&UnixListener>) -> Result<(), SupervisorError> {
+    /// Waits for an order, a report or a user at one of these places.
+    fn wait(&self, open: &[(u8, &UnixListener)]) -> Result<(), SupervisorError> {
         let wake = self.orders.wake();
         let mut ready = vec![
             PollFd::new(&self.worker.channel, PollFlags::IN),
             PollFd::new(&wake, PollFlags::IN),
         ];
-        ready.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        ready.extend(
+            open.iter()
+                .map(|(_, listener)| PollFd::new(*listener, PollFlags::IN)),
+        );
         let left = self
             .stop_by
             .map(|late| late.saturating_duration_since(Instant::now()));
@@ -320,8 +373,8 @@ impl<'a> Supervisor<'a> {
         }
         match self.last_words.take() {
             Some(Report::Failed(why)) => return Err(SupervisorError::Refused(why)),
-            Some(Report::Ended { .. }) if self.user_left => return Ok(Some(Ended::UserLeft)),
             Some(Report::Ended { gone: true }) => return Ok(Some(Ended::Gone)),
+            Some(Report::Ended { .. }) if self.user_left => return Ok(Some(Ended::UserLeft)),
             Some(_) => return Ok(Some(Ended::Stopped)),
             None => {}
         }
@@ -329,21 +382,24 @@ impl<'a> Supervisor<'a> {
         if self.setup.gone.is_some() {
             return Err(SupervisorError::Died(how));
         }
-        let stopped = self.opened.function.as_ref().map_or(Ok(()), Owned::quieten);
-        let Some(user) = self.user.as_ref().filter(|_| self.stop_by.is_none()) else {
+        let stopped: Vec<_> = self.opened.functions.iter().map(Owned::quieten).collect();
+        let stopped = stopped.into_iter().collect();
+        if self.stop_by.is_some() || self.has_no_user() {
             self.take_back(stopped)?;
             return Err(SupervisorError::Died(how));
-        };
-        let peer = user.peer.clone();
+        }
         let Some(next) = self.stand_in(Lost::Worker)? else {
             return Err(SupervisorError::Died(how));
         };
-        tracing::warn!(
-            target: "audit",
-            "{}: the device is gone for {peer}; worker {} answers in the place of the one that died",
-            self.setup.spec,
-            next.id()
-        );
+        for user in self.users.iter().flatten() {
+            tracing::warn!(
+                target: "audit",
+                "{}: the device is gone for {}; worker {} answers in the place of the one that died",
+                self.name(user.function),
+                user.peer,
+                next.id()
+            );
+        }
         self.worker = next;
         self.died = Some(how);
         // It takes its time, and the user has its answers by now.
@@ -351,7 +407,7 @@ impl<'a> Supervisor<'a> {
         Ok(None)
     }
 
-    /// Starts a worker for whom the device is gone, and hands it the user; none where an order to stop comes first.
+    /// Starts a worker for whom the device is gone, and hands it the users; none where an order to stop comes first.
     fn stand_in(&mut self, why: Lost) -> Result<Option<Worker>, SupervisorError> {
         // Nothing of the disk or the function for whoever broke the first one.
         let stand_ins = self.opened.stand_ins().map_err(SupervisorError::Start)?;
@@ -359,24 +415,27 @@ impl<'a> Supervisor<'a> {
         self.setup.gone = Some(why);
         self.setup.shape = std::mem::take(&mut self.worker.shape);
         let next = Worker::start(&self.setup, &stand_ins, self.orders)?;
-        if let (Some(next), Some(user)) = (&next, &self.user) {
-            next.order(&user.order()?)?;
+        if let Some(next) = &next {
+            for user in self.users.iter().flatten() {
+                next.order(&user.order()?)?;
+            }
         }
         Ok(next)
     }
 
-    /// Resets a function whose worker has died, and lets go of it.
+    /// Resets functions whose worker has died, and lets go of them.
     fn take_back(&mut self, stopped: Result<(), VfioError>) -> Result<(), SupervisorError> {
-        self.removal.events = None;
-        let Some(function) = self.opened.function.take() else {
-            return Ok(());
-        };
-        let back = stopped.and_then(|()| function.reset());
-        match &back {
-            Ok(()) => tracing::info!(target: "audit", "{}: stopped and reset", self.setup.spec),
-            Err(error) => tracing::error!(target: "audit", "{}: {error}", self.setup.spec),
+        self.removal.forget();
+        let mut all = stopped;
+        for function in self.opened.functions.drain(..) {
+            let back = function.reset();
+            match &back {
+                Ok(()) => tracing::info!(target: "audit", "{}: stopped and reset", function.address()),
+                Err(error) => tracing::error!(target: "audit", "{}: {error}", function.address()),
+            }
+            all = all.and(back);
         }
-        back.map_err(SupervisorError::NotBack)
+        all.map_err(SupervisorError::NotBack)
     }
 
     /// Whether the user has been served to its end, by whichever worker, and another one may come.
@@ -385,21 +444,22 @@ impl<'a> Supervisor<'a> {
             Ok(ended) => *ended == Ended::UserLeft,
             // Killed while it served, or on its way out: stopped and reset by us.
             Err(SupervisorError::Died(_)) => {
-                self.opened.function.is_none() && (self.died.is_some() || self.user_left)
+                self.opened.functions.is_empty() && (self.died.is_some() || self.user_left)
             }
             Err(_) => false,
         }
     }
 
-    /// The function that exists, as long as it is open.
-    pub(crate) fn function(&self) -> Option<&Owned> {
-        self.opened.function.as_ref()
+    /// The functions that exist, as long as they are open.
+    pub(crate) fn functions(&self) -> &[Owned] {
+        &self.opened.functions
     }
 }
 
 impl User {
     fn order(&self) -> Result<Order, SupervisorError> {
         Ok(Order::Serve {
+            function: self.function,
             stream: self.stream.try_clone().map_err(SupervisorError::Start)?,
             journal: self.journal.try_clone().map_err(SupervisorError::Start)?,
             peer: self.peer.clone(),

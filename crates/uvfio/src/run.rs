@@ -70,7 +70,7 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
     let mut devices = Vec::new();
     for device in &args.device {
         let spec: DeviceSpec = device.parse().map_err(Failure::usage)?;
-        if spec.address().is_some() {
+        if !spec.addresses().is_empty() {
             return Err(Failure::usage(format_args!(
                 "{device} is a PCI function of this machine; `uvfio run` gives programs devices in software"
             )));

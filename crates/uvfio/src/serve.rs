@@ -13,7 +13,7 @@ use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::Address;
 use uvfio_worker::{
     BetweenUsers, DeviceSpec, Ended, Job, KINDS, Leases, LogError, Orders, SocketFile, Source,
-    SupervisorError, say,
+    SupervisorError, Terms, say,
 };
 
 use crate::exit::Failure;
@@ -24,6 +24,9 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serve a device to one user after another.
 ///
+/// Several PCI functions of one IOMMU group have one address space between them, and go to one user: each has a socket, and
+/// while a user has one of them, nobody of another uid gets another one.
+///
 /// SIGTERM ends it in order. SIGUSR1 takes the device away from its user: it then reads all ones, as after a surprise
 /// removal, and the server ends when that user leaves.
 ///
@@ -33,9 +36,11 @@ const RELEASE_WITHIN: Duration = Duration::from_secs(30);
 #[command(after_help = devices_help())]
 pub(crate) struct Args {
     /// The device: NAME[,OPTION[=VALUE]]..., or the address of a PCI function of this machine that vfio-pci has, such
-    /// as 0000:01:00.0.
-    device: String,
-    /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not).
+    /// as 0000:01:00.0; or of several of one IOMMU group.
+    #[arg(required = true)]
+    device: Vec<String>,
+    /// Listen on a UNIX socket at this path (mode 0600; a stale socket is replaced, anything else is not). For several
+    /// functions once for each, in their order; or once a folder, in which each has a socket ADDRESS.sock.
     #[arg(
         long,
         alias = "socket-path",
@@ -43,7 +48,7 @@ pub(crate) struct Args {
         required_unless_present = "fd",
         conflicts_with = "fd"
     )]
-    socket: Option<PathBuf>,
+    socket: Vec<PathBuf>,
     /// Serve on this open descriptor: a listening UNIX socket, or one that is already connected to the only user.
     #[arg(long, value_name = "N")]
     fd: Option<u16>,
@@ -61,6 +66,11 @@ pub(crate) struct Args {
     /// removal, unplug); then it is taken, and is gone for its user [default: 30]
     #[arg(long, value_name = "SECONDS")]
     release_within: Option<u32>,
+    /// Serve a PCI function of this machine though nothing keeps it from raising any interrupt of the machine: where
+    /// interrupt remapping is missing, and the kernel was told to do without (allow_unsafe_interrupts). Its users are
+    /// then inside the trusted base.
+    #[arg(long)]
+    unsafe_interrupts: bool,
     /// What is logged to stderr: a level, or a filter such as `info,uvfio_proto=debug`. Refusals and users coming and
     /// going are the target `audit`. Of each kind of line 64 are logged at once, and then one a second; lines that
     /// nobody reads in time are dropped, and counted.
@@ -86,13 +96,13 @@ impl BetweenUsersArg {
             Self::Format => BetweenUsers::Erase(erase),
             Self::Never => BetweenUsers::Never,
         };
-        let Some(address) = spec.address() else {
+        if spec.addresses().is_empty() {
             return Err(Failure::usage(format_args!(
                 "--between-users: {spec} is no PCI function of this machine; a device in software is as new for each \
                  user, but for its images"
             )));
-        };
-        if self == Self::Format {
+        }
+        for &address in spec.addresses().iter().filter(|_| self == Self::Format) {
             let unfit =
                 |why: String| Failure::usage(format_args!("--between-users format: {address}: {why}"));
             let function = Function::open_vfio(&address.to_string()).map_err(|why| unfit(why.to_string()))?;
@@ -121,22 +131,30 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let ansi = std::io::stderr().is_terminal();
     log_to_stderr(&args.log, ansi)?;
 
-    let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
-    if args.bars.is_some() && spec.address().is_none() {
+    let spec = spec(&args.device)?;
+    if args.bars.is_some() && spec.addresses().is_empty() {
         return Err(Failure::usage(format_args!(
             "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
         )));
     }
-    if args.release_within.is_some() && spec.address().is_none() {
+    if args.release_within.is_some() && spec.addresses().is_empty() {
         return Err(Failure::usage(format_args!(
             "--release-within is for PCI functions of this machine: the kernel wants nothing of {spec}"
+        )));
+    }
+    if args.unsafe_interrupts && spec.addresses().is_empty() {
+        return Err(Failure::usage(format_args!(
+            "--unsafe-interrupts is for PCI functions of this machine: {spec} raises no interrupt but its user's"
         )));
     }
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
         spec: &spec,
-        view: args.view.into(),
+        terms: Terms {
+            view: args.view.into(),
+            unsafe_interrupts: args.unsafe_interrupts,
+        },
         bars: args.bars.map(BarGrant::from).unwrap_or_default(),
         log: &args.log,
         ansi,
@@ -145,14 +163,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             .release_within
             .map_or(RELEASE_WITHIN, |seconds| Duration::from_secs(seconds.into())),
     };
+    let wanted = Wanted::of(args, &spec)?;
     let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
     };
     // Last, so that who finds the socket finds the device.
-    let place = Place::open(args)?;
+    let place = wanted.open()?;
 
     place.announce(&spec);
-    match leases.run(place.source()?).map_err(Failure::running)? {
+    let ended = match &place {
+        Place::Files(files) => {
+            let listeners: Vec<_> = files.iter().map(SocketFile::listener).collect();
+            match &listeners[..] {
+                [listener] => leases.run(Source::Listener(listener)),
+                listeners => leases.run_group(listeners),
+            }
+        }
+        Place::Listener(listener) => leases.run(Source::Listener(listener)),
+        Place::Connected(stream) => {
+            leases.run(Source::Connected(stream.try_clone().map_err(Failure::running)?))
+        }
+    };
+    match ended.map_err(Failure::running)? {
         Ended::Stopped => say(format_args!("uvfio: {spec} has ended")),
         Ended::UserLeft => say(format_args!("uvfio: {spec} has ended: its user has left")),
         Ended::NoReset => say(format_args!(
@@ -195,22 +227,67 @@ fn not_started(error: SupervisorError) -> Failure {
     }
 }
 
-/// Where the user comes from.
+/// What the words on the command line stand for.
+fn spec(words: &[String]) -> Result<DeviceSpec, Failure> {
+    let specs: Result<Vec<DeviceSpec>, _> = words.iter().map(|word| word.parse()).collect();
+    let mut specs = specs.map_err(Failure::usage)?;
+    match specs.len() {
+        1 => Ok(specs.remove(0)),
+        _ => DeviceSpec::together(&specs).map_err(Failure::usage),
+    }
+}
+
+/// Where users are to come from, as the command line has it.
+enum Wanted {
+    Files(Vec<PathBuf>),
+    Descriptor(u16),
+}
+
+impl Wanted {
+    /// A socket for each function.
+    fn of(args: &Args, spec: &DeviceSpec) -> Result<Self, Failure> {
+        let functions = spec.addresses();
+        let count = functions.len().max(1);
+        match (&args.socket[..], args.fd) {
+            ([], Some(number)) if count == 1 => Ok(Self::Descriptor(number)),
+            ([], _) => Err(Failure::usage(format_args!(
+                "give --socket PATH for each of {spec}; a descriptor (--fd) is for one"
+            ))),
+            ([folder], _) if count > 1 && folder.is_dir() => Ok(Self::Files(
+                functions
+                    .iter()
+                    .map(|address| folder.join(format!("{address}.sock")))
+                    .collect(),
+            )),
+            (paths, _) if paths.len() == count => Ok(Self::Files(paths.to_vec())),
+            (paths, _) => Err(Failure::usage(format_args!(
+                "{} of --socket for {count} of {spec}: give one for each, or for several functions one folder that is \
+                 there",
+                paths.len()
+            ))),
+        }
+    }
+
+    fn open(&self) -> Result<Place, Failure> {
+        match self {
+            Self::Files(paths) => {
+                let files: Result<Vec<_>, _> = paths.iter().map(|path| SocketFile::listen(path)).collect();
+                files.map(Place::Files).map_err(Failure::usage)
+            }
+            Self::Descriptor(number) => Place::from_descriptor(*number),
+        }
+    }
+}
+
+/// Where users come from.
 enum Place {
-    File(SocketFile),
+    /// One for each function.
+    Files(Vec<SocketFile>),
     Listener(UnixListener),
     Connected(UnixStream),
 }
 
 impl Place {
-    fn open(args: &Args) -> Result<Self, Failure> {
-        match (&args.socket, args.fd) {
-            (Some(path), _) => SocketFile::listen(path).map(Self::File).map_err(Failure::usage),
-            (None, Some(number)) => Self::from_descriptor(number),
-            (None, None) => Err(Failure::usage("give --socket PATH or --fd N")),
-        }
-    }
-
     fn from_descriptor(number: u16) -> Result<Self, Failure> {
         let bad = |why: &str| Failure::usage(format_args!("--fd {number} {why}"));
         let fd: OwnedFd = inherited::duplicate(number).map_err(|_| bad("is not an open descriptor"))?;
@@ -228,27 +305,25 @@ impl Place {
         Ok(Self::Connected(fd.into()))
     }
 
-    fn source(&self) -> Result<Source<'_>, Failure> {
-        Ok(match self {
-            Self::File(file) => Source::Listener(file.listener()),
-            Self::Listener(listener) => Source::Listener(listener),
-            Self::Connected(stream) => Source::Connected(stream.try_clone().map_err(Failure::running)?),
-        })
-    }
-
     /// Says that the device can be attached to, and how.
     fn announce(&self, spec: &DeviceSpec) {
         match self {
-            Self::File(file) => {
-                let device = serde_json::json!({
-                    "driver": "vfio-user-pci",
-                    "socket": { "type": "unix", "path": file.path() },
-                });
-                say(format_args!(
-                    "uvfio: {spec} listens on {}; attach with: qemu-system-x86_64 -m 1G \
-                     -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
-                    file.path().display(),
-                ));
+            Self::Files(files) => {
+                let mut functions = spec.addresses().iter();
+                for file in files {
+                    let name = functions
+                        .next()
+                        .map_or_else(|| spec.to_string(), ToString::to_string);
+                    let device = serde_json::json!({
+                        "driver": "vfio-user-pci",
+                        "socket": { "type": "unix", "path": file.path() },
+                    });
+                    say(format_args!(
+                        "uvfio: {name} listens on {}; attach with: qemu-system-x86_64 -m 1G \
+                         -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m -device '{device}'",
+                        file.path().display(),
+                    ));
+                }
             }
             Self::Listener(_) => say(format_args!("uvfio: {spec} listens on the socket it was given")),
             Self::Connected(_) => say(format_args!("uvfio: {spec} serves the user it was given")),

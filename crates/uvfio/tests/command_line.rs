@@ -60,6 +60,26 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
         &["serve", "edu", "--socket", "s", "--between-users", "never"],
         "--between-users: edu is no PCI function",
     );
+    refused(
+        &["serve", "edu", "--socket", "s", "--unsafe-interrupts"],
+        "--unsafe-interrupts is for PCI functions of this machine",
+    );
+    refused(
+        &["serve", "edu", "nvme,mem=1M", "--socket", "s", "--socket", "t"],
+        "edu is no PCI function of this machine; only functions of one IOMMU group are served together",
+    );
+    refused(
+        &["serve", "edu", "--socket", "s", "--socket", "t"],
+        "2 of --socket for 1 of edu: give one for each",
+    );
+    refused(
+        &["serve", "02:01.0", "02:02.0", "--socket", "s"],
+        "1 of --socket for 2 of 0000:02:01.0 0000:02:02.0: give one for each, or for several functions one folder",
+    );
+    refused(
+        &["serve", "02:01.0", "02:02.0", "--fd", "0"],
+        "a descriptor (--fd) is for one",
+    );
     refused(&["serve", "edu", "--socket", "s", "--log", "=="], "--log");
     refused(&["fly"], "fly");
     refused(&[], "Usage");

@@ -204,6 +204,23 @@ fn list_prints_the_same_as_json() {
 }
 
 #[test]
+fn where_the_kernel_does_without_interrupt_remapping_every_function_says_so() {
+    let machine = Machine::new();
+    machine.write("proc/interrupts", "9: 0 IO-APIC acpi\n");
+    let parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    for (value, said) in [("N\n", false), ("Y\n", true)] {
+        machine.write(parameter, value);
+        let text = machine.says(&["list"]);
+        let count = text.matches("; interrupts not isolated\n").count();
+        assert_eq!(count, if said { 2 } else { 0 }, "{value:?}: {text}");
+        let list: Value = serde_json::from_str(&machine.says(&["list", "--json"])).expect("JSON");
+        for function in list.as_array().expect("a list") {
+            assert_eq!(function["interrupts_not_isolated"], said, "{value:?}: {function}");
+        }
+    }
+}
+
+#[test]
 fn what_can_not_be_done_is_refused_in_one_sentence_with_a_way_out() {
     let machine = Machine::new();
     machine.refuses(

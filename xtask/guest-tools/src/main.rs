@@ -16,6 +16,7 @@ mod nvme;
 mod qtest;
 mod report;
 mod served;
+mod siblings;
 mod vfio;
 
 use report::Report;
@@ -133,6 +134,19 @@ enum Task {
         /// The other's socket
         second: PathBuf,
     },
+    /// One user of two edus of one IOMMU group that are served has each look for what the other's socket has mapped; then
+    /// keeps both busy, until it is killed
+    Siblings {
+        /// The one's socket
+        first: PathBuf,
+        /// The other's socket
+        second: PathBuf,
+    },
+    /// Has a function that is served, until it is killed
+    Stay {
+        /// The server's socket
+        socket: PathBuf,
+    },
     /// Keeps hold of the VFIO device that a process has, until it is killed
     HoldOf {
         /// The process
@@ -211,6 +225,8 @@ fn main() -> ExitCode {
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
+        Task::Siblings { first, second } => siblings::try_them([&first, &second], &mut report),
+        Task::Stay { socket } => siblings::stay(&socket, &mut report),
         Task::HoldOf { pid } => served::hold(pid, &mut report),
         Task::KeepMapped { socket, leave } => mapped::keep(&socket, leave, &mut report),
         Task::KvmDoorbell { socket } => kvm::doorbell(&socket, &mut report),

@@ -22,8 +22,9 @@ const BAR_1: u8 = 0x14;
 /// BAR 0 is in memory, of 64 bits.
 const MEMORY_OF_64_BITS: u32 = 0b100;
 
-/// Where the machine has neither memory nor a device.
+/// Where the machine has neither memory nor a device; each slot has a part of it.
 const FREE: u32 = 0xe000_0000;
+const PART: u32 = 1 << 20;
 
 /// Identifies the NVMe controller in slot `slot` of the machine that listens at `socket`.
 pub(crate) fn identify(socket: &Path, slot: u8, serial: &str, report: &mut Report) -> Result<()> {
@@ -43,7 +44,7 @@ pub(crate) fn identify(socket: &Path, slot: u8, serial: &str, report: &mut Repor
         &(!0x3fff | MEMORY_OF_64_BITS),
         &size,
     )?;
-    machine.config_write(BAR_0, FREE)?;
+    machine.config_write(BAR_0, machine.place())?;
     machine.config_write(BAR_1, 0)?;
     let mut nvme = Nvme::enabled(machine)?;
     report.ok("the controller is enabled by the machine's accesses")?;
@@ -68,6 +69,11 @@ impl Machine {
             stream: BufReader::new(stream),
             slot: 0,
         })
+    }
+
+    /// Where the controller's BAR is.
+    fn place(&self) -> u32 {
+        FREE + u32::from(self.slot) * PART
     }
 
     /// Sends one command, and returns what stands after `OK`.
@@ -137,7 +143,7 @@ impl Reach for Machine {
     }
 
     fn read(&mut self, register: u64, data: &mut [u8]) -> Result<()> {
-        let address = u64::from(FREE) + register;
+        let address = u64::from(self.place()) + register;
         let letter = if data.len() == 8 { 'q' } else { 'l' };
         let value = self.tell(&format!("read{letter} {address:#x}"))?;
         let value = u64::from_str_radix(value.trim_start_matches("0x"), 16)?;
@@ -146,7 +152,7 @@ impl Reach for Machine {
     }
 
     fn write(&mut self, register: u64, data: &[u8]) -> Result<()> {
-        let address = u64::from(FREE) + register;
+        let address = u64::from(self.place()) + register;
         let letter = if data.len() == 8 { 'q' } else { 'l' };
         let mut value = [0; 8];
         value[..data.len()].copy_from_slice(data);

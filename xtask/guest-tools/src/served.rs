@@ -21,36 +21,38 @@ use crate::edu::{
 use crate::report::Report;
 use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI, TO_EVENTFDS};
 
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
-const FIRST: u64 = 0x10_0000;
-const SECOND: u64 = 0x20_0000;
+pub(crate) const FIRST: u64 = 0x10_0000;
+pub(crate) const SECOND: u64 = 0x20_0000;
 /// What the first user's memory is full of, and what the second one's.
-const SECRET: u8 = 0xa5;
-const OWN: u8 = 0x3c;
+pub(crate) const SECRET: u8 = 0xa5;
+pub(crate) const OWN: u8 = 0x3c;
 
 /// How long a transfer may take; QEMU's takes 0.1 s.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Edu {
-    client: Client,
-    memory: File,
+pub(crate) struct Edu {
+    pub(crate) client: Client,
+    pub(crate) memory: File,
+    /// Where its memory lies for the device.
+    pub(crate) iova: u64,
 }
 
 impl Edu {
     /// Attaches, with one page of memory at `iova` that is full of `byte`.
-    fn open(socket: &Path, iova: u64, byte: u8) -> Result<Self> {
+    pub(crate) fn open(socket: &Path, iova: u64, byte: u8) -> Result<Self> {
         let mut client = Client::new(socket)?;
         let memory = File::from(memfd_create("edu", MemfdFlags::CLOEXEC)?);
         memory.set_len(PAGE)?;
         memory.write_all_at(&[byte; PAGE as usize], 0)?;
         client.dma_map(0, iova, PAGE, memory.as_raw_fd())?;
         client.region_write(CONFIG, COMMAND, &COMMAND_MEMORY_AND_MASTER.to_le_bytes())?;
-        Ok(Self { client, memory })
+        Ok(Self { client, memory, iova })
     }
 
     /// Has the device copy a page, and waits until it has.
-    fn copy(&mut self, from: u64, to: u64, direction: u64) -> Result<()> {
+    pub(crate) fn copy(&mut self, from: u64, to: u64, direction: u64) -> Result<()> {
         for (register, value) in [(DMA_SOURCE, from), (DMA_DESTINATION, to), (DMA_COUNT, PAGE)] {
             self.client.region_write(0, register, &value.to_le_bytes())?;
         }
@@ -83,7 +85,7 @@ impl Edu {
         Ok(eventfds)
     }
 
-    fn memory(&self) -> Result<Vec<u8>> {
+    pub(crate) fn memory(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; PAGE as usize];
         self.memory.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)

@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use uvfio_core::{
     Backing, DmaAccess, DmaMap, IrqAction, IrqData, IrqIndex, Policy, SetIrqs, VirtualDevice, region_index,
 };
-use uvfio_linux::device::{BarGrant, Hardware, Parts};
+use uvfio_linux::device::{BarGrant, GroupSpace, Hardware, Parts};
 use uvfio_linux::sysfs::Sysfs;
 use uvfio_linux::vfio::{DeviceFile, Irq, SharedMemory, Word};
 use uvfio_pci::View;
@@ -80,7 +80,7 @@ impl User {
         config.read(0, &mut hardware)?;
         let parts = Parts {
             name: address.to_owned(),
-            container,
+            space: GroupSpace::new(container)?,
             group,
             device: device.clone(),
             config: Some(Sysfs::default().open_config(address.parse()?, view == View::Raw)?),

@@ -1,23 +1,53 @@
 //! The container as the address space of a user: the IOMMU behind [`uvfio_core::DmaSpace`].
+//!
+//! The functions of an IOMMU group have one address space between them, and each has a user's connection of its own, by
+//! which that user maps its memory: a virtual machine the same memory once for each function. So what is mapped by several
+//! is mapped once, and undone when the last of them has undone it.
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use uvfio_core::{DmaAccess, Iommu, IommuError};
 
 use crate::vfio::{Access, AddressSpace, Container, Result, SharedMemory, VfioError};
 
-/// The IOMMU of a container. What is mapped stays mapped when the caller's descriptor is closed: the kernel pins it, and
-/// counts it against RLIMIT_MEMLOCK of this process.
+/// The address space of an IOMMU group. What is mapped stays mapped when the caller's descriptor is closed: the kernel pins
+/// it, and counts it against RLIMIT_MEMLOCK of this process.
 #[derive(Debug)]
-pub(super) struct Space {
+pub struct GroupSpace {
     container: Box<dyn AddressSpace>,
     /// Asked once: it does not change while the group is in its container alone.
     usable: Vec<(u64, u64)>,
+    /// What is mapped, by its first address.
+    ranges: Mutex<BTreeMap<u64, Range>>,
 }
 
-impl Space {
-    pub(super) fn new(container: Container) -> Result<Self> {
+/// What is mapped in a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct What {
+    last: u64,
+    access: Access,
+    /// Device and inode of the file, which somebody who has the range keeps open.
+    file: (u64, u64),
+    offset: u64,
+}
+
+/// A range that is mapped.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    what: What,
+    /// How many functions have it.
+    functions: u32,
+}
+
+impl GroupSpace {
+    /// Of a group that is in this container, alone.
+    ///
+    /// # Errors
+    /// Where the kernel does not say which addresses can be mapped.
+    pub fn new(container: Container) -> Result<Arc<Self>> {
         let ranges = container.iommu_info()?.iova_ranges;
         let usable = ranges.map_or_else(
             || vec![(0, u64::MAX)],
@@ -28,16 +58,50 @@ impl Space {
                     .collect()
             },
         );
-        Ok(Self {
-            container: Box::new(container),
+        Ok(Self::over(Box::new(container), usable))
+    }
+
+    fn over(container: Box<dyn AddressSpace>, usable: Vec<(u64, u64)>) -> Arc<Self> {
+        Arc::new(Self {
+            container,
             usable,
+            ranges: Mutex::default(),
         })
     }
+
+    /// One function's part of it.
+    pub(super) fn part(self: &Arc<Self>) -> Space {
+        Space {
+            group: Arc::clone(self),
+            own: Mutex::default(),
+        }
+    }
+
+    /// Undoes mappings wholly within a range of addresses.
+    fn undo(&self, iova: u64, last: u64) -> Result<()> {
+        let bytes = last.checked_sub(iova).and_then(|more| more.checked_add(1));
+        let done = match bytes {
+            Some(bytes) => self.container.unmap(iova, bytes),
+            // All 2^64 addresses, whose number is no 64-bit number.
+            None if (iova, last) == (0, u64::MAX) => self.container.unmap_all(),
+            // An empty range.
+            None => Ok(0),
+        };
+        done.map(drop)
+    }
+}
+
+/// What one function has of its group's address space.
+#[derive(Debug)]
+pub(super) struct Space {
+    group: Arc<GroupSpace>,
+    /// The ranges that its user has mapped: first and last address.
+    own: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Iommu for Space {
     fn usable(&self) -> Vec<(u64, u64)> {
-        self.usable.clone()
+        self.group.usable.clone()
     }
 
     fn map(
@@ -54,33 +118,103 @@ impl Iommu for Space {
             (false, true) => Access::Write,
             _ => Access::Read,
         };
-        // Gone again on return: what the device reaches are the file's pages, not this process's mapping of them.
-        let memory = if writes {
-            SharedMemory::of_file(file, offset, bytes)
-        } else {
-            SharedMemory::of_file_to_read(file, offset, bytes)
+        let last = iova.saturating_add(bytes.saturating_sub(1));
+        let stat = rustix::fs::fstat(file).map_err(|errno| unusable(iova, errno))?;
+        let what = What {
+            last,
+            access: kind,
+            file: (stat.st_dev, stat.st_ino),
+            offset,
         };
-        let done = memory.and_then(|memory| self.container.map(iova, &memory, 0, bytes, kind));
-        done.map_err(|error| refusal(&error))
+        let mut ranges = lock(&self.group.ranges);
+        if let Some(range) = ranges.get_mut(&iova).filter(|range| range.what == what) {
+            range.functions += 1;
+        } else if let Some((first, other)) =
+            last_before(&ranges, last).filter(|(_, other)| other.last >= iova)
+        {
+            return Err(taken(iova, last, first, other.last));
+        } else {
+            // Gone again on return: what the device reaches are the file's pages, not this process's mapping of them.
+            let memory = if writes {
+                SharedMemory::of_file(file, offset, bytes)
+            } else {
+                SharedMemory::of_file_to_read(file, offset, bytes)
+            };
+            let container = &self.group.container;
+            let done = memory.and_then(|memory| container.map(iova, &memory, 0, bytes, kind));
+            done.map_err(|error| refusal(&error))?;
+            let functions = 1;
+            ranges.insert(iova, Range { what, functions });
+        }
+        lock(&self.own).insert(iova, last);
+        Ok(())
     }
 
     fn unmap(&self, iova: u64, last: u64) -> std::result::Result<(), IommuError> {
-        let bytes = last.checked_sub(iova).and_then(|more| more.checked_add(1));
-        let done = match bytes {
-            Some(bytes) => self.container.unmap(iova, bytes),
-            // All 2^64 addresses, whose number is no 64-bit number.
-            None if (iova, last) == (0, u64::MAX) => self.container.unmap_all(),
-            // An empty range.
-            None => Ok(0),
+        if iova > last {
+            return Ok(());
+        }
+        let mut ranges = lock(&self.group.ranges);
+        let mut own = lock(&self.own);
+        let within = own.range(iova..=last).filter(|(_, end)| **end <= last);
+        let mine: Vec<(u64, u64)> = within.map(|(first, end)| (*first, *end)).collect();
+        let mut free = Vec::new();
+        for (first, end) in mine {
+            own.remove(&first);
+            let Some(range) = ranges.get_mut(&first) else {
+                continue;
+            };
+            range.functions -= 1;
+            if range.functions == 0 {
+                ranges.remove(&first);
+                free.push((first, end));
+            }
+        }
+        let others = last_before(&ranges, last).is_some_and(|(_, other)| other.last >= iova);
+        let done = if others {
+            let each = free.into_iter().map(|(first, end)| self.group.undo(first, end));
+            // All of them, whatever becomes of one.
+            let done: Vec<Result<()>> = each.collect();
+            done.into_iter().collect()
+        } else {
+            self.group.undo(iova, last)
         };
-        done.map(drop).map_err(|error| refusal(&error))
+        done.map_err(|error| refusal(&error))
     }
+}
+
+/// The range that begins last up to an address.
+fn last_before(ranges: &BTreeMap<u64, Range>, address: u64) -> Option<(u64, What)> {
+    let (first, range) = ranges.range(..=address).next_back()?;
+    Some((*first, range.what))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refusal(error: &VfioError) -> IommuError {
     IommuError {
         errno: error.errno().unwrap_or(Errno::INVAL).raw_os_error(),
         why: error.to_string(),
+    }
+}
+
+fn unusable(iova: u64, errno: Errno) -> IommuError {
+    IommuError {
+        errno: errno.raw_os_error(),
+        why: format!("the file for {iova:#x} can't be told from others ({errno})"),
+    }
+}
+
+fn taken(iova: u64, last: u64, first: u64, end: u64) -> IommuError {
+    IommuError {
+        errno: Errno::EXIST.raw_os_error(),
+        why: format!(
+            "{iova:#x} to {last:#x} overlaps {first:#x} to {end:#x}, where another function of the IOMMU group has other \
+             memory; the functions of a group have one address space: map the same memory there for each of them, or use \
+             other addresses"
+        ),
     }
 }
 
@@ -130,11 +264,10 @@ mod tests {
 
     fn space() -> (Space, Recorder) {
         let recorder = Recorder::default();
-        let space = Space {
-            container: Box::new(recorder.clone()),
-            usable: Vec::new(),
-        };
-        (space, recorder)
+        (
+            GroupSpace::over(Box::new(recorder.clone()), Vec::new()).part(),
+            recorder,
+        )
     }
 
     #[test]
@@ -165,7 +298,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(0x3000).unwrap();
         std::os::unix::fs::FileExt::write_all_at(file.as_file(), &7_u64.to_le_bytes(), 0x1000).unwrap();
-        let map = |access, file: BorrowedFd<'_>| space.map(0x10_0000, 0x2000, access, file, 0x1000);
+        let map = |access, file: BorrowedFd<'_>| {
+            let mapped = space.map(0x10_0000, 0x2000, access, file, 0x1000);
+            space.unmap(0x10_0000, 0x10_1fff).unwrap();
+            mapped
+        };
         let (read, write) = (DmaAccess::READ, DmaAccess::WRITE);
         map(read | write, file.as_file().as_fd()).unwrap();
         map(write, file.as_file().as_fd()).unwrap();
@@ -173,10 +310,97 @@ mod tests {
         map(read, readable.as_fd()).unwrap();
         let kinds = [Access::ReadWrite, Access::Write, Access::Read];
         let expected = kinds.map(|kind| Asked::Map(0x10_0000, 0x2000, 7, kind));
-        assert_eq!(*recorder.0.lock().unwrap(), expected);
+        let maps = || {
+            let mut asked = recorder.0.lock().unwrap().clone();
+            asked.retain(|asked| matches!(asked, Asked::Map(..)));
+            asked
+        };
+        assert_eq!(maps(), expected);
 
         let error = map(write, readable.as_fd()).unwrap_err();
         assert_eq!(error.errno, Errno::ACCESS.raw_os_error(), "{error}");
-        assert_eq!(recorder.0.lock().unwrap().len(), 3, "nothing more was asked for");
+        assert_eq!(maps(), expected, "nothing more was mapped");
+    }
+
+    /// Two functions of one group, a file of three pages, and another one.
+    fn two() -> ([Space; 2], Recorder, [File; 2]) {
+        let recorder = Recorder::default();
+        let group = GroupSpace::over(Box::new(recorder.clone()), Vec::new());
+        let files = [0, 0].map(|_| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(0x3000).unwrap();
+            file
+        });
+        ([group.part(), group.part()], recorder, files)
+    }
+
+    const BOTH: DmaAccess = DmaAccess::READ.union(DmaAccess::WRITE);
+
+    #[test]
+    fn what_two_functions_of_a_group_map_alike_is_mapped_once_until_the_last_of_them_unmaps_it() {
+        let ([a, b], recorder, [file, _]) = two();
+        for function in [&a, &b] {
+            function.map(0x1000, 0x2000, BOTH, file.as_fd(), 0x1000).unwrap();
+        }
+        a.unmap(0x1000, 0x2fff).unwrap();
+        let mapped = Asked::Map(0x1000, 0x2000, 0, Access::ReadWrite);
+        assert_eq!(
+            *recorder.0.lock().unwrap(),
+            vec![mapped.clone()],
+            "the other one has it"
+        );
+        b.unmap(0, u64::MAX).unwrap();
+        assert_eq!(*recorder.0.lock().unwrap(), [mapped.clone(), Asked::UnmapAll]);
+        a.map(0x1000, 0x2000, BOTH, file.as_fd(), 0x1000).unwrap();
+        assert_eq!(recorder.0.lock().unwrap().last(), Some(&mapped), "and again");
+    }
+
+    #[test]
+    fn a_function_that_unmaps_everything_leaves_what_the_other_one_has() {
+        let ([a, b], recorder, [file, _]) = two();
+        a.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+        b.map(0x2000, 0x1000, BOTH, file.as_fd(), 0x1000).unwrap();
+        a.map(0x2000, 0x1000, BOTH, file.as_fd(), 0x1000).unwrap();
+        a.map(0x8000, 0x1000, BOTH, file.as_fd(), 0x1000).unwrap();
+        recorder.0.lock().unwrap().clear();
+        a.unmap(0, u64::MAX).unwrap();
+        let expected = [Asked::Unmap(0x1000, 0x1000), Asked::Unmap(0x8000, 0x1000)];
+        assert_eq!(*recorder.0.lock().unwrap(), expected);
+        b.unmap(0x2000, 0x2fff).unwrap();
+        assert_eq!(
+            recorder.0.lock().unwrap().last(),
+            Some(&Asked::Unmap(0x2000, 0x1000))
+        );
+    }
+
+    #[test]
+    fn other_memory_than_another_function_has_there_is_refused_and_nothing_changed() {
+        let ([a, b], recorder, [file, other]) = two();
+        a.map(0x4000, 0x2000, BOTH, file.as_fd(), 0).unwrap();
+        for (iova, bytes, access, file, offset) in [
+            (0x4000, 0x2000, BOTH, &other, 0),
+            (0x4000, 0x2000, DmaAccess::READ, &file, 0),
+            (0x4000, 0x2000, BOTH, &file, 0x1000),
+            (0x4000, 0x1000, BOTH, &file, 0),
+            (0x3000, 0x2000, BOTH, &file, 0),
+            (0x5000, 0x2000, BOTH, &file, 0x1000),
+        ] {
+            let error = b.map(iova, bytes, access, file.as_fd(), offset).unwrap_err();
+            assert_eq!(error.errno, Errno::EXIST.raw_os_error(), "{iova:#x}: {error}");
+            assert!(
+                error.why.contains("0x4000 to 0x5fff, where another function"),
+                "{error}"
+            );
+        }
+        b.map(0x3000, 0x1000, BOTH, other.as_fd(), 0).unwrap();
+        b.map(0x6000, 0x1000, BOTH, other.as_fd(), 0).unwrap();
+        b.unmap(0, u64::MAX).unwrap();
+        let asked = recorder.0.lock().unwrap().clone();
+        let unmapped = [Asked::Unmap(0x3000, 0x1000), Asked::Unmap(0x6000, 0x1000)];
+        assert_eq!(
+            asked.get(3..),
+            Some(&unmapped[..]),
+            "the first function's stays: {asked:?}"
+        );
     }
 }

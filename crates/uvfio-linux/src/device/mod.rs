@@ -44,6 +44,7 @@ use uvfio_pci::{Blueprint, ByteEnables, PowerState, ResetKind, View};
 
 pub use self::declare::Presented;
 use self::declare::{Declared, PAGE, Seen};
+pub use self::dma::GroupSpace;
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
 pub use self::grant::BarGrant;
@@ -53,15 +54,15 @@ use self::registers::{Registers, Switches};
 use self::reset::{Looks, Wanted};
 use self::verify::{HardwareConfig, Held};
 use crate::sysfs::ConfigFile;
-use crate::vfio::{Container, DeviceFile, Group, Region, VfioError};
+use crate::vfio::{DeviceFile, Group, Region, VfioError};
 
 /// What a [`Hardware`] is made of; all of it open, by whomever.
 #[derive(Debug)]
 pub struct Parts {
     /// The device's name, as on the command line.
     pub name: String,
-    /// The container that the group is in, its IOMMU chosen.
-    pub container: Container,
+    /// The address space of its group: all functions of the group that this process has are made of the same one.
+    pub space: Arc<GroupSpace>,
     /// The function's IOMMU group.
     pub group: Group,
     /// The function.
@@ -118,7 +119,7 @@ impl Hardware {
     pub fn new(parts: Parts) -> Result<Arc<Self>, HardwareError> {
         let Parts {
             name,
-            container,
+            space,
             group,
             device,
             config: hardware_config,
@@ -193,7 +194,7 @@ impl Hardware {
             resettable,
             noted: AtomicBool::new(false),
             device,
-            iommu: Arc::new(Space::new(container).map_err(vfio)?),
+            iommu: Arc::new(space.part()),
             _group: group,
         };
         if resettable {

@@ -11,6 +11,7 @@
 //! uses        what the system needs a function for: file systems, swap, the network
 //! binding     gives a function to vfio-pci, and back to its driver (former: which that was)
 //! reset       resets a function
+//! remapping   whether a device can raise its own interrupts only
 //! ```
 //!
 //! Everything begins at a folder that the caller names, so that a made-up tree serves as well as the machine's own:
@@ -41,6 +42,7 @@ mod function;
 mod group;
 mod holder;
 mod host;
+mod remapping;
 mod reset;
 mod resource;
 mod tree;
@@ -55,6 +57,7 @@ pub use function::{Function, LostBar, ResetMethods, Sriov};
 pub use group::{Group, Member, ReservedRegion};
 pub use holder::{Holder, OpenVfio};
 pub use host::Host;
+pub use remapping::Remapping;
 pub use resource::{Resource, Space};
 pub use uses::{Use, Uses};
 

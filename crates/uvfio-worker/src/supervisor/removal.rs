@@ -1,4 +1,5 @@
-//! A function that goes: the kernel wants it back, or it is gone already.
+//! A function that goes: the kernel wants it back, or it is gone already. Where there are several of an IOMMU group, all go
+//! with it: they have one lease.
 //!
 //! ```text
 //! REQ                the user is asked, each time; who has left when it is time has left in order
@@ -17,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_linux::sysfs::{Address, Host};
 
-use super::{Supervisor, SupervisorError};
+use super::{Supervisor, SupervisorError, User};
 use crate::Ended;
 use crate::channel::{Lost, Order};
 use crate::child::Worker;
@@ -34,21 +35,21 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// What is known of a function's going.
 #[derive(Debug)]
 pub(super) struct Removal {
-    /// What is heard of it, as long as it is open here.
-    pub(super) events: Option<Events>,
-    /// How long its user has when the kernel wants it back.
+    /// What is heard of each function, as long as it is open here.
+    events: Vec<Events>,
+    /// How long the user has when the kernel wants one back.
     within: Duration,
     /// When that ends, from the first time that the kernel asks.
     wanted: Option<Instant>,
-    /// It answers no more.
+    /// One answers no more.
     unplugged: bool,
     closing: Option<Closing>,
 }
 
 impl Removal {
-    pub(super) fn new(within: Duration, function: Option<&Owned>) -> Result<Self, SupervisorError> {
+    pub(super) fn new(within: Duration, functions: &[Owned]) -> Result<Self, SupervisorError> {
         Ok(Self {
-            events: function.map(Events::of).transpose()?,
+            events: functions.iter().map(Events::of).collect::<Result<_, _>>()?,
             within,
             wanted: None,
             unplugged: false,
@@ -64,8 +65,8 @@ impl Removal {
     /// How long to wait at most.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let left = |by: Instant| by.saturating_duration_since(Instant::now());
-        let release = self.wanted.filter(|_| self.events.is_some()).map(left);
-        let look = self.closing.as_ref().filter(|closing| !closing.is_over);
+        let release = self.wanted.filter(|_| !self.events.is_empty()).map(left);
+        let look = self.closing.as_ref().filter(|closing| !closing.is_over());
         let look = look.map(|closing| {
             if closing.is_closed {
                 LOOK_WHO_HOLDS_EVERY
@@ -76,66 +77,34 @@ impl Removal {
         release.into_iter().chain(look).min()
     }
 
-    /// Whether the function goes or is gone.
+    /// Nothing more is to be heard: nothing of the functions is open here.
+    pub(super) fn forget(&mut self) {
+        self.events.clear();
+    }
+
+    /// Whether a function goes or is gone.
     pub(super) fn has_begun(&self) -> bool {
         self.wanted.is_some() || self.unplugged
     }
 }
 
 impl Supervisor<'_> {
-    /// Follows what the kernel and the hardware say of the function.
-    pub(super) fn follow_function(&mut self) -> Result<(), SupervisorError> {
+    /// Follows what the kernel and the hardware say of the functions.
+    pub(super) fn follow_functions(&mut self) -> Result<(), SupervisorError> {
         if let Some(closing) = &mut self.removal.closing {
             closing.progress();
         }
-        let Some(events) = &self.removal.events else {
+        if self.removal.events.is_empty() {
             return Ok(());
-        };
-        let (error, request, silent) = (events.error(), events.request(), events.silent());
-        let name = &self.setup.spec;
-        let peer = self.user.as_ref().map(|user| user.peer.as_str());
-        if error {
-            match peer {
-                Some(peer) => tracing::warn!(
-                    target: "audit",
-                    "{name}: the kernel reports an error of the function; {peer} is told by ERR, and decides: a reset has \
-                     it verified"
-                ),
-                None => {
-                    tracing::warn!(target: "audit", "{name}: the kernel reports an error of the function; nobody uses it");
-                }
-            }
-            self.worker.order(&Order::ReportError)?;
         }
-        if request && !silent {
-            let by = *self
-                .removal
-                .wanted
-                .get_or_insert_with(|| Instant::now() + self.removal.within);
-            let left = by.saturating_duration_since(Instant::now()).as_secs_f32();
-            match peer {
-                Some(peer) => tracing::warn!(
-                    target: "audit",
-                    "{name}: the kernel wants the function back; {peer} is asked for it by REQ, and has {left:.0} s"
-                ),
-                None => {
-                    tracing::warn!(target: "audit", "{name}: the kernel wants the function back, and nobody uses it");
-                }
-            }
-            self.worker.order(&Order::RequestRelease)?;
-        }
-        if silent {
-            tracing::error!(
-                target: "audit",
-                "{name}: the function does not answer any more: it is unplugged, or has failed"
-            );
-            self.removal.unplugged = true;
+        for function in 0..self.removal.events.len() as u8 {
+            self.follow_function(function)?;
         }
         if !self.removal.has_begun() {
             return Ok(());
         }
         let late = self.removal.wanted.is_some_and(|by| Instant::now() >= by);
-        if self.user.is_none() {
+        if self.has_no_user() {
             // It ends by itself where it is on its way out.
             return if self.stop_by.is_none() {
                 self.stop()
@@ -152,6 +121,59 @@ impl Supervisor<'_> {
         }
     }
 
+    fn follow_function(&mut self, function: u8) -> Result<(), SupervisorError> {
+        let Some(events) = self.removal.events.get(usize::from(function)) else {
+            return Ok(());
+        };
+        let (error, request, silent) = (events.error(), events.request(), events.silent());
+        let name = self.name(function);
+        if error {
+            let user = self.users.get(usize::from(function)).and_then(Option::as_ref);
+            match user {
+                Some(User { peer, .. }) => tracing::warn!(
+                    target: "audit",
+                    "{name}: the kernel reports an error of the function; {peer} is told by ERR, and decides: a reset has \
+                     it verified"
+                ),
+                None => {
+                    tracing::warn!(target: "audit", "{name}: the kernel reports an error of the function; nobody uses it");
+                }
+            }
+            self.worker.order(&Order::ReportError { function })?;
+        }
+        if request && !silent {
+            let by = *self
+                .removal
+                .wanted
+                .get_or_insert_with(|| Instant::now() + self.removal.within);
+            let left = by.saturating_duration_since(Instant::now()).as_secs_f32();
+            match self.peer() {
+                Some(peer) => tracing::warn!(
+                    target: "audit",
+                    "{name}: the kernel wants the function back; {peer} is asked for it by REQ, and has {left:.0} s"
+                ),
+                None => {
+                    tracing::warn!(target: "audit", "{name}: the kernel wants the function back, and nobody uses it");
+                }
+            }
+            self.worker.order(&Order::RequestRelease)?;
+        }
+        if silent && !self.removal.unplugged {
+            tracing::error!(
+                target: "audit",
+                "{name}: the function does not answer any more: it is unplugged, or has failed"
+            );
+            self.removal.unplugged = true;
+        }
+        Ok(())
+    }
+
+    /// Whoever has the functions: who has several has one uid, so one of its connections says who it is.
+    fn peer(&self) -> Option<&str> {
+        let mut users = self.users.iter().flatten();
+        users.next().map(|user| user.peer.as_str())
+    }
+
     /// Takes the function from its user, who goes on with one that is gone, and closes all of it.
     fn take(&mut self, why: Lost) -> Result<(), SupervisorError> {
         // Its worker may be in a call of the kernel's that does not end; what it has open goes with it.
@@ -159,7 +181,7 @@ impl Supervisor<'_> {
         let Some(next) = self.stand_in(why)? else {
             return Ok(());
         };
-        let peer = self.user.as_ref().map_or("nobody", |user| user.peer.as_str());
+        let peer = self.peer().unwrap_or("nobody");
         let reason = match why {
             Lost::Time => "it was not given back in time",
             Lost::Function | Lost::Worker => "it does not answer",
@@ -175,11 +197,12 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Begins to close all that is open of the function.
+    /// Begins to close all that is open of the functions.
     fn close(&mut self, worker: Option<Worker>) {
-        self.removal.events = None;
-        if let (Some(function), None) = (self.opened.function.take(), &self.removal.closing) {
-            self.removal.closing = Some(Closing::begin(function, worker));
+        self.removal.forget();
+        let functions = std::mem::take(&mut self.opened.functions);
+        if !functions.is_empty() && self.removal.closing.is_none() {
+            self.removal.closing = Some(Closing::begin(functions, worker));
         }
     }
 
@@ -208,92 +231,111 @@ impl Supervisor<'_> {
     }
 }
 
-/// The closing of a function's descriptors, on a thread of its own: the kernel resets what is closed last, and waits for
+/// The closing of all descriptors of functions, on a thread of its own: the kernel resets what is closed last, and waits for
 /// it (three times 65 seconds for one that does not answer).
 #[derive(Debug)]
 struct Closing {
-    address: Address,
+    /// The functions, for people.
+    names: String,
     /// None where there was no thread to be had, and it is done.
     thread: Option<JoinHandle<()>>,
     since: Instant,
     /// When something was said last.
     said: Instant,
     is_closed: bool,
-    /// Nobody has anything of the function any more, as far as can be seen.
-    is_over: bool,
+    /// Those that somebody may have something of, as far as can be seen.
+    held: Vec<Held>,
+}
+
+/// A function that is closed here.
+#[derive(Debug)]
+struct Held {
+    address: Address,
     /// Who holds it, as it was said.
-    held: String,
+    by: String,
 }
 
 impl Closing {
-    fn begin(function: Owned, worker: Option<Worker>) -> Self {
+    fn begin(functions: Vec<Owned>, worker: Option<Worker>) -> Self {
         let now = Instant::now();
-        let address = function.address();
+        let addresses: Vec<Address> = functions.iter().map(Owned::address).collect();
         let thread = std::thread::Builder::new()
             .name("closing".into())
             .stack_size(128 << 10)
             .spawn(move || {
                 // Its descriptors go first, so that ours are the last.
                 drop(worker);
-                if let Err(error) = function.quieten() {
-                    tracing::warn!("{address}: {error}");
+                for function in &functions {
+                    if let Err(error) = function.quieten() {
+                        tracing::warn!("{}: {error}", function.address());
+                    }
                 }
             });
-        Self {
+        let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let held = addresses.into_iter().map(|address| Held {
             address,
+            by: String::new(),
+        });
+        Self {
+            names: names.join(", "),
             thread: thread.ok(),
             since: now,
             said: now,
             is_closed: false,
-            is_over: false,
-            held: String::new(),
+            held: held.collect(),
         }
+    }
+
+    /// Nobody has anything of a function any more, as far as can be seen.
+    fn is_over(&self) -> bool {
+        self.held.is_empty()
     }
 
     /// Says how it goes; true once everything is closed.
     fn progress(&mut self) -> bool {
-        let Self { address, since, .. } = self;
+        let Self { names, since, .. } = self;
         let seconds = since.elapsed().as_secs_f32();
         if !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             if self.said.elapsed() >= SAY_EVERY {
                 self.said = Instant::now();
                 tracing::warn!(
                     target: "audit",
-                    "{address}: still being closed after {seconds:.0} s: the kernel resets it, and waits for it to answer"
+                    "{names}: still being closed after {seconds:.0} s: the kernel resets it, and waits for it to answer"
                 );
             }
             return false;
         }
         if !self.is_closed {
             self.is_closed = true;
-            tracing::info!(target: "audit", "{address}: closed, after {seconds:.1} s; nothing of it is open here");
+            tracing::info!(target: "audit", "{names}: closed, after {seconds:.1} s; nothing of it is open here");
         }
-        if !self.is_over {
-            self.look_who_holds();
-        }
+        self.held.retain_mut(Held::is_held);
         true
     }
+}
 
-    /// Says who keeps the function from leaving.
-    fn look_who_holds(&mut self) {
+impl Held {
+    /// Says who keeps the function from leaving; false where nobody does.
+    fn is_held(&mut self) -> bool {
         let address = self.address;
         let host = Host::default();
         let Ok(function) = host.sysfs().function(address) else {
-            self.is_over = true;
             tracing::info!(target: "audit", "{address}: it is no longer in the machine");
-            return;
+            return false;
         };
         let holders = holders(&host, &function);
         // Its driver has lost it as soon as somebody takes it from there, and waits then for whoever has it open.
         if holders.is_empty() && !function.has_vfio_driver() {
-            self.is_over = true;
             tracing::info!(target: "audit", "{address}: nobody has anything of it any more, as far as can be seen");
-        } else if !holders.is_empty() && holders != self.held {
+            return false;
+        }
+        if !holders.is_empty() && holders != self.by {
             tracing::warn!(
                 target: "audit",
                 "{address}: held: {holders} has something of it open; whoever removes it waits for that"
             );
-            self.held = holders;
+            self.by = holders;
         }
+        true
     }
 }

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::thread::CapabilitySet;
+use uvfio_linux::sysfs::{Host, Remapping};
 
-use super::findings::{Devmem, HugePages, Iommu, Known, Lockdown, Module, Node, Remapping, Vfio};
+use super::findings::{Devmem, HugePages, Iommu, Known, Lockdown, Module, Node, Vfio};
 
 /// The folder that all paths are under; `/` but in tests.
 #[derive(Debug)]
@@ -85,46 +86,8 @@ impl Files {
         }
     }
 
-    /// `/proc/interrupts` names the controller of each interrupt. On x86 Linux puts `IR-` before the names of those
-    /// behind remapping hardware that is on; on Arm an ITS tells devices apart by itself. A group's reserved region
-    /// of type `msi` says nothing of it: x86 has that one in either case.
     pub(super) fn remapping(&self) -> Remapping {
-        let unsafe_allowed = ["vfio_iommu_type1", "iommufd"]
-            .into_iter()
-            .filter(|module| {
-                let file = format!("sys/module/{module}/parameters/allow_unsafe_interrupts");
-                self.word(&file).as_deref() == Some("Y")
-            })
-            .map(str::to_owned)
-            .collect();
-        let (on, because) = self.remapped();
-        Remapping {
-            on,
-            because,
-            unsafe_allowed,
-        }
-    }
-
-    fn remapped(&self) -> (Known, String) {
-        let text = self.text("proc/interrupts").unwrap_or_default();
-        let controllers = |beginnings: &[&'static str]| {
-            let mut words = text.split_whitespace();
-            words.find_map(|word| beginnings.iter().find(|begin| word.starts_with(**begin)).copied())
-        };
-        let says = |name: &str| format!("/proc/interrupts has {name}");
-        if let Some(name) = controllers(&["IR-IO-APIC", "IR-PCI-MSI", "ITS-"]) {
-            (Known::Yes, says(name.trim_end_matches('-')))
-        } else if let Some(name) = controllers(&["IO-APIC", "PCI-MSI"]) {
-            (Known::No, says(&format!("{name} without IR-")))
-        } else if let Some(option) = ["nointremap", "intremap=off"]
-            .into_iter()
-            .find(|option| self.booted_with(option))
-        {
-            (Known::No, format!("booted with {option}"))
-        } else {
-            let why = "/proc/interrupts can't be read, or has no controller whose name would tell";
-            (Known::CantTell, why.into())
-        }
+        Host::at(&self.root).remapping()
     }
 
     pub(super) fn vfio(&self) -> Vfio {

@@ -47,7 +47,7 @@ fn of_an_empty_folder_nothing_is_claimed() {
     assert_eq!(files.huge_pages().bytes, 0);
     assert!(!files.may_lock_all());
     assert_eq!(files.iommu().groups, 0);
-    assert_eq!(files.remapping().on, Known::CantTell);
+    assert_eq!(files.remapping().on, None);
     assert_eq!(files.vfio().pci, Module::CantTell);
     assert_eq!(files.vfio().container, None);
     assert_eq!(files.lockdown(), Lockdown::CantTell);
@@ -94,45 +94,6 @@ fn figures_and_words_of_proc_and_sys_are_read() {
     assert_eq!(files.iommu(), iommu);
     let machine = machine.has("proc/self/status", "CapEff:\t000001ffffffbfff\n");
     assert!(!machine.files().may_lock_all(), "all capabilities but one");
-}
-
-#[test]
-fn interrupt_remapping_shows_in_the_names_of_controllers() {
-    let remapping = |interrupts: &str, booted: &str| {
-        let machine = Machine::new()
-            .has("proc/interrupts", interrupts)
-            .has("proc/cmdline", booted);
-        let found = machine.files().remapping();
-        (found.on, found.because)
-    };
-    let on =
-        " 9: 0 IR-IO-APIC 9-fasteoi acpi\n24: 0 DMAR-MSI 0-edge dmar0\n25: 3 IR-PCI-MSI 1-edge nvme0q0\n";
-    assert_eq!(
-        remapping(on, "quiet"),
-        (Known::Yes, "/proc/interrupts has IR-IO-APIC".into())
-    );
-    let msi = "25: 3 IR-PCI-MSIX-0000:01:00.0 0-edge nvme0q0\n";
-    assert_eq!(remapping(msi, "").0, Known::Yes);
-    let off = " 4: 0 IO-APIC 4-edge ttyS0\n25: 3 PCI-MSIX-0000:01:00.0 0-edge nvme0q0\n";
-    assert_eq!(remapping(off, "").0, Known::No);
-    assert_eq!(
-        remapping("10: 1 ITS-MSI 0 Edge nvme0q0\n", "").0,
-        Known::Yes,
-        "Arm"
-    );
-    assert_eq!(remapping("10: 1 GICv2 30 Level timer\n", "").0, Known::CantTell);
-    let booted = remapping("", "ro intremap=off quiet");
-    assert_eq!(booted, (Known::No, "booted with intremap=off".into()));
-    assert_eq!(remapping("", "ro").0, Known::CantTell);
-}
-
-#[test]
-fn modules_that_may_do_without_remapping_are_named() {
-    let parameter = |module: &str| format!("sys/module/{module}/parameters/allow_unsafe_interrupts");
-    let machine = Machine::new()
-        .has(&parameter("vfio_iommu_type1"), "Y\n")
-        .has(&parameter("iommufd"), "N\n");
-    assert_eq!(machine.files().remapping().unsafe_allowed, ["vfio_iommu_type1"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What was found out about a machine. Nothing is judged here.
 
+use uvfio_linux::sysfs::Remapping;
+
 /// Whether something is so, as far as this user can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
@@ -83,17 +85,6 @@ pub(super) struct Iommu {
     pub(super) names: Vec<String>,
     /// How many groups are in `/sys/kernel/iommu_groups`.
     pub(super) groups: usize,
-}
-
-/// Whether a device can raise its own interrupts only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Remapping {
-    /// By the names of interrupts' controllers in `/proc/interrupts`.
-    pub(super) on: Known,
-    /// Where that is known from, or why it isn't.
-    pub(super) because: String,
-    /// Modules that were told to do without: `vfio_iommu_type1`, `iommufd`.
-    pub(super) unsafe_allowed: Vec<String>,
 }
 
 /// Where a module of the kernel's is.

@@ -1,10 +1,11 @@
 //! What follows from findings: for each a status, what works or doesn't, and what to do.
 
+use uvfio_linux::sysfs::Remapping;
 use uvfio_worker::LANDLOCK_KNOWN;
 
 use super::findings::{
     Confinement, Devmem, Findings, HugePages, Iommu, Kernel, Known, Lockdown, LockedMemory, Module,
-    Namespaces, Remapping, Vfio,
+    Namespaces, Vfio,
 };
 use super::report::{Line, Report, Status, Verdict};
 use crate::names::about;
@@ -237,38 +238,38 @@ fn remapping(remapping: &Remapping) -> Line {
     let allowed = remapping.unsafe_allowed.join(" and ");
     let because = &remapping.because;
     match (remapping.on, allowed.is_empty()) {
-        (Known::Yes, _) => line(
+        (Some(true), _) => line(
             Status::Ok,
             SUBJECT,
             format!("on ({because})"),
             "a real device can raise its own interrupts only",
         ),
-        (Known::No, true) => line(
+        (Some(false), true) => line(
             Status::No,
             SUBJECT,
             format!("off ({because})"),
             "the kernel gives no real device to a user, since it could raise any interrupt; software devices need none",
         )
-        .fix("switch it on with the IOMMU in the firmware, and boot without nointremap or intremap=off; or, where every user is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1"),
-        (Known::No, false) => line(
+        .fix("switch it on with the IOMMU in the firmware, and boot without nointremap or intremap=off; or, where every user is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1, and serve with --unsafe-interrupts"),
+        (Some(false), false) => line(
             Status::Note,
             SUBJECT,
             format!("off ({because}), and {allowed} may do without"),
-            "real devices work, and each can raise any interrupt of the machine: their users must be trusted",
+            "real devices work with `serve --unsafe-interrupts`, and each can raise any interrupt of the machine: their users must be trusted",
         )
         .fix("switch it on with the IOMMU in the firmware, and take allow_unsafe_interrupts away"),
-        (Known::CantTell, true) => line(
+        (None, true) => line(
             Status::Note,
             SUBJECT,
             format!("can't tell ({because})"),
             "where it is off, the kernel gives no real device to a user; software devices need none",
         )
         .fix("as root, look for `remapping` in what dmesg prints"),
-        (Known::CantTell, false) => line(
+        (None, false) => line(
             Status::Note,
             SUBJECT,
             format!("can't tell ({because}), and {allowed} may do without"),
-            "real devices work; where it is off, each can raise any interrupt of the machine",
+            "real devices work with `serve --unsafe-interrupts`; where it is off, each can raise any interrupt of the machine",
         )
         .fix("as root, look for `remapping` in what dmesg prints"),
     }
@@ -466,7 +467,7 @@ fn real(findings: &Findings) -> Verdict {
     if iommu.groups == 0 {
         lack.push("no IOMMU");
     }
-    if remapping.on == Known::No && remapping.unsafe_allowed.is_empty() {
+    if remapping.on == Some(false) && remapping.unsafe_allowed.is_empty() {
         lack.push("no interrupt remapping");
     }
     match weakest(vfio) {
@@ -481,7 +482,7 @@ fn real(findings: &Findings) -> Verdict {
     }
     let mut because: Vec<String> = lack.into_iter().map(str::to_owned).collect();
     let work = because.is_empty();
-    if work && remapping.on == Known::CantTell && remapping.unsafe_allowed.is_empty() {
+    if work && remapping.on.is_none() && remapping.unsafe_allowed.is_empty() {
         because.push("unless interrupt remapping is off, which can't be told".into());
     }
     if work

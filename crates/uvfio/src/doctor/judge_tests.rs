@@ -1,9 +1,11 @@
 //! Judgements of machines that are made up.
 #![allow(clippy::expect_used)] // A test that finds no line has failed.
 
+use uvfio_linux::sysfs::Remapping;
+
 use super::findings::{
     Confinement, Devmem, Findings, HugePages, Iommu, Kernel, Known, Lockdown, LockedMemory, Module,
-    Namespaces, Node, Remapping, Vfio,
+    Namespaces, Node, Vfio,
 };
 use super::judge::judge;
 use super::report::{Line, Report, Status};
@@ -44,7 +46,7 @@ fn good() -> Findings {
             groups: 23,
         },
         remapping: Remapping {
-            on: Known::Yes,
+            on: Some(true),
             because: "seen".into(),
             unsafe_allowed: vec![],
         },
@@ -128,7 +130,7 @@ fn software_devices_work_without_anything_of_real_ones() {
             names: vec![],
             groups: 0,
         };
-        findings.remapping.on = Known::No;
+        findings.remapping.on = Some(false);
         findings.vfio = Vfio {
             core: Module::Missing,
             pci: Module::Missing,
@@ -286,36 +288,30 @@ fn interrupt_remapping_is_needed_unless_its_lack_is_allowed_and_may_be_unknown()
     let lacks = Some("no interrupt remapping");
     changed(
         SUBJECT,
-        remapping(Known::No, &[]),
+        remapping(Some(false), &[]),
         Status::No,
         "off (a reason)",
         lacks,
     );
     changed(
         SUBJECT,
-        remapping(Known::No, allowed),
+        remapping(Some(false), allowed),
         Status::Note,
         "must be trusted",
         None,
     );
     let unless = Some("unless interrupt remapping is off, which can't be told");
+    changed(SUBJECT, remapping(None, &[]), Status::Note, "dmesg", unless);
     changed(
         SUBJECT,
-        remapping(Known::CantTell, &[]),
-        Status::Note,
-        "dmesg",
-        unless,
-    );
-    changed(
-        SUBJECT,
-        remapping(Known::CantTell, allowed),
+        remapping(None, allowed),
         Status::Note,
         "may do without",
         None,
     );
     changed(
         SUBJECT,
-        remapping(Known::Yes, allowed),
+        remapping(Some(true), allowed),
         Status::Ok,
         "on (a reason)",
         None,

@@ -8,7 +8,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 use uvfio_linux::device::BarGrant;
 use uvfio_pci::View;
-use uvfio_worker::{BetweenUsers, DeviceSpec, Job, Orders, Supervisor};
+use uvfio_worker::{BetweenUsers, DeviceSpec, Job, Orders, Supervisor, Terms};
 
 use super::findings::Namespaces;
 use crate::namespace;
@@ -44,7 +44,7 @@ pub(super) fn worker() -> Result<(), String> {
     let orders = Orders::new().map_err(|error| error.to_string())?;
     let job = Job {
         spec: &spec,
-        view: View::Virtual,
+        terms: Terms::of(View::Virtual),
         bars: BarGrant::Trapped,
         log: "off",
         ansi: false,

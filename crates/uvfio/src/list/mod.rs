@@ -90,6 +90,7 @@ fn all(host: &Host, surroundings: &Surroundings, bridges: bool) -> Result<Vec<Re
 struct Surroundings {
     open: Result<OpenVfio, Error>,
     uses: Result<Uses, Error>,
+    interrupts_not_isolated: bool,
 }
 
 impl Surroundings {
@@ -97,6 +98,7 @@ impl Surroundings {
         Self {
             open: host.open_vfio(),
             uses: host.uses(),
+            interrupts_not_isolated: host.remapping().is_missing_and_allowed(),
         }
     }
 

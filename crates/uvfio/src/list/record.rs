@@ -34,6 +34,9 @@ pub(super) struct Record {
     /// How `serve --bars` can have a user reach its BARs. Not among them is `dmabuf`: whether the kernel can do that shows
     /// only once the function is open.
     pub(super) bar_grants: Vec<&'static str>,
+    /// Whoever gets it could raise any interrupt of the machine: the kernel was told to do without interrupt remapping,
+    /// and that is not known to be on.
+    pub(super) interrupts_not_isolated: bool,
     pub(super) resources: Vec<ResourceRecord>,
     pub(super) held_by: Vec<HolderRecord>,
     pub(super) needed_because: Vec<String>,
@@ -161,6 +164,7 @@ impl Record {
                 ResetMethods::Named(methods) => Some(methods),
             },
             bar_grants: bar_grants(&function.resources).map(BarGrant::name).collect(),
+            interrupts_not_isolated: around.interrupts_not_isolated,
             resources: function.resources.iter().map(ResourceRecord::of).collect(),
             held_by: held_by
                 .into_iter()

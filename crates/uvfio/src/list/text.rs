@@ -21,12 +21,15 @@ pub(super) fn function(record: &Record, all: bool) -> String {
         .driver
         .as_deref()
         .map_or_else(|| "no driver".to_owned(), |name| format!("driver {name}"));
-    let facts = [
+    let mut facts = vec![
         driver,
         group(record),
         resets(record),
         format!("BARs {}", record.bar_grants.join(" ")),
     ];
+    if record.interrupts_not_isolated {
+        facts.push("interrupts not isolated".to_owned());
+    }
     lines.push(facts.join("; "));
     for holder in &record.held_by {
         lines.push(format!("held by {} (process {})", holder.name, holder.pid));

@@ -57,9 +57,18 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
 
     // Without interrupt remapping the kernel has one message for a function, however many it could send.
-    let mut guest = machine(context).iommu_without_interrupts().start()?;
+    let mut machine = machine(context).iommu_without_interrupts();
+    if let Some(uvfio) = &context.programs.uvfio {
+        machine = machine.dynamic_tool(uvfio).tool(&context.programs.guest_tools);
+    }
+    let mut guest = machine.start()?;
     let allow = "echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
     checks.part("without interrupt remapping");
+    if context.programs.uvfio.is_some() {
+        guest.run("serve_users", STEP, checks)?;
+        guest.run("serve_interrupts_not_remapped", STEP, checks)?;
+        guest.run(&format!("{allow}; serve_unsafe_interrupts"), STEP, checks)?;
+    }
     guest.run(&format!("vfio_owns {XHCI} && {allow}"), STEP, checks)?;
     checked(&mut guest, "virtual-messages", XHCI, "1", checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());

@@ -51,6 +51,9 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("serve_once", STEP, checks)?;
     guest.run("serve_lost_bar", STEP, checks)?;
     guest.run("serve_no_reset", STEP, checks)?;
+    checks.part("group");
+    guest.run("serve_group", STEP * 2, checks)?;
+    guest.run("serve_group_again", STEP * 2, checks)?;
     nvme(context, &image, &mut guest, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
@@ -102,12 +105,12 @@ fn bytes_in(image: &Path) -> Result<usize> {
 }
 
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,
-/// two of one group behind a bridge.
+/// four of one group behind a bridge, two controllers in one slot, which are of one group, too.
 fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
     context
         .guest()
         .iommu()
-        .root_ports(2)
+        .root_ports(3)
         .tool(&context.programs.guest_tools)
         .tool(&context.programs.driver_edu)
         .tool(&context.programs.driver_nvme)
@@ -117,4 +120,10 @@ fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
         .device(json!({ "driver": "pcie-pci-bridge", "id": "bridge" }))
         .device(json!({ "driver": "pci-testdev", "bus": "bridge", "addr": "1" }))
         .device(json!({ "driver": "virtio-rng-pci", "bus": "bridge", "addr": "2" }))
+        .device(json!({ "driver": "edu", "bus": "bridge", "addr": "3" }))
+        .device(json!({ "driver": "edu", "bus": "bridge", "addr": "4" }))
+        .device(
+            json!({ "driver": "nvme", "serial": "a", "bus": "rp3", "addr": "0.0", "multifunction": true }),
+        )
+        .device(json!({ "driver": "nvme", "serial": "b", "bus": "rp3", "addr": "0.1" }))
 }

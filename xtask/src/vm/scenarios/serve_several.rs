@@ -1,5 +1,6 @@
 //! Our server owns several of QEMU's own devices through the kernel's VFIO, inside a guest, and serves each to a user of
 //! its own: an NVMe controller to a QEMU that runs there, too, and has no processor (a program of ours makes its accesses);
+//! two controllers of one group to one such QEMU;
 //! two edus to two users who try each other's memory;
 //! others to somebody who only looks at them.
 
@@ -24,8 +25,10 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         return Ok(());
     };
     let mut guest = functions::machine(context, SERIAL)
-        .root_ports(1)
+        .root_ports(2)
         .device(json!({ "driver": "edu", "bus": "rp5" }))
+        .device(json!({ "driver": "nvme", "serial": "group-a", "bus": "rp6", "addr": "0.0", "multifunction": true }))
+        .device(json!({ "driver": "nvme", "serial": "group-b", "bus": "rp6", "addr": "0.1" }))
         .device(json!({ "driver": "e1000e" }))
         .iommu()
         .memory(1024)
@@ -45,6 +48,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             checks,
         )?;
     }
+    checks.part("group");
+    guest.run(
+        &format!("serve_group_to_qemu {NVME} group-a group-b"),
+        STEP * 2,
+        checks,
+    )?;
     checks.part("others");
     guest.run(&format!("serve_neighbours {EDU}"), STEP, checks)?;
     for id in [XHCI, IGB, E1000E] {
