@@ -127,7 +127,7 @@ serve_views() {
     edu=$(pci_find 1234:11e8)
     group=$(group_of "$edu")
     bars=$(bars_of "$edu")
-    says "diff compares all registers for root" "Memory Space Enable" uvfio diff "$edu" --view filtered
+    says "diff compares all registers for root" "Base Address: hardware" uvfio diff "$edu"
     for view in filtered raw; do
         serve_as root edu "$edu --view $view" || return 1
         same "$view: the user sees what lspci sees" "$(lspci -n -s "$edu" | cut -d ' ' -f 2-)" "$(identity_of /tmp/edu.sock)"
@@ -394,11 +394,32 @@ serve_nvme_mapped_gone() {
     logged nvme "the server ends after that" "it was taken away, and its user has left"
 }
 
+# lose_bar ADDRESS: takes BAR 0 from a function that nobody has.
+lose_bar() {
+    printf '\0\0\0\0' | dd of="/sys/bus/pci/devices/$1/config" bs=4 seek=4 conv=notrunc 2>/dev/null
+    says "list shows that BAR 0 of $1 is lost" "! BAR 0 has lost its address" uvfio list "$1"
+}
+
+has_lost_bars() {
+    uvfio list "$1" | grep "has lost its address"
+}
+
+# The kernel puts them back when the function is opened.
+serve_lost_bar() {
+    edu=$(pci_find 1234:11e8)
+    lose_bar "$edu"
+    serve_as root edu "$edu" || return 1
+    drives "it is back when the function is served" "^the same: true" edu /tmp/edu.sock
+    serve_end edu
+}
+
 # A function that nobody can reset has one user.
 serve_no_reset() {
     xhci=$(pci_find 1033:0194)
     uvfio bind "$xhci"
+    lose_bar "$xhci"
     serve_as root xhci "$xhci" || return 1
+    refuses "it is back when the function is served" "" has_lost_bars "$xhci"
     logged xhci "it is said at the start that there will be one user" "can't be reset"
     check "its first user is served" uvfio show /tmp/xhci.sock
     logged xhci "there is no second one" "it can't be reset for another one"

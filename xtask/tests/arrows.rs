@@ -19,6 +19,26 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-linux", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
+    // For its tests it brings devices.
+    (
+        "uvfio-uapi",
+        &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
+    ),
+    // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
+    ("uvfio-calls", &[]),
+    ("uvfio-preload", &["uvfio-calls"]),
+    // For tests it brings devices, and what reads the kernel's sysfs.
+    (
+        "uvfio-run",
+        &[
+            "uvfio-calls",
+            "uvfio-core",
+            "uvfio-linux",
+            "uvfio-pci",
+            "uvfio-soft",
+            "uvfio-uapi",
+        ],
+    ),
     // For tests of its drivers it brings the devices that they drive.
     (
         "uvfio-driver",
@@ -65,6 +85,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "uvfio-linux",
             "uvfio-pci",
             "uvfio-proto",
+            "uvfio-run",
             "uvfio-soft",
             "uvfio-worker",
         ],

@@ -286,6 +286,27 @@ impl VirtualDevice {
         Ok(())
     }
 
+    /// Whether a region answers accesses now: memory (of an I/O BAR: I/O) is on in COMMAND, the function is in D0, and
+    /// no reset is under way. A region that does not reads all ones and drops writes; so does a gone device, which
+    /// answers always.
+    #[must_use]
+    pub fn answers(&self, region: u32) -> bool {
+        match region {
+            _ if self.is_gone() => true,
+            0..region_index::ROM => self.core.lines.decodes(region as u8),
+            region_index::ROM => self.rom_decodes(),
+            region_index::CONFIG => true,
+            _ => false,
+        }
+    }
+
+    /// Waits until effects that take time (a reset, a power state) are done, for half a minute at most: for front ends
+    /// whose users expect them done when the write of the register is.
+    pub fn settle(&self) {
+        let under_way = self.core.work.last();
+        let _ = self.core.work.wait(under_way, DETACH_PATIENCE, || self.is_gone());
+    }
+
     /// SET_IRQS.
     ///
     /// # Errors
@@ -436,9 +457,8 @@ impl VirtualDevice {
     /// minute at most).
     #[must_use]
     pub fn save(&self) -> State {
-        let under_way = self.core.work.last();
         // Saved all the same if that takes longer; a state in the midst of a reset is refused when it is restored.
-        let _ = self.core.work.wait(under_way, DETACH_PATIENCE, || self.is_gone());
+        self.settle();
         self.snapshot()
     }
 

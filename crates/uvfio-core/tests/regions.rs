@@ -72,6 +72,11 @@ fn what_does_not_decode_reads_ones_and_drops_writes() {
         user.command(command);
         user.device.news();
         for (bar, decodes) in [1, 0].into_iter().zip(decoding) {
+            assert_eq!(
+                user.virt.answers(bar),
+                decodes,
+                "BAR {bar} with COMMAND {command:#x}"
+            );
             let value: [u8; 4] = user.read(bar, 0);
             user.write(bar, 0, &[1]);
             assert_eq!(
@@ -91,6 +96,26 @@ fn what_does_not_decode_reads_ones_and_drops_writes() {
             "MSI-X table, COMMAND {command:#x}"
         );
     }
+}
+
+#[test]
+fn nothing_but_configuration_space_answers_during_a_reset_which_can_be_waited_for() {
+    let user = User::awake();
+    let regions =
+        || [0, region_index::ROM, CONFIG, region_index::VGA, 9].map(|region| user.virt.answers(region));
+    assert_eq!(regions(), [true, true, true, false, false]);
+    user.device.hold();
+    let control = user.capability(0x10) + 8;
+    user.write(CONFIG, control, &0x8000_u16.to_le_bytes());
+    user.device.wait_until_resetting();
+    assert_eq!(regions(), [false, false, true, false, false]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| user.device.release());
+        user.virt.settle();
+    });
+    assert_eq!(regions(), [true, true, true, false, false]);
+    user.virt.gone(uvfio_core::GoneReason::Unplugged, false);
+    assert_eq!(regions(), [true; 5], "what is gone reads ones");
 }
 
 #[test]

@@ -90,9 +90,9 @@ impl ByteEnables {
         core::iter::from_fn(move || {
             let (lane, bytes, lanes) = match left {
                 0 => return None,
-                0xf => (0, 4, 0xf),
-                _ if left & 0x3 == 0x3 => (0, 2, 0x3),
-                _ if left & 0x3 == 0 && left & 0xc == 0xc => (2, 2, 0xc),
+                0b1111 => (0, 4, 0b1111),
+                _ if left & 0b0011 == 0b0011 => (0, 2, 0b0011),
+                _ if left == 0b1100 => (2, 2, 0b1100),
                 _ => {
                     let lane = left.trailing_zeros() as u8;
                     (lane, 1, 1 << lane)

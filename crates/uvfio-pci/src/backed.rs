@@ -9,6 +9,7 @@
 //! messages, power states and resets, and bus mastering waits while a mapping is missing. Their writes have the same
 //! effects as in the virtual view ([`CARRIED`]), and what reads back is the hardware's.
 
+use crate::compile::{FIRST_CAPABILITY, FIRST_EXTENDED};
 use crate::layout::WORDS;
 use crate::tables::{self, advanced, express, header, msi, msix, power, vendor};
 use crate::{
@@ -41,9 +42,6 @@ const OFF: [&Field; 4] = [
     &header::INTX_DISABLE,
     &header::BUS_MASTER,
 ];
-
-/// Past the header.
-const HEADER_BYTES: u16 = 0x40;
 
 /// What a write to one dword may do to the hardware, and where a read comes from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,7 +187,11 @@ impl Layout {
 
     /// Nothing goes through to the header, to any structure, or, where there are findings, anywhere.
     fn stop_structures(&mut self, page: &[u8], findings: bool) {
-        let end = if findings { self.config_bytes } else { HEADER_BYTES };
+        let end = if findings {
+            self.config_bytes
+        } else {
+            FIRST_CAPABILITY
+        };
         self.stop(0, end);
         for item in chain::walk(page) {
             if let chain::Item::Capability(found) = item {
@@ -243,8 +245,7 @@ impl Layout {
     }
 
     fn is_designated(&self, page: &[u8], at: u16) -> bool {
-        at >= crate::compile::FIRST_EXTENDED
-            && chain::value(page, at, &tables::EXTENDED_ID) == Some(vendor::DVSEC_ID.into())
+        at >= FIRST_EXTENDED && chain::value(page, at, &tables::EXTENDED_ID) == Some(vendor::DVSEC_ID.into())
     }
 
     fn let_field(&mut self, at: u16, field: &Field, allowed: bool) {

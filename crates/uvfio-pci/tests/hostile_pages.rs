@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{ALL, Device};
+use common::{ALL, Device, EVERYTHING};
 use proptest::prelude::*;
 use uvfio_pci::chain::{Item, walk};
-use uvfio_pci::{Layout, State, View, Window, read};
+use uvfio_pci::{ByteEnables, Effect, Effects, Input, Layout, State, View, Window, read, step};
 
 /// Bytes of any length, also of none that a dump has; with a header that has a chain.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
@@ -90,7 +90,50 @@ fn check(page: &[u8]) -> Result<(), TestCaseError> {
         prop_assert!(placed.end() <= layout.config_bytes(), "{:?}", placed.table.name);
     }
     prop_assert!(state.restore(&layout).is_ok());
-    check_virtual(page)
+    check_virtual(page)?;
+    check_filtered(page)
+}
+
+/// Whatever the page, a user of `filtered` writes neither identity, class, BARs nor ROM, and a write to the rest is well
+/// formed.
+fn check_filtered(page: &[u8]) -> Result<(), TestCaseError> {
+    let Ok(layout) = Layout::over(&EVERYTHING, page, View::Filtered) else {
+        return Ok(());
+    };
+    let mut effects = Effects::new();
+    let mut state = State::new(&layout);
+    for register in 0..layout.config_bytes() / 4 {
+        if state.resetting() {
+            state = State::new(&layout);
+        }
+        let input = Input::Write {
+            window: Window::Config,
+            register,
+            value: u32::MAX,
+            enables: ByteEnables::ALL,
+        };
+        step(&layout, &mut state, input, &mut effects);
+        for effect in effects.iter() {
+            if let Effect::HardwareWrite {
+                register: at,
+                enables,
+                value,
+                keep,
+            } = effect
+            {
+                prop_assert!(
+                    !matches!(at * 4, 0x00 | 0x08 | 0x10..0x34),
+                    "{:#x} is written",
+                    at * 4
+                );
+                prop_assert_eq!(at, register);
+                prop_assert_eq!(value & keep, 0);
+                prop_assert_eq!((value | keep) & !enables.mask(), 0);
+            }
+        }
+    }
+    prop_assert!(state.restore(&layout).is_ok());
+    Ok(())
 }
 
 /// Whatever the page, its virtual view has chains that break no rule.

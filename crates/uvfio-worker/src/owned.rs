@@ -444,6 +444,35 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_raw_view_without_configuration_space_that_can_be_written() {
+        let root = tempfile::tempdir().expect("a folder");
+        machine(root.path(), [Some("vfio-pci"), None]);
+        let (host, address) = (Host::at(root.path()), ADDRESS.parse().expect("an address"));
+        let refused = config_file(&host, address, View::Raw).expect_err("there is none");
+        assert!(
+            refused.to_string().starts_with(
+                "0000:00:03.0 has no raw view for its user: config in its folder in /sys can't be written"
+            ),
+            "{refused}"
+        );
+        assert!(
+            config_file(&host, address, View::Filtered)
+                .expect("none")
+                .is_none()
+        );
+        let path = root
+            .path()
+            .join(format!("sys/devices/pci0000:00/{ADDRESS}/config"));
+        let page: Vec<u8> = (0..=255).collect();
+        fs::write(&path, &page).expect("written");
+        for (view, writable) in [(View::Virtual, false), (View::Filtered, false), (View::Raw, true)] {
+            let file = config_file(&host, address, view).expect("opened").expect("there");
+            assert_eq!(file.is_writable(), writable, "{view:?}");
+        }
+        assert_eq!(fs::read(&path).expect("read"), page, "the trial leaves no trace");
+    }
+
+    #[test]
     fn who_holds_a_function_is_named_where_that_can_be_seen() {
         let in_use = |holders: &str| {
             let address = ADDRESS.parse().expect("an address");

@@ -16,6 +16,7 @@ mod list;
 mod names;
 mod namespace;
 mod reset;
+mod run;
 mod serve;
 mod show;
 mod target;
@@ -38,6 +39,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Run(run::Args),
     Show(show::Args),
     Explain(explain::Args),
     Diff(diff::Args),
@@ -54,6 +56,8 @@ enum Command {
     /// The process by which `doctor` tries a user namespace.
     #[command(name = doctor::NAMESPACE_VERB, hide = true)]
     DoctorNamespace,
+    #[command(name = run::INSIDE, hide = true)]
+    RunInside(run::InsideArgs),
     /// The confined process that `serve` starts.
     #[command(hide = true)]
     Worker,
@@ -108,6 +112,8 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Run(args) => return run::run(&args),
+        Command::RunInside(args) => run::inside(&args),
         Command::Show(args) => show::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Diff(args) => diff::run(&args),

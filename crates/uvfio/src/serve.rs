@@ -119,10 +119,7 @@ pub(crate) fn devices_help() -> String {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let ansi = std::io::stderr().is_terminal();
-    uvfio_worker::log_to_stderr(&args.log, ansi).map_err(|error| match error {
-        LogError::Filter { .. } => Failure::usage(format_args!("--log: {error}")),
-        _ => Failure::running(error),
-    })?;
+    log_to_stderr(&args.log, ansi)?;
 
     let spec: DeviceSpec = args.device.parse().map_err(Failure::usage)?;
     if args.bars.is_some() && spec.address().is_none() {
@@ -181,6 +178,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Starts the log that `--log` asks for.
+pub(crate) fn log_to_stderr(filter: &str, ansi: bool) -> Result<(), Failure> {
+    uvfio_worker::log_to_stderr(filter, ansi).map_err(|error| match error {
+        LogError::Filter { .. } => Failure::usage(format_args!("--log: {error}")),
+        _ => Failure::running(error),
+    })
 }
 
 fn not_started(error: SupervisorError) -> Failure {

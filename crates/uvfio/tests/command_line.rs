@@ -56,6 +56,10 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
         &["serve", "edu", "--socket", "s", "--bars", "device-fd"],
         "--bars is for PCI functions of this machine",
     );
+    refused(
+        &["serve", "edu", "--socket", "s", "--between-users", "never"],
+        "--between-users: edu is no PCI function",
+    );
     refused(&["serve", "edu", "--socket", "s", "--log", "=="], "--log");
     refused(&["fly"], "fly");
     refused(&[], "Usage");

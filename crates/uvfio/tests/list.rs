@@ -262,24 +262,6 @@ fn show_and_explain_take_the_address_of_a_function() {
     machine.refuses(&["show", "00:1f.0"], 2, &["no PCI function 0000:00:1f.0"]);
 }
 
-#[test]
-fn what_can_be_verified_and_a_bar_that_has_lost_its_address_are_shown() {
-    let machine = Machine::new();
-    let config = "sys/devices/pci0000:00/0000:00:03.0/config";
-    for (bar, lost) in [([0, 0, 0x80, 0xfe], false), ([0; 4], true)] {
-        let mut bytes = vec![0; 256];
-        bytes[0x10..0x14].copy_from_slice(&bar);
-        machine.write(config, &bytes);
-        let text = machine.says(&["list", "0000:00:03.0"]);
-        assert!(text.contains("verified after a reset: all"), "{text}");
-        assert_eq!(
-            text.contains("! BAR 0 has lost its address 0xfe800000"),
-            lost,
-            "{text}"
-        );
-    }
-}
-
 /// A page as an ordinary user's kernel gives it, or root's: a BAR, INTA, power management, and bytes of nobody.
 fn page(bytes: usize) -> Vec<u8> {
     let mut page = vec![0; 256];
@@ -383,4 +365,22 @@ fn diff_refuses_what_would_not_be_given_to_a_user() {
         1,
         &["0000:00:03.0 would not be given to a user: the capability chain"],
     );
+}
+
+#[test]
+fn what_can_be_verified_and_a_bar_that_has_lost_its_address_are_shown() {
+    let machine = Machine::new();
+    let config = "sys/devices/pci0000:00/0000:00:03.0/config";
+    for (bar, lost) in [([0, 0, 0x80, 0xfe], false), ([0; 4], true)] {
+        let mut bytes = vec![0; 256];
+        bytes[0x10..0x14].copy_from_slice(&bar);
+        machine.write(config, &bytes);
+        let text = machine.says(&["list", "0000:00:03.0"]);
+        assert!(text.contains("verified after a reset: all"), "{text}");
+        assert_eq!(
+            text.contains("! BAR 0 has lost its address 0xfe800000"),
+            lost,
+            "{text}"
+        );
+    }
 }

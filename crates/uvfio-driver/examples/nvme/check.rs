@@ -29,7 +29,7 @@ impl Checks {
         let transfers = self.choose(disk.blocks());
         write(disk, &transfers)?;
         disk.flush()?;
-        let blocks: u64 = transfers.iter().map(|(_, count)| count).sum();
+        let blocks = blocks_of(&transfers);
         println!("{waiting:?}: {blocks} blocks written at random places and flushed");
         compare(disk, &transfers)?;
         println!("{waiting:?}: {blocks} blocks are as they were written");
@@ -57,6 +57,9 @@ impl Checks {
         compare(disk, before)?;
         write(disk, &transfers)?;
         disk.flush()?;
+        let blocks = blocks_of(&transfers);
+        let waiting = disk.controller().options().waiting;
+        println!("{waiting:?}: {blocks} blocks written at random places and flushed");
         compare(disk, &transfers)
     }
 
@@ -79,6 +82,10 @@ impl Checks {
         self.random = self.random.wrapping_add(1);
         mix(self.random)
     }
+}
+
+fn blocks_of(transfers: &[Transfer]) -> u64 {
+    transfers.iter().map(|(_, count)| count).sum()
 }
 
 /// A number that follows from another, and looks random: SplitMix64.

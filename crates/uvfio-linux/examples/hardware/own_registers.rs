@@ -12,15 +12,12 @@ use crate::adversary::Outside;
 use crate::owned::{Function, PATIENCE};
 use crate::report::Report;
 use crate::virtual_igb;
-use crate::virtual_view::{COMMAND, EXPRESS, MEMORY, User};
+use crate::virtual_view::{COMMAND, MEMORY, User};
 
 const BAR0: u64 = 0x10;
 const BARS: usize = 24;
 /// COMMAND's upper byte, with INTx disable (bit 10).
 const INTX_DISABLE: (usize, u8) = (5, 0x04);
-/// Link control, in the PCI Express capability, with common clock configuration (PCI Express Base 5.0, 7.5.3.7).
-const LINK_CONTROL: u64 = 0x10;
-const COMMON_CLOCK: u16 = 1 << 6;
 
 /// A user, as soon as the last one has let go: its threads end in their own time.
 fn attach(address: &str, view: View) -> Result<User> {
@@ -63,8 +60,7 @@ pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A user of `raw` moves a BAR and sets the link's common clock; a user of `filtered` does neither. When the user has
-/// gone the kernel has them as they were.
+/// A user of `raw` moves a BAR; a user of `filtered` does not. When the user has gone it is where it was.
 pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
     let outside = Outside::open(&Function::new(address))?;
     for view in [View::Filtered, View::Raw] {
@@ -80,17 +76,6 @@ pub(crate) fn moves(address: &str, report: &mut Report) -> Result<()> {
             &raw,
             &(bars(&before) != bars(&moved)),
         )?;
-        if let Some(at) = outside.capability(EXPRESS)? {
-            let at = at + LINK_CONTROL;
-            let control: u16 = user.config(at)?;
-            user.set_config(at, control ^ COMMON_CLOCK)?;
-            let byte = at as usize;
-            report.same(
-                &format!("{name}: whether link control has changed"),
-                &raw,
-                &(outside.read()?[byte] != before[byte]),
-            )?;
-        }
         drop(user);
         // The worker's end of the group is closed with the user; the next owner finds it as it was.
         let next = attach(address, View::Virtual)?;

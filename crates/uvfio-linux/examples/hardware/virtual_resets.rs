@@ -90,6 +90,22 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     )
 }
 
+/// A function that only its bus can reset.
+pub(crate) fn bus(address: &str, report: &mut Report) -> Result<()> {
+    let user = User::attach(address)?;
+    user.set_config(COMMAND, MEMORY | BUS_MASTER)?;
+    let header = user.hardware_header()?;
+    user.reset()?;
+    report.same(
+        "identity, COMMAND and BARs in the hardware are as before a reset of the bus",
+        &header,
+        &user.hardware_header()?,
+    )?;
+    user.next()?;
+    user.set_config(COMMAND, MEMORY | BUS_MASTER)?;
+    report.same("and for the next user", &header, &user.hardware_header()?)
+}
+
 /// A reset whose user does not wait for it: the kernel's takes 100 ms at least.
 fn slow(igb: &Igb<'_>, whole: &[u8], report: &mut Report) -> Result<()> {
     let Igb(user) = igb;

@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use uvfio_pci::chain;
+use uvfio_pci::tables::header;
+
 use super::aer::{self, ErrorCounters};
-use super::resource::{self, Resource};
+use super::resource::{self, Resource, Space};
 use super::tree::{Tree, malformed, number};
 use super::{Address, Error, is_vfio_driver};
 
@@ -57,6 +60,21 @@ pub struct Function {
     pub findings: Vec<Error>,
 }
 
+/// A BAR that has lost its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "BAR {bar} has lost its address {address:#x}: {function} was reset behind the kernel's back; VFIO puts it back when \
+     it opens the function"
+)]
+pub struct LostBar {
+    /// The function
+    pub function: Address,
+    /// Its number, 0 to 5
+    pub bar: usize,
+    /// The address that the kernel has given it
+    pub address: u64,
+}
+
 /// How a function can be reset on its own, as far as the kernel says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResetMethods {
@@ -92,6 +110,32 @@ impl Function {
     #[must_use]
     pub fn has_vfio_driver(&self) -> bool {
         self.vfio_device.is_some() || self.driver.as_deref().is_some_and(is_vfio_driver)
+    }
+
+    /// The memory BARs that hold no address in its configuration space, of which `config` has the first bytes, though the
+    /// kernel has given them one. None of a virtual function's do: its physical function holds them.
+    #[must_use]
+    pub fn lost_bars(&self, config: &[u8]) -> Vec<LostBar> {
+        let register = |bar: usize| {
+            let at = header::BAR0 + 4 * bar as u16;
+            chain::value(config, at, &header::BAR_REGISTER)
+        };
+        let lost = |resource: &Resource| {
+            let low = register(resource.index).is_some_and(|value| value & header::MEMORY_BASE.mask() == 0);
+            match resource.space {
+                Space::Io => false,
+                Space::Memory32 => low,
+                Space::Memory64 => low && register(resource.index + 1) == Some(0),
+            }
+        };
+        let bars = self.resources.iter().filter(|resource| resource.index < 6);
+        bars.filter(|resource| self.sriov.physical_function.is_none() && resource.assigned && lost(resource))
+            .map(|resource| LostBar {
+                function: self.address,
+                bar: resource.index,
+                address: resource.address,
+            })
+            .collect()
     }
 
     /// Reads a function's folder. None where there is no such function.

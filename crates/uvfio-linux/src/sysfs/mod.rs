@@ -51,7 +51,7 @@ pub use aer::{ErrorCounter, ErrorCounters};
 pub use binding::{Bound, Unbound};
 pub use config::{Config, ConfigFile};
 pub use error::Error;
-pub use function::{Function, ResetMethods, Sriov};
+pub use function::{Function, LostBar, ResetMethods, Sriov};
 pub use group::{Group, Member, ReservedRegion};
 pub use holder::{Holder, OpenVfio};
 pub use host::Host;

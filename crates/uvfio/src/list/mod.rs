@@ -45,12 +45,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let surroundings = Surroundings::of(&host);
     let records = match args.address {
         Some(address) => {
-            let mut record = Record::of(
-                &host,
-                host.sysfs().function(address).map_err(failure)?,
-                &surroundings,
-            );
-            record.add_config(&host, address);
+            let function = host.sysfs().function(address).map_err(failure)?;
+            let config = host.sysfs().config(address);
+            let lost = config.as_ref().map(|config| function.lost_bars(&config.bytes));
+            let lost = lost.unwrap_or_default();
+            let mut record = Record::of(&host, function, &surroundings);
+            record.add_config(config, &lost);
             vec![record]
         }
         None => all(&host, &surroundings, args.all)?,

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uvfio_linux::device::BarGrant;
 use uvfio_linux::sysfs::{
-    Address, ErrorCounter, ErrorCounters, Function, Group, Host, Member, ResetMethods, Resource, Space,
+    Config, Error, ErrorCounter, ErrorCounters, Function, Group, Host, LostBar, Member, ResetMethods,
+    Resource, Space,
 };
-use uvfio_pci::chain;
-use uvfio_pci::tables::header;
 
 use super::Surroundings;
 use crate::names;
@@ -191,48 +190,18 @@ impl Record {
         self.iommu_group.is_some()
     }
 
-    pub(super) fn add_config(&mut self, host: &Host, address: Address) {
-        match host.sysfs().config(address) {
+    pub(super) fn add_config(&mut self, config: Result<Config, Error>, lost: &[LostBar]) {
+        match config {
             Ok(config) => {
                 self.config = Some(ConfigRecord {
                     bytes: config.whole,
                     readable: config.bytes.len(),
                     verified: if config.is_part() { "header" } else { "all" },
                 });
-                self.findings.extend(self.lost_bars(&config.bytes));
+                self.findings.extend(lost.iter().map(ToString::to_string));
             }
             Err(error) => self.findings.push(error.to_string()),
         }
-    }
-}
-
-impl Record {
-    /// BARs that have no address in the hardware, though the kernel has given them one. Those of a virtual function never
-    /// have: its physical function holds them.
-    fn lost_bars(&self, config: &[u8]) -> Vec<String> {
-        let register = |bar: usize| {
-            let at = header::BAR0 + 4 * bar as u16;
-            chain::value(config, at, &header::BAR_REGISTER).unwrap_or_default()
-        };
-        let lost = |bar: usize, kind: &str| {
-            let low = register(bar) & !0xf;
-            low == 0 && (kind != ResourceRecord::WIDE || register(bar + 1) == 0)
-        };
-        let of_hardware = self.sriov.physical_function.is_none();
-        let resources = self
-            .resources
-            .iter()
-            .filter(|resource| of_hardware && resource.assigned);
-        let bars = resources.filter_map(|resource| Some((resource.bar?, resource)));
-        bars.filter(|(bar, resource)| lost(*bar, resource.kind))
-            .map(|(bar, resource)| {
-                format!(
-                    "BAR {bar} has lost its address {:#x}: the function was reset behind the kernel's back; where \
-                     nobody serves it, remove it and rescan (/sys/bus/pci/devices/{}/remove, /sys/bus/pci/rescan)",
-                    resource.address, self.address
-                )
-            })
-            .collect()
     }
 }
 
@@ -279,15 +248,13 @@ impl MemberRecord {
 }
 
 impl ResourceRecord {
-    const WIDE: &str = "64-bit memory";
-
     fn of(resource: &Resource) -> Self {
         Self {
             bar: Some(resource.index).filter(|index| *index < 6),
             kind: match resource.space {
                 Space::Io => "I/O",
                 Space::Memory32 => "32-bit memory",
-                Space::Memory64 => Self::WIDE,
+                Space::Memory64 => "64-bit memory",
             },
             prefetchable: resource.prefetchable,
             address: resource.address,

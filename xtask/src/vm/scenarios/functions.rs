@@ -103,8 +103,8 @@ pub(super) fn image_is_as_written(guest: &mut Guest, image: &Path, checks: &mut 
         }
     }
     checks.same(
-        "the driver has written by interrupt and polled",
-        &(2, false),
+        "the driver has written by interrupt and polled, twice each",
+        &(4, false),
         &(counts.len(), counts.contains(&0)),
     );
     checks.same(

@@ -28,6 +28,8 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         ("virtual-nvme", NVME, SERIAL),
         ("virtual-igb", IGB, ""),
         ("virtual-resets", IGB, ""),
+        ("virtual-bus-reset", EDU, ""),
+        ("virtual-bus-reset", XHCI, ""),
         ("virtual-messages", XHCI, "16"),
         ("virtual-unresettable", TEST_DEVICE, ""),
         ("own-registers", NVME, ""),

@@ -1,0 +1,151 @@
+//! Opening nodes, and calls on files of VFIO's.
+#![allow(unsafe_code)] // These are libc's functions, called with pointers by C.
+
+use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::os::fd::{BorrowedFd, IntoRawFd as _, OwnedFd};
+
+use libc::{EACCES, ESPIPE, SYS_ioctl, SYS_openat, SYS_pread64, SYS_pwrite64, off_t, size_t, ssize_t};
+use rustix::fs::{AtFlags, FileType, OFlags, statat};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
+use uvfio_calls::{Call, Reply, is_vfio_request, kind, op};
+
+use crate::ask::{Descriptors, ask};
+use crate::raw::{errno, fail, int, set_errno, system_call};
+
+exported!([open, open64](path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    opened(libc::AT_FDCWD, path, flags, mode)
+});
+
+exported!([openat, openat64](folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    opened(folder, path, flags, mode)
+});
+
+// Names ending in `_2` and `_chk` are what `_FORTIFY_SOURCE` makes of the others.
+exported!([__open_2, __open64_2](path: *const c_char, flags: c_int) -> c_int {
+    opened(libc::AT_FDCWD, path, flags, 0)
+});
+
+exported!([__openat_2, __openat64_2](folder: c_int, path: *const c_char, flags: c_int) -> c_int {
+    opened(folder, path, flags, 0)
+});
+
+fn opened(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
+    let result = system_call!(SYS_openat, folder, path, flags, mode);
+    // A node is refused like this, by whatever name it was opened.
+    if result == -1 && errno() == EACCES {
+        let asked = node(folder, path, flags).and_then(|call| ask(&call));
+        let result = asked.map_or(Err(EACCES), |(reply, descriptors)| {
+            let close_on_exec = OFlags::from_bits_retain(flags as c_uint).contains(OFlags::CLOEXEC);
+            value(reply, descriptors, close_on_exec)
+        });
+        return int(result.unwrap_or_else(fail));
+    }
+    int(result)
+}
+
+/// The call that opens a node, if this is one: a character device of the number that none has.
+fn node(folder: c_int, path: *const c_char, flags: c_int) -> Option<Call> {
+    // SAFETY: the kernel has just found a file by this path, so it is a string.
+    let path = unsafe { CStr::from_ptr(path) };
+    // SAFETY: a number only for the next call, which fails where it is not open; AT_FDCWD is not -1 either, and that the
+    // kernel would have refused.
+    let folder = unsafe { BorrowedFd::borrow_raw(folder) };
+    let mut how = AtFlags::empty();
+    how.set(AtFlags::SYMLINK_NOFOLLOW, flags & libc::O_NOFOLLOW != 0);
+    let found = statat(folder, path, how).ok()?;
+    let is_node = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == 0;
+    is_node.then(|| Call {
+        op: op::OPEN,
+        request: found.st_dev,
+        offset: found.st_ino,
+        ..Call::default()
+    })
+}
+
+exported!([ioctl](descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_int {
+    controlled(descriptor, request, argument)
+});
+
+fn controlled(descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_int {
+    if is_vfio_request(request) {
+        let before = errno();
+        let call = Call {
+            op: op::IOCTL,
+            descriptor,
+            request,
+            address: argument,
+            ..Call::default()
+        };
+        if let Some((reply, descriptors)) = ask(&call) {
+            set_errno(before);
+            return int(value(reply, descriptors, reply.value != 0).unwrap_or_else(fail));
+        }
+    }
+    int(system_call!(SYS_ioctl, descriptor, request, argument))
+}
+
+exported!([pread, pread64](descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
+    at_offset(op::READ, descriptor, data, bytes, offset)
+});
+
+exported!([__pread_chk, __pread64_chk](
+    descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t, room: size_t
+) -> ssize_t {
+    if bytes > room {
+        std::process::abort();
+    }
+    at_offset(op::READ, descriptor, data, bytes, offset)
+});
+
+exported!([pwrite, pwrite64](
+    descriptor: c_int, data: *const c_void, bytes: size_t, offset: off_t
+) -> ssize_t {
+    at_offset(op::WRITE, descriptor, data.cast_mut(), bytes, offset)
+});
+
+fn at_offset(op: u32, descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
+    let before = errno();
+    let number = if op == op::READ { SYS_pread64 } else { SYS_pwrite64 };
+    let result = system_call!(number, descriptor, data, bytes, offset);
+    if result != -1 || errno() != ESPIPE {
+        return result as ssize_t;
+    }
+    let call = Call {
+        op,
+        descriptor,
+        address: data.expose_provenance() as u64,
+        bytes: bytes as u64,
+        offset: offset as u64,
+        ..Call::default()
+    };
+    let Some((reply, descriptors)) = ask(&call) else {
+        return fail(ESPIPE) as ssize_t;
+    };
+    set_errno(before);
+    value(reply, descriptors, false).unwrap_or_else(fail) as ssize_t
+}
+
+/// The result that a reply gives the program.
+fn value(reply: Reply, descriptors: Descriptors, close_on_exec: bool) -> Result<c_long, c_int> {
+    match (reply.kind, descriptors) {
+        (kind::VALUE, _) => Ok(reply.value as c_long),
+        (kind::DESCRIPTOR, [Some(descriptor), ..]) => {
+            lowest(descriptor, close_on_exec).map(|descriptor| descriptor.into_raw_fd().into())
+        }
+        (kind::ERROR, _) => Err(reply.value as c_int),
+        _ => Err(libc::EIO),
+    }
+}
+
+/// The same file by the lowest number that is free, as opening one gives.
+fn lowest(descriptor: OwnedFd, close_on_exec: bool) -> Result<OwnedFd, c_int> {
+    use std::os::fd::AsRawFd as _;
+    let descriptor = match fcntl_dupfd_cloexec(&descriptor, 0) {
+        Ok(lower) if lower.as_raw_fd() < descriptor.as_raw_fd() => lower,
+        _ => descriptor,
+    };
+    if !close_on_exec {
+        fcntl_setfd(&descriptor, FdFlags::empty()).map_err(Errno::raw_os_error)?;
+    }
+    Ok(descriptor)
+}

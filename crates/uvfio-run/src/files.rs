@@ -1,0 +1,123 @@
+//! Open files: what the program has a descriptor of, and the supervisor the other end.
+//!
+//! A file is a pair of connected UNIX sockets. The kernel knows the program's end by a number (SO_COOKIE) that stays with
+//! it however it is duplicated and whoever has it, and tells our end when the last of its descriptors is closed. That has
+//! come about before close(2) comes back: who looks before each call misses none.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, sockopt};
+use uvfio_uapi::{FileId, Uapi};
+
+/// How many closed files are looked for at once.
+const AT_ONCE: usize = 64;
+
+/// The files of one run.
+pub(crate) struct Files {
+    uapi: Arc<Uapi>,
+    /// Our ends, each with its program's end's number as data
+    closed: OwnedFd,
+    /// Readable when no more files are to be watched
+    end: OwnedFd,
+    /// Who holds it is closing files; until then none is known to be closed
+    open: Mutex<HashMap<u64, Open>>,
+}
+
+struct Open {
+    id: FileId,
+    /// Closing it would make the program's end another kind of file
+    _ours: UnixStream,
+}
+
+impl Files {
+    pub(crate) fn new(uapi: Arc<Uapi>) -> io::Result<Self> {
+        Ok(Self {
+            uapi,
+            closed: epoll::create(CreateFlags::CLOEXEC)?,
+            end: eventfd(0, EventfdFlags::CLOEXEC)?,
+            open: Mutex::default(),
+        })
+    }
+
+    /// A descriptor for an open file, to be given to the program. Where there can be none the file is closed.
+    pub(crate) fn descriptor(&self, id: FileId) -> Result<OwnedFd, Errno> {
+        let made = || {
+            let (ours, theirs) = UnixStream::pair().map_err(|_| Errno::NFILE)?;
+            // Nobody has anything to read from it.
+            rustix::net::shutdown(&ours, rustix::net::Shutdown::Write)?;
+            let number = sockopt::socket_cookie(&theirs)?;
+            // That the other end is closed is told unasked.
+            epoll::add(
+                &self.closed,
+                &ours,
+                EventData::new_u64(number),
+                EventFlags::empty(),
+            )?;
+            self.lock().insert(number, Open { id, _ours: ours });
+            Ok(OwnedFd::from(theirs))
+        };
+        made().inspect_err(|_| self.uapi.close(id))
+    }
+
+    /// Which file a descriptor is of; none where it is of none of ours.
+    pub(crate) fn of(&self, descriptor: BorrowedFd<'_>) -> Option<FileId> {
+        let unix = sockopt::socket_domain(descriptor).is_ok_and(|domain| domain == AddressFamily::UNIX);
+        let number = unix.then(|| sockopt::socket_cookie(descriptor).ok()).flatten()?;
+        self.lock().get(&number).map(|open| open.id)
+    }
+
+    /// Closes every file of which the program has closed the last descriptor.
+    pub(crate) fn close_closed(&self) {
+        let mut open = self.lock();
+        let mut events = Vec::with_capacity(AT_ONCE);
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        while epoll::wait(&self.closed, spare_capacity(&mut events), Some(&now)).is_ok_and(|count| count > 0)
+        {
+            for event in events.drain(..) {
+                if let Some(closed) = open.remove(&event.data.u64()) {
+                    self.uapi.close(closed.id);
+                }
+            }
+        }
+    }
+
+    /// Closes files as they are closed, also where no call comes to notice it, until [`end`](Self::end).
+    pub(crate) fn watch(&self) {
+        loop {
+            let mut ready = [
+                PollFd::new(&self.closed, PollFlags::IN),
+                PollFd::new(&self.end, PollFlags::IN),
+            ];
+            // Interrupted: as if nothing had happened.
+            let _ = poll(&mut ready, None);
+            if !ready[1].revents().is_empty() {
+                return;
+            }
+            self.close_closed();
+        }
+    }
+
+    /// Closes all that are left, and watches no more.
+    pub(crate) fn end(&self) {
+        // Can't fail: the counter is far from full.
+        let _ = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
+        for (_, open) in self.lock().drain() {
+            self.uapi.close(open.id);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

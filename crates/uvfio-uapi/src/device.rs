@@ -1,0 +1,261 @@
+//! A device, whoever has it open, and however.
+
+mod dma;
+mod feature;
+mod hot_reset;
+mod info;
+mod irqs;
+mod notify;
+mod place;
+mod regions;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use uvfio_core::{DmaAccess, DmaMap, DmaMessages, ResetProgress, VirtualDevice};
+use uvfio_pci::tables::express;
+
+use self::dma::Way;
+use self::irqs::Irqs;
+use self::notify::Doorbells;
+pub(crate) use self::place::{Placement, place};
+use crate::iommufd::Bound;
+use crate::refusal::{Outcome, Refusal};
+use crate::requests::device as request;
+use crate::space::Space;
+use crate::uapi::Uapi;
+use crate::{Answer, Caller};
+
+/// How long a reset may take before the caller is told to try again.
+const RESET_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A device.
+pub(crate) struct Device {
+    /// Its address, as `0000:01:00.0`.
+    pub(crate) address: String,
+    /// Its IOMMU group.
+    pub(crate) group: u32,
+    device: Arc<VirtualDevice>,
+    placement: Placement,
+    way: Arc<Way>,
+    /// Whether it is open, and by how many files. Held for reading by every call on it, so that none outlives its user.
+    users: RwLock<usize>,
+    irqs: Mutex<Irqs>,
+    doorbells: Mutex<Doorbells>,
+    low_power: Mutex<feature::LowPower>,
+    tie: Mutex<Option<Tie>>,
+}
+
+/// What a device that is opened begins with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// What it reaches.
+    pub(crate) space: Option<Arc<Space>>,
+    pub(crate) tie: Option<Tie>,
+}
+
+/// A device's tie to a file of `/dev/iommu`.
+#[derive(Debug)]
+pub(crate) struct Tie {
+    pub(crate) bound: Bound,
+    /// It is bound by a file of its own, not by way of its group.
+    pub(crate) by_file: bool,
+}
+
+impl Device {
+    pub(crate) fn new(address: String, group: u32, device: Arc<VirtualDevice>, placement: Placement) -> Self {
+        Self {
+            way: Arc::new(Way::new(address.clone())),
+            address,
+            group,
+            device,
+            placement,
+            users: RwLock::new(0),
+            irqs: Mutex::default(),
+            doorbells: Mutex::default(),
+            low_power: Mutex::default(),
+            tie: Mutex::default(),
+        }
+    }
+
+    fn users(&self) -> RwLockReadGuard<'_, usize> {
+        self.users.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn users_mut(&self) -> RwLockWriteGuard<'_, usize> {
+        self.users.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file of it is opened. The first one makes it ready: BARs placed and answering, bus master off; `start` says
+    /// what it begins with.
+    pub(crate) fn open(&self, start: impl FnOnce() -> Outcome<Start>) -> Outcome<()> {
+        let mut users = self.users_mut();
+        if *users == 0 {
+            self.begin(start()?)?;
+        }
+        *users += 1;
+        Ok(())
+    }
+
+    /// As [`open`](Self::open), by the only file that may have it open.
+    pub(crate) fn open_alone(&self, start: Start) -> Outcome<()> {
+        let mut users = self.users_mut();
+        if *users > 0 {
+            return Err(Refusal::invalid(format!(
+                "{} is bound by another file",
+                self.address
+            )));
+        }
+        self.begin(start)?;
+        *users = 1;
+        Ok(())
+    }
+
+    fn begin(&self, start: Start) -> Outcome<()> {
+        let gone = || Refusal::new(Errno::NODEV, format!("{} is gone; start it again", self.address));
+        if self.device.is_gone() {
+            return Err(gone());
+        }
+        self.way.set_space(start.space);
+        *self.tie() = start.tie;
+        self.device
+            .attach(Some(Arc::clone(&self.way) as Arc<dyn DmaMessages>));
+        // All addresses go by message; the way looks each up in the space. Two maps: one can't have 2^64 bytes.
+        for iova in [0, 1 << 63] {
+            let map = DmaMap {
+                iova,
+                bytes: 1 << 63,
+                access: DmaAccess::all(),
+                backing: None,
+            };
+            if let Err(error) = self.device.dma_map(map) {
+                self.end();
+                return Err(Refusal::new(Errno::NOMEM, error.to_string()));
+            }
+        }
+        self.placement.apply(&self.device);
+        Ok(())
+    }
+
+    /// A file of it is closed. With the last one its user is gone, and it is reset.
+    pub(crate) fn close(&self) {
+        let mut users = self.users_mut();
+        *users = users.saturating_sub(1);
+        if *users == 0 {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        self.doorbells().clear();
+        *self.irqs() = Irqs::default();
+        *self.low_power() = feature::LowPower::default();
+        if let Err(error) = self.device.detach() {
+            tracing::error!(target: "uapi", device = self.address, %error, "the device did not come back from its user");
+        }
+        self.way.set_space(None);
+        *self.tie() = None;
+    }
+
+    /// Attaches to an address space of the file that it is bound to: the number of what it is attached to then.
+    pub(crate) fn attach_to(&self, id: u32) -> Outcome<u32> {
+        let _used = self.enter()?;
+        let mut tie = self.tie();
+        let tie = tie
+            .as_mut()
+            .ok_or_else(|| Refusal::invalid(format!("{} is not bound", self.address)))?;
+        let (attached, space) = tie.bound.attach(id)?;
+        self.way.set_space(Some(space));
+        Ok(attached)
+    }
+
+    /// Detaches from the address space: it reaches nothing any more.
+    pub(crate) fn detach_from(&self) {
+        self.way.set_space(None);
+        if let Some(tie) = self.tie().as_mut() {
+            tie.bound.detach();
+        }
+    }
+
+    /// Where its BARs lie while it is open.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn tie(&self) -> MutexGuard<'_, Option<Tie>> {
+        self.tie.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn irqs(&self) -> MutexGuard<'_, Irqs> {
+        self.irqs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doorbells(&self) -> MutexGuard<'_, Doorbells> {
+        self.doorbells.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn low_power(&self) -> MutexGuard<'_, feature::LowPower> {
+        self.low_power.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An ioctl.
+    pub(crate) fn ioctl(
+        &self,
+        uapi: &Uapi,
+        number: u32,
+        argument: u64,
+        caller: &dyn Caller,
+    ) -> Outcome<Answer> {
+        let _used = self.enter()?;
+        match number {
+            request::DEVICE_GET_INFO => self.info(argument, caller),
+            request::DEVICE_GET_REGION_INFO => self.region_info(argument, caller),
+            request::DEVICE_GET_IRQ_INFO => self.irq_info(argument, caller),
+            request::DEVICE_SET_IRQS => self.set_irqs(argument, caller),
+            request::DEVICE_RESET => self.reset(),
+            request::DEVICE_GET_PCI_HOT_RESET_INFO => self.hot_reset_info(uapi, argument, caller),
+            request::DEVICE_PCI_HOT_RESET => self.hot_reset(uapi, argument, caller),
+            request::DEVICE_IOEVENTFD => self.ioeventfd(argument, caller),
+            request::DEVICE_FEATURE => self.feature(argument, caller),
+            _ => Err(Refusal::unknown(number)),
+        }?;
+        Ok(Answer::Value(0))
+    }
+
+    /// A call on it begins: it wakes if its user put it to sleep, and stays its user's until the guard is dropped.
+    fn enter(&self) -> Outcome<RwLockReadGuard<'_, usize>> {
+        let users = self.users();
+        if *users == 0 {
+            return Err(Refusal::new(Errno::BADF, format!("{} is not open", self.address)));
+        }
+        self.low_power().wake();
+        Ok(users)
+    }
+
+    fn reset(&self) -> Outcome<()> {
+        if !self.device.resettable() {
+            return Err(Refusal::invalid(format!(
+                "there is no way to reset {}",
+                self.address
+            )));
+        }
+        match self.device.reset(RESET_PATIENCE) {
+            Ok(ResetProgress::Done) => Ok(()),
+            Ok(ResetProgress::UnderWay) => Err(Refusal::new(
+                Errno::AGAIN,
+                format!(
+                    "the reset of {} is not done after {RESET_PATIENCE:?}",
+                    self.address
+                ),
+            )),
+            Err(error) => Err(Refusal::new(Errno::IO, error.to_string())),
+        }
+    }
+
+    /// Whether it is PCI Express.
+    fn is_express(&self) -> bool {
+        let mut placed = self.device.layout().placed();
+        placed.any(|placed| std::ptr::eq(placed.table, &raw const express::EXPRESS))
+    }
+}

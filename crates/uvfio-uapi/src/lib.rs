@@ -1,0 +1,31 @@
+//! The kernel's VFIO user interface as a library: what `ioctl`, `read`, `write` and `mmap` of `/dev/vfio/*` do, over
+//! [`VirtualDevice`](uvfio_core::VirtualDevice)s, whoever catches the calls and however.
+//!
+//! ```text
+//! who catches calls    descriptors, processes, instructions: gives each open file a FileId
+//!   -> Uapi            one "kernel": the files open, the groups and who holds them
+//!     container        IOMMU type 1: what its devices reach of their users' memory
+//!     group            which container, which devices are open
+//!     iommufd          address spaces by number, and devices by files of their own (cdev)
+//!     device           regions, interrupts, resets over a VirtualDevice
+//! ```
+//!
+//! Errors are the kernel's error numbers. Why a call was refused is logged as a sentence (target `uapi`).
+
+mod argument;
+mod caller;
+mod cdev;
+mod container;
+mod descriptor;
+mod device;
+mod file;
+mod group;
+mod iommufd;
+mod refusal;
+mod requests;
+mod space;
+mod uapi;
+
+pub use caller::{Caller, Given, ProcessMemory};
+pub use file::{Answer, FileId, Node, Part};
+pub use uapi::{Function, Uapi};

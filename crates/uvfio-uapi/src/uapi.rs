@@ -1,0 +1,284 @@
+//! The "kernel" of one run: its files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use uvfio_core::VirtualDevice;
+
+use crate::cdev::{Cdev, refuse_binding};
+use crate::container::Container;
+use crate::device::{Device, place};
+use crate::group::Group;
+use crate::iommufd::Iommufd;
+use crate::refusal::{Outcome, Refusal};
+use crate::{Answer, Caller, FileId, Given, Node, Part, requests};
+
+/// A PCI function that can be had by this interface.
+pub struct Function {
+    /// Its address, as `0000:01:00.0`: what VFIO_GROUP_GET_DEVICE_FD names it by.
+    pub address: String,
+    /// Its IOMMU group.
+    pub group: u32,
+    /// The device. Nobody else may attach to it.
+    pub device: Arc<VirtualDevice>,
+}
+
+/// The kernel's VFIO, made of the functions of one run.
+///
+/// Calls may come from any number of threads at a time. One that resets a device or ends its use may take as long as
+/// the device takes (half a minute at most); others go on meanwhile.
+pub struct Uapi {
+    devices: Vec<Arc<Device>>,
+    groups: BTreeMap<u32, Arc<Group>>,
+    files: Mutex<Files>,
+}
+
+#[derive(Default)]
+struct Files {
+    next: u64,
+    open: HashMap<FileId, File>,
+}
+
+/// An open file.
+#[derive(Clone)]
+pub(crate) enum File {
+    Container(Arc<Container>),
+    Group(Arc<Group>),
+    /// Of a device, by way of its group.
+    Device(Arc<Group>, Arc<Device>),
+    /// Of a device, by itself.
+    Cdev(Arc<Cdev>),
+    /// Of `/dev/iommu`.
+    Iommu(Arc<Iommufd>),
+}
+
+impl Uapi {
+    /// A kernel with these functions.
+    #[must_use]
+    pub fn new(functions: Vec<Function>) -> Arc<Self> {
+        let placements = place(functions.iter().map(|function| function.device.layout()));
+        let devices: Vec<Arc<Device>> = functions
+            .into_iter()
+            .zip(placements)
+            .map(|(function, placement)| {
+                Arc::new(Device::new(
+                    function.address,
+                    function.group,
+                    function.device,
+                    placement,
+                ))
+            })
+            .collect();
+        let mut members: BTreeMap<u32, Vec<Arc<Device>>> = BTreeMap::new();
+        for device in &devices {
+            members.entry(device.group).or_default().push(Arc::clone(device));
+        }
+        let groups = members
+            .into_iter()
+            .map(|(number, devices)| (number, Arc::new(Group::new(number, devices))))
+            .collect();
+        Arc::new(Self {
+            devices,
+            groups,
+            files: Mutex::default(),
+        })
+    }
+
+    /// Where function `n` of the list given to [`new`](Self::new) has its BARs 0 to 5 and its ROM while it is open, as
+    /// its configuration space says; 0 for what it has not. For a `resource` file like sysfs'.
+    #[must_use]
+    pub fn bar_addresses(&self, n: u32) -> [u64; 7] {
+        let device = self.devices.get(n as usize);
+        device.map_or([0; 7], |device| device.placement().addresses)
+    }
+
+    /// Opens a node.
+    ///
+    /// # Errors
+    /// ENOENT for a group or device that is not there; EBUSY for a group that is open, or a device of which is bound by
+    /// a file of its own.
+    pub fn open(&self, node: Node) -> Result<FileId, Errno> {
+        let result = match node {
+            Node::Container => Ok(File::Container(Arc::default())),
+            Node::Group(number) => self.open_group(number),
+            Node::Device(number) => self.open_device(number),
+            Node::Iommu => Ok(File::Iommu(Arc::default())),
+        };
+        result
+            .map(|file| self.add(file))
+            .map_err(|refusal| log("open", &refusal))
+    }
+
+    fn open_group(&self, number: u32) -> Outcome<File> {
+        let group = self
+            .groups
+            .get(&number)
+            .ok_or_else(|| Refusal::new(Errno::NOENT, format!("there is no group {number}")))?;
+        group.open()?;
+        Ok(File::Group(Arc::clone(group)))
+    }
+
+    fn open_device(&self, number: u32) -> Outcome<File> {
+        let found = self.devices.get(number as usize);
+        let found = found.and_then(|device| Some((device, self.groups.get(&device.group)?)));
+        let (device, group) =
+            found.ok_or_else(|| Refusal::new(Errno::NOENT, format!("there is no device vfio{number}")))?;
+        Ok(File::Cdev(Arc::new(Cdev::new(
+            Arc::clone(group),
+            Arc::clone(device),
+        ))))
+    }
+
+    /// The last descriptor and the last mapping of an open file are gone. Closing a device's last file resets it.
+    /// Nothing happens for a file that is not open.
+    pub fn close(&self, file: FileId) {
+        let closed = self.files().open.remove(&file);
+        match closed {
+            Some(File::Group(group)) => group.close(),
+            Some(File::Device(group, device)) => group.close_device(&device),
+            Some(File::Cdev(cdev)) => cdev.close(),
+            Some(File::Container(_) | File::Iommu(_)) | None => {}
+        }
+    }
+
+    /// `ioctl(file, request, argument)`. `argument` is the whole third argument, an address or a number.
+    ///
+    /// # Errors
+    /// The kernel's; EBADF for a file that is not open.
+    pub fn ioctl(
+        &self,
+        file: FileId,
+        request: u32,
+        argument: u64,
+        caller: &dyn Caller,
+    ) -> Result<Answer, Errno> {
+        let (name, result) = match self.file(file)? {
+            File::Container(container) => (
+                requests::container::name(request),
+                container.ioctl(request, argument, caller),
+            ),
+            File::Group(group) => (
+                requests::group::name(request),
+                group.ioctl(self, request, argument, caller),
+            ),
+            File::Device(_, device) => (
+                requests::device::name(request),
+                if request == requests::device::DEVICE_BIND_IOMMUFD {
+                    refuse_binding(argument, caller)
+                } else {
+                    device.ioctl(self, request, argument, caller)
+                },
+            ),
+            File::Cdev(cdev) => (
+                requests::device::name(request),
+                cdev.ioctl(self, request, argument, caller),
+            ),
+            File::Iommu(iommufd) => (
+                requests::iommufd::name(request),
+                iommufd.ioctl(request, argument, caller),
+            ),
+        };
+        result.map_err(|refusal| log(name, &refusal))
+    }
+
+    /// `pread(file, data, offset)`: bytes read, at most `data.len()`.
+    ///
+    /// # Errors
+    /// The kernel's; EINVAL for a file that can't be read.
+    pub fn read(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
+        self.device(file)?
+            .read(offset, data)
+            .map_err(|refusal| log("read", &refusal))
+    }
+
+    /// `pwrite(file, data, offset)`; as [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.device(file)?
+            .write(offset, data)
+            .map_err(|refusal| log("write", &refusal))
+    }
+
+    /// A load from a mapping of `file`, of 1, 2, 4 or 8 bytes.
+    ///
+    /// # Errors
+    /// Where the kernel would raise SIGBUS: memory decoding is off, or nothing is mapped there.
+    pub fn load(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        self.device(file)?
+            .load(offset, data)
+            .map_err(|refusal| log("a load", &refusal))
+    }
+
+    /// A store to a mapping of `file`; as [`load`](Self::load).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn store(&self, file: FileId, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        self.device(file)?
+            .store(offset, data)
+            .map_err(|refusal| log("a store", &refusal))
+    }
+
+    /// What `mmap(MAP_SHARED)` of `bytes` bytes of `file` at `offset` shows: parts that cover them in order.
+    ///
+    /// # Errors
+    /// EINVAL where the kernel maps nothing there (also: not MAP_SHARED, which is for the caller to check).
+    pub fn mappings(&self, file: FileId, offset: u64, bytes: u64) -> Result<Vec<Part>, Errno> {
+        self.device(file)?
+            .mappings(offset, bytes)
+            .map_err(|refusal| log("mmap", &refusal))
+    }
+
+    /// The device of a file; EINVAL for files of other kinds, which are neither read, written nor mapped.
+    fn device(&self, file: FileId) -> Result<Arc<Device>, Errno> {
+        match self.file(file)? {
+            File::Device(_, device) => Ok(device),
+            File::Cdev(cdev) => cdev
+                .device()
+                .map(Arc::clone)
+                .map_err(|refusal| log("an access", &refusal)),
+            File::Container(_) | File::Group(_) | File::Iommu(_) => Err(Errno::INVAL),
+        }
+    }
+
+    /// All devices, in the order of the run.
+    pub(crate) fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().map(|device| &**device)
+    }
+
+    /// The file that a caller's descriptor stands for; none where it is another's, or has been closed.
+    pub(crate) fn given(&self, given: Given) -> Option<File> {
+        match given {
+            Given::Ours(file) => self.files().open.get(&file).cloned(),
+            Given::Other(other) => {
+                uvfio_core::close_elsewhere(other);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn add(&self, file: File) -> FileId {
+        let mut files = self.files();
+        files.next += 1;
+        let id = FileId(files.next);
+        files.open.insert(id, file);
+        id
+    }
+
+    fn file(&self, id: FileId) -> Result<File, Errno> {
+        self.files().open.get(&id).cloned().ok_or(Errno::BADF)
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes down why, and gives the number.
+fn log(request: &str, refusal: &Refusal) -> Errno {
+    tracing::info!(target: "uapi", request, why = refusal.why, errno = %refusal.errno, "refused");
+    refusal.errno
+}

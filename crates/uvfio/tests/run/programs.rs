@@ -1,0 +1,150 @@
+//! Programs that drive a device through VFIO.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{text_of, uvfio_run, uvfio_run_by};
+
+/// Compiles a program in C with `options`; it lies in a folder that all may read.
+fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = folder.path().join("program");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/run/programs")
+        .join(source);
+    let mut cc = Command::new("cc");
+    cc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(source)
+        .args(options);
+    text_of(&mut cc);
+    (folder, program)
+}
+
+/// It is the book's, with what the book says that it prints, and how it is compiled and run.
+#[test]
+fn the_program_in_the_book_reaches_configuration_registers_memory_and_interrupts() {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/run.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    for said in [
+        "{{#include ../../crates/uvfio/tests/run/programs/edu.c}}",
+        "uvfio run --device edu -- ./edu /dev/vfio/1 0000:01:00.0\n",
+    ] {
+        assert!(book.contains(said), "the page does not say {said:?}");
+    }
+    let (_folder, program) = compile("edu.c", &[]);
+    let mut run = uvfio_run(&["edu"]);
+    let seen = text_of(run.arg(program).args(["/dev/vfio/1", "0000:01:00.0"]));
+    assert!(
+        book.contains(&format!("```text\n{seen}```")),
+        "the page does not say:\n{seen}"
+    );
+    assert!(seen.ends_with("interrupts: 1\n"), "{seen}");
+}
+
+#[test]
+fn so_does_one_compiled_with_checks_of_its_buffers() {
+    let (_folder, program) = compile("edu.c", &["-O2", "-D_FORTIFY_SOURCE=2"]);
+    let seen = text_of(
+        uvfio_run(&["edu"])
+            .arg(program)
+            .args(["/dev/vfio/1", "0000:01:00.0"]),
+    );
+    assert!(seen.ends_with("interrupts: 1\n"), "{seen}");
+}
+
+#[test]
+fn a_second_device_is_another_group() {
+    let (_folder, program) = compile("edu.c", &[]);
+    let mut run = uvfio_run(&["nvme,mem=1M", "edu"]);
+    let seen = text_of(run.arg(program).args(["/dev/vfio/2", "0000:01:01.0"]));
+    assert!(seen.contains("10! = 3628800"), "{seen}");
+}
+
+#[test]
+fn open_files_are_what_they_are_with_the_kernel() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs/files.py");
+    let seen = text_of(uvfio_run(&["edu"]).arg("/usr/bin/python3").arg(script));
+    assert_eq!(seen, "as the kernel's\n");
+}
+
+/// Nothing is preloaded to it, so the kernel tells of its calls.
+#[test]
+fn a_static_program_does_it_by_calls() {
+    let seen = printed_by("calls.c", &["-static"], "edu");
+    assert_eq!(seen, "11e81234\n5! = 120\nmmap: not offered\nall by calls\n");
+}
+
+#[test]
+fn the_way_of_catching_can_be_chosen() {
+    let (_folder, program) = compile("calls.c", &[]);
+    for (way, mapped) in [("preload", "mmap: offered\n"), ("seccomp", "mmap: not offered\n")] {
+        let mut run = uvfio_run_by(way, &["edu"]);
+        let seen = text_of(run.arg(&program));
+        assert!(
+            seen.contains(mapped) && seen.ends_with("all by calls\n"),
+            "{way}: {seen}"
+        );
+    }
+}
+
+/// What a program prints, compiled with `options`, that drives the one device there is.
+fn printed_by(source: &str, options: &[&str], device: &str) -> String {
+    let (_folder, program) = compile(source, options);
+    text_of(uvfio_run(&[device]).arg(program))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn instructions_do_to_a_bar_what_they_do_to_memory() {
+    // Below the stack's end there would be what an instruction here pushes.
+    let seen = printed_by("instructions.c", &["-mno-red-zone"], "nvme,mem=1M");
+    assert!(
+        seen.ends_with(" instructions, 0 wrong\n") && seen.len() < 40,
+        "{seen}"
+    );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_mapped_bar_leaves_the_program_its_signals_and_lasts_as_long_as_it_is_mapped() {
+    assert_eq!(printed_by("mapped.c", &["-O1", "-pthread"], "edu"), "mapped\n");
+}
+
+#[test]
+fn memory_mapped_for_dma_stays_what_it_was() {
+    for way in ["preload", "seccomp"] {
+        let (_folder, program) = compile("memory.c", &[]);
+        let mut run = uvfio_run_by(way, &["edu"]);
+        assert_eq!(text_of(run.arg(program)), "pinned\n", "{way}");
+    }
+}
+
+/// DPDK's own test of DMA engines, of Debian's package `dpdk-dev`.
+#[test]
+#[ignore = "needs dpdk-test, which no other test needs: apt install dpdk-dev, then --ignored"]
+fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let mut run = uvfio_run(&["ioat"]);
+    run.args([
+        "dpdk-test",
+        "--no-huge",
+        "-m",
+        "64",
+        "--iova-mode=va",
+        "-l",
+        "0",
+        "--no-telemetry",
+    ])
+    .args(["-a", "0000:01:00.0"])
+    .env("DPDK_TEST", "dmadev_autotest")
+    .env("XDG_RUNTIME_DIR", folder.path())
+    .stdin(Stdio::null());
+    let seen = text_of(&mut run);
+    assert!(
+        seen.contains("Running copy Tests") && seen.contains("Test OK"),
+        "{seen}"
+    );
+}
