@@ -122,6 +122,14 @@ impl Calls {
         }
     }
 
+    /// Whether a call that opens a node opens a device.
+    pub(crate) fn opens_device(&self, call: &Call) -> bool {
+        matches!(
+            self.nodes.get(&(call.request, call.offset)),
+            Some(Node::Device(_))
+        )
+    }
+
     /// What a call gives that the kernel has told of.
     pub(crate) fn call_of(&self, call: &Call, thread: &Thread) -> Result<Answered, Errno> {
         self.answered(call, self.processes.get(thread.process()?)?, false)
@@ -141,7 +149,8 @@ impl Calls {
             let file = self.uapi.open((*node).into())?;
             return self.given(file, false);
         }
-        let Given::Ours(file) = calling.descriptor(call.descriptor)? else {
+        // Of one that is not there the kernel tells. One that an argument names is for the request to refuse.
+        let Ok(Given::Ours(file)) = calling.descriptor(call.descriptor) else {
             return Ok(plain(kind::NOT_OURS, 0));
         };
         match call.op {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 use uvfio_calls::{Call, Reply, is_vfio_request, kind, op};
 
-use crate::calls::Calls;
+use crate::calls::{Answered, Calls};
 use crate::filter::OPENING;
 use crate::process::Thread;
 
@@ -81,7 +81,7 @@ impl Listener {
     }
 
     /// What the call gives; none where the kernel shall make it.
-    fn answered(&self, told: &seccomp_notif) -> Option<Result<(Reply, Vec<OwnedFd>), Errno>> {
+    fn answered(&self, told: &seccomp_notif) -> Option<(Call, Result<Answered, Errno>)> {
         let thread = Thread::new(Pid::from_raw(told.pid as i32)?);
         let data = &told.data;
         let call = if OPENING.contains(&data.nr.into()) {
@@ -92,24 +92,24 @@ impl Listener {
         let result = self.calls.call_of(&call, &thread);
         match result {
             Ok((reply, _)) if reply.kind == kind::NOT_OURS => None,
-            // Of what is not there to be asked about, the kernel knows better why.
-            Err(Errno::BADF | Errno::SRCH) => None,
-            result => Some(result),
+            // Of a process that is not there to be asked about, the kernel knows better why.
+            Err(Errno::SRCH) => None,
+            result => Some((call, result)),
         }
     }
 
-    fn reply(&self, told: &seccomp_notif, answered: Option<Result<(Reply, Vec<OwnedFd>), Errno>>) {
+    fn reply(&self, told: &seccomp_notif, answered: Option<(Call, Result<Answered, Errno>)>) {
         // SAFETY: integers.
         let mut reply: seccomp_notif_resp = unsafe { std::mem::zeroed() };
         reply.id = told.id;
         let fail = |errno: Errno| -errno.raw_os_error();
         match answered {
             None => reply.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-            Some(Err(errno)) => reply.error = fail(errno),
-            Some(Ok((answer, descriptors))) => match descriptors.into_iter().next() {
+            Some((_, Err(errno))) => reply.error = fail(errno),
+            Some((call, Ok((answer, descriptors)))) => match descriptors.into_iter().next() {
                 None => reply.val = answer.value as i64,
                 // Given, and our own copy closed, before the caller goes on: what it then closes is closed.
-                Some(descriptor) => match self.give(told, &answer, &descriptor) {
+                Some(descriptor) => match self.give(told, &call, &answer, &descriptor) {
                     Ok(number) => reply.val = number.into(),
                     Err(errno) => reply.error = fail(errno),
                 },
@@ -120,13 +120,22 @@ impl Listener {
     }
 
     /// Gives the caller a descriptor, and tells its number there.
-    fn give(&self, told: &seccomp_notif, answer: &Reply, descriptor: &OwnedFd) -> Result<i32, Errno> {
-        let opened = OPENING.contains(&told.data.nr.into());
-        let (close_on_exec, number) = if opened {
-            (flags_of(told) & libc::O_CLOEXEC as u64 != 0, None)
+    fn give(
+        &self,
+        told: &seccomp_notif,
+        call: &Call,
+        answer: &Reply,
+        descriptor: &OwnedFd,
+    ) -> Result<i32, Errno> {
+        let opened = call.op == op::OPEN;
+        let close_on_exec = if opened {
+            flags_of(told) & libc::O_CLOEXEC as u64 != 0
         } else {
-            (answer.value != 0, Some(self.free(told)?))
+            answer.value != 0
         };
+        // What a group gives is a device.
+        let is_device = !opened || self.calls.opens_device(call);
+        let number = if is_device { Some(self.free(told)?) } else { None };
         let mut given = seccomp_notif_addfd {
             id: told.id,
             flags: 0,
