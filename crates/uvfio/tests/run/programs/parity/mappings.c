@@ -159,11 +159,20 @@ static void dirty_pages(void)
     DIRTY(", GET_BITMAP", 48, 4, Q(0x400000), Q(8 * PAGE), BITMAP(PAGE, 8, bits));
     told(named("its bits"), "%lx", bits[0]);
     bits[0] = 0;
+    bits[0] = 0;
+    map("MAP_DMA of 8 pages while tracked", READ | WRITE, memory, 0x600000, 8 * PAGE);
+    IO(named("UNMAP_DMA, bitmap, of those"), container, VFIO_IOMMU_UNMAP_DMA, 48, 1, Q(0x600000), Q(8 * PAGE),
+       BITMAP(PAGE, 8, bits));
+    told(named("its bits, of those"), "%lx", bits[0]);
+    bits[0] = 0;
     DIRTY(", GET_BITMAP of more", 48, 4, Q(0x3fe000), Q(16 * PAGE), BITMAP(PAGE, 8, bits));
     told(named("its bits, of more"), "%lx", bits[0]);
     bits[0] = 0;
     DIRTY(", GET_BITMAP of nothing", 48, 4, Q(0x800000), Q(8 * PAGE), BITMAP(PAGE, 8, bits));
     told(named("its bits, of nothing"), "%lx", bits[0]);
+    DIRTY(", GET_BITMAP after that of more", 48, 4, Q(0x400000), Q(8 * PAGE), BITMAP(PAGE, 8, bits));
+    told(named("its bits, after that of more"), "%lx", bits[0]);
+    bits[0] = 0;
     IO(named("UNMAP_DMA, bitmap, argsz 47"), container, VFIO_IOMMU_UNMAP_DMA, 47, 1, Q(0x400000), Q(8 * PAGE),
        BITMAP(PAGE, 8, bits));
     IO(named("UNMAP_DMA, bitmap of 0 bytes"), container, VFIO_IOMMU_UNMAP_DMA, 48, 1, Q(0x400000), Q(8 * PAGE),
