@@ -71,3 +71,9 @@ abuse() {
     vfio_owns "$(cut -c 3- "$dir/vendor"):$(cut -c 3- "$dir/device")" || return 1
     uvfio-guest-tools abuse "$address" --accesses "$2" --seed "$3" >&3
 }
+
+# parity_with_the_kernel: sends what the program of that comparison prints on the kernel's VFIO.
+parity_with_the_kernel() {
+    vfio_owns 1234:11e8 || return 1
+    text parity "/dev/vfio/$group" "$address"
+}

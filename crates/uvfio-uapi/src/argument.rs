@@ -198,7 +198,10 @@ impl<'a> Argument<'a> {
     ) -> Outcome<()> {
         let argsz = self.argsz();
         let needs = size + chain.bytes.len();
-        self.set_u32(cap_offset, 0);
+        // A place that the caller has to have stays as it is where there are none.
+        if !chain.bytes.is_empty() || cap_offset >= least {
+            self.set_u32(cap_offset, 0);
+        }
         if chain.bytes.is_empty() {
         } else if argsz < needs {
             self.set_u32(0, needs as u32);

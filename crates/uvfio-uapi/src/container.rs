@@ -72,7 +72,7 @@ impl Container {
         let mut inner = self.lock();
         match number {
             request::GET_API_VERSION => return Ok(Answer::Value(sys::VFIO_API_VERSION as i32)),
-            request::CHECK_EXTENSION => return Ok(Answer::Value(has_extension(argument).into())),
+            request::CHECK_EXTENSION => return Ok(Answer::Value(inner.has_extension(argument).into())),
             request::SET_IOMMU => return inner.set_iommu(argument),
             _ => {}
         }
@@ -103,21 +103,22 @@ pub(crate) fn iova_ranges() -> Vec<u8> {
     body
 }
 
-/// VFIO_CHECK_EXTENSION, with an IOMMU as without.
-fn has_extension(extension: u64) -> bool {
-    u32::try_from(extension).is_ok_and(|extension| {
-        matches!(
-            extension,
-            sys::VFIO_TYPE1_IOMMU
+impl Inner {
+    /// VFIO_CHECK_EXTENSION.
+    fn has_extension(&self, extension: u64) -> bool {
+        match u32::try_from(extension) {
+            Ok(
+                sys::VFIO_TYPE1_IOMMU
                 | sys::VFIO_TYPE1v2_IOMMU
                 | sys::VFIO_DMA_CC_IOMMU
-                | sys::VFIO_UNMAP_ALL
-                | sys::VFIO_UPDATE_VADDR
-        )
-    })
-}
+                | sys::VFIO_UNMAP_ALL,
+            ) => true,
+            // Which depends on what is in the container, so that the kernel does not say before.
+            Ok(sys::VFIO_UPDATE_VADDR) => self.iommu.is_some(),
+            _ => false,
+        }
+    }
 
-impl Inner {
     fn set_iommu(&mut self, kind: u64) -> Outcome<Answer> {
         if self.groups == 0 {
             return Err(Refusal::invalid(
@@ -131,7 +132,7 @@ impl Inner {
             Ok(sys::VFIO_TYPE1_IOMMU) => false,
             Ok(sys::VFIO_TYPE1v2_IOMMU) => true,
             // What it has besides is no kind of IOMMU.
-            _ if has_extension(kind) => {
+            _ if self.has_extension(kind) => {
                 return Err(Refusal::invalid(format!(
                     "extension {kind} is no kind of IOMMU; there are 1 (type 1) and 3 (type 1 version 2)"
                 )));

@@ -35,7 +35,6 @@ pub(crate) struct Iommufd {
 struct Inner {
     /// By number, from 1.
     objects: BTreeMap<u32, Object>,
-    last: u32,
     /// The address space that VFIO's own requests go to.
     compat: Option<u32>,
 }
@@ -60,19 +59,12 @@ impl Inner {
                 format!("there are {MAX_OBJECTS} objects already, the most that there may be"),
             ));
         }
-        // There are numbers that are free: far fewer are taken.
-        loop {
-            self.last = self
-                .last
-                .checked_add(1)
-                .filter(|id| *id <= i32::MAX as u32)
-                .unwrap_or(1);
-            if !self.objects.contains_key(&self.last) {
-                break;
-            }
-        }
-        self.objects.insert(self.last, object);
-        Ok(self.last)
+        // The lowest that is free, as with the kernel: the first that is not the one that its place would make it.
+        let mut taken = (1..).zip(self.objects.keys());
+        let free = taken.find_map(|(id, taken)| (id != *taken).then_some(id));
+        let id = free.unwrap_or(self.objects.len() as u32 + 1);
+        self.objects.insert(id, object);
+        Ok(id)
     }
 
     /// The address space of a number.

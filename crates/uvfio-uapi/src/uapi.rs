@@ -225,14 +225,18 @@ impl Uapi {
     /// What `mmap(MAP_SHARED)` of `bytes` bytes of `file` at `offset` shows: parts that cover them in order.
     ///
     /// # Errors
-    /// EINVAL where the kernel maps nothing there (also: not MAP_SHARED, which is for the caller to check).
+    /// EINVAL where the kernel maps nothing there (also: not MAP_SHARED, which is for the caller to check); ENODEV for a
+    /// file that can't be mapped at all.
     pub fn mappings(&self, file: FileId, offset: u64, bytes: u64) -> Result<Vec<Part>, Errno> {
+        if !matches!(self.file(file)?, File::Device(..) | File::Cdev(_)) {
+            return Err(Errno::NODEV);
+        }
         self.device(file)?
             .mappings(offset, bytes)
             .map_err(|refusal| log("mmap", &refusal))
     }
 
-    /// The device of a file; EINVAL for files of other kinds, which are neither read, written nor mapped.
+    /// The device of a file; EINVAL for files of other kinds, which are neither read nor written.
     fn device(&self, file: FileId) -> Result<Arc<Device>, Errno> {
         match self.file(file)? {
             File::Device(_, device) => Ok(device),

@@ -174,7 +174,7 @@ fn build_all(args: &Args) -> Result<Programs> {
         ),
         None if args.qemu_devices => None,
         None => {
-            build(&["--release", "-p", "uvfio"], &[])?;
+            build(&["--release", "-p", "uvfio", "-p", "uvfio-preload"], &[])?;
             Some(target.join("release/uvfio"))
         }
     };

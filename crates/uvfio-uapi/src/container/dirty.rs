@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Iommu;
+use super::type1::past_the_end;
 use crate::Caller;
 use crate::argument::{Argument, field};
 use crate::refusal::{Outcome, Refusal};
@@ -136,10 +137,8 @@ impl Iommu {
         let iova = argument.u64(at + field!(vfio_iommu_type1_dirty_bitmap_get.iova));
         let bytes = argument.u64(at + field!(vfio_iommu_type1_dirty_bitmap_get.size));
         let bitmap = Bitmap::of(argument, at + field!(vfio_iommu_type1_dirty_bitmap_get.bitmap))?;
-        let past_the_end =
-            || Refusal::invalid(format!("{bytes:#x} bytes from iova {iova:#x} on run past 2^64"));
         if iova.checked_add(bytes).is_none() {
-            return Err(past_the_end());
+            return Err(past_the_end(iova, bytes));
         }
         bitmap.check(bytes)?;
         self.check_tracking(&bitmap)?;
@@ -148,7 +147,9 @@ impl Iommu {
                 "iova {iova:#x} and size {bytes:#x} must be multiples of {PAGE}, and the size not 0"
             )));
         }
-        let last = iova.checked_add(bytes - 1).ok_or_else(past_the_end)?;
+        let last = iova
+            .checked_add(bytes - 1)
+            .ok_or_else(|| past_the_end(iova, bytes))?;
         let ranges = self.space.ranges();
         if let Some(other) = cut(&ranges, iova, last) {
             return Err(Refusal::invalid(format!(

@@ -173,6 +173,14 @@ pub(crate) fn check_memory(
     Ok(memory.kept(address, bytes).unwrap_or_else(|| Arc::clone(memory)))
 }
 
+/// A range that is not one.
+pub(crate) fn past_the_end(iova: u64, bytes: u64) -> Refusal {
+    Refusal::new(
+        Errno::OVERFLOW,
+        format!("{bytes:#x} bytes from iova {iova:#x} on run past 2^64"),
+    )
+}
+
 /// VFIO_IOMMU_UNMAP_DMA.
 #[derive(Clone, Copy)]
 pub(crate) struct Unmap {
@@ -231,7 +239,7 @@ impl Unmap {
             )));
         }
         iova.checked_add(bytes - 1)
-            .ok_or_else(|| Refusal::invalid(format!("{bytes:#x} bytes from iova {iova:#x} on run past 2^64")))
+            .ok_or_else(|| past_the_end(iova, bytes))
     }
 
     /// The mappings that it takes, by first and last address; nothing is changed yet.

@@ -11,6 +11,9 @@ use crate::argument::{Argument, field};
 use crate::refusal::{Outcome, Refusal};
 use crate::{Caller, descriptor};
 
+/// VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2, which the kernel knows of every device, and refuses of those without migration.
+const MIG_PRECOPY_INFO: u32 = 12;
+
 /// Whether the user has put the device to sleep.
 #[derive(Debug, Default)]
 pub(super) enum LowPower {
@@ -62,6 +65,11 @@ impl Device {
             sys::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY | sys::VFIO_DEVICE_FEATURE_LOW_POWER_EXIT => 0,
             sys::VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP => {
                 size_of::<sys::vfio_device_low_power_entry_with_wakeup>()
+            }
+            MIG_PRECOPY_INFO => {
+                return Err(Refusal::invalid(
+                    "what is told while state is copied beforehand is for devices that can be migrated",
+                ));
             }
             _ => {
                 return Err(Refusal::new(

@@ -107,9 +107,9 @@ impl Device {
         let mut flags = sys::VFIO_IRQ_INFO_EVENTFD;
         flags |= match index {
             IrqIndex::Intx => sys::VFIO_IRQ_INFO_MASKABLE | sys::VFIO_IRQ_INFO_AUTOMASKED,
-            // Vectors can be added while it is enabled.
-            IrqIndex::MsiX => 0,
-            IrqIndex::Msi | IrqIndex::Err | IrqIndex::Req => sys::VFIO_IRQ_INFO_NORESIZE,
+            // Vectors can be added while it is enabled, where there are any.
+            IrqIndex::MsiX if self.vectors(number) > 0 => 0,
+            IrqIndex::MsiX | IrqIndex::Msi | IrqIndex::Err | IrqIndex::Req => sys::VFIO_IRQ_INFO_NORESIZE,
         };
         argument.set_u32(field!(vfio_irq_info.flags), flags);
         argument.set_u32(field!(vfio_irq_info.count), self.vectors(number));

@@ -209,7 +209,8 @@ impl Device {
                     return Err(irqs.not(index));
                 }
                 if end == 0 && !enabled {
-                    return Err(Refusal::invalid(
+                    return Err(Refusal::new(
+                        Errno::RANGE,
                         "no vector is asked for, so there is nothing to enable",
                     ));
                 }

@@ -5,6 +5,7 @@
 
 mod ends;
 mod machine;
+mod parity;
 mod programs;
 
 use std::path::Path;

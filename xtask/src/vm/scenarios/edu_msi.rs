@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{Context, STEP, Scenario};
+use super::{Context, STEP, Scenario, parity};
 use crate::vm::checks::Checks;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -15,7 +15,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     for (shared, how) in [(true, "DMA to shared memory"), (false, "DMA by message")] {
         checks.part(how);
-        let (edu, messages) = context.edu()?;
+        let (mut edu, messages) = context.edu()?;
+        let compares = shared && context.programs.uvfio.is_some();
+        if compares {
+            // A bus of its own, which can be reset.
+            edu = edu.below("rp1");
+        }
         let mut guest = context
             .guest()
             .iommu()
@@ -26,9 +31,16 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         if let Some(uvfio) = &context.programs.uvfio {
             guest = guest.dynamic_tool(uvfio);
         }
+        if compares {
+            let program = parity::compile(context, "parity", &["-static"])?;
+            guest = guest.root_ports(1).tool(&program);
+        }
         let mut guest = guest.start()?;
         guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
         guest.run(&format!("edu_by_vfio {messages}"), STEP, checks)?;
+        if let Some(uvfio) = context.programs.uvfio.as_ref().filter(|_| compares) {
+            parity::compare(context, uvfio, &mut guest, checks)?;
+        }
         if context.programs.uvfio.is_some() {
             guest.run("serve_users", STEP, checks)?;
             guest.run(&format!("serve_messages {messages}"), STEP, checks)?;

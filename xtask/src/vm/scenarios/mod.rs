@@ -32,6 +32,7 @@ mod nvme_hotplug;
 mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
+mod parity;
 mod self_check;
 mod serve_hardware;
 mod serve_liar;
