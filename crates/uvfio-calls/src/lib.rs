@@ -82,8 +82,8 @@ pub const PARTS: usize = 8;
 pub struct Reply {
     /// One of [`kind`].
     pub kind: u32,
-    /// Nothing.
-    pub unused: u32,
+    /// 1 where the descriptor is a device's.
+    pub device: u32,
     /// See [`kind`].
     pub value: u64,
     /// See [`kind::PARTS`].

@@ -1,7 +1,7 @@
 //! Opening nodes, and calls on files of VFIO's.
 #![allow(unsafe_code)] // These are libc's functions, called with pointers by C.
 
-use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 use std::os::fd::{BorrowedFd, IntoRawFd as _, OwnedFd};
 
 use libc::{EACCES, ESPIPE, SYS_ioctl, SYS_openat, SYS_pread64, SYS_pwrite64, off_t, size_t, ssize_t};
@@ -10,7 +10,7 @@ use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use uvfio_calls::{Call, Reply, is_vfio_request, kind, op};
 
 use crate::ask::{Descriptors, ask};
-use crate::raw::{errno, fail, int, set_errno, system_call};
+use crate::raw::{int, returned, system_call};
 
 exported!([open, open64](path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     opened(libc::AT_FDCWD, path, flags, mode)
@@ -30,15 +30,22 @@ exported!([__openat_2, __openat64_2](folder: c_int, path: *const c_char, flags: 
 });
 
 fn opened(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
-    let result = system_call!(SYS_openat, folder, path, flags, mode);
+    let arguments = [
+        folder as usize,
+        path.expose_provenance(),
+        flags as usize,
+        mode as usize,
+        0,
+        0,
+    ];
+    let mut result = system_call(SYS_openat, arguments);
     // A node is refused like this, by whatever name it was opened.
-    if result == -1 && errno() == EACCES {
-        let asked = node(folder, path, flags).and_then(|call| ask(&call));
-        let result = asked.map_or(Err(EACCES), |(reply, descriptors)| {
-            let close_on_exec = OFlags::from_bits_retain(flags as c_uint).contains(OFlags::CLOEXEC);
-            value(reply, descriptors, close_on_exec)
-        });
-        return int(result.unwrap_or_else(fail));
+    if result == Err(EACCES)
+        && let Some(call) = node(folder, path, flags)
+        && let Some((reply, descriptors)) = ask(&call)
+    {
+        let close_on_exec = OFlags::from_bits_retain(flags as c_uint).contains(OFlags::CLOEXEC);
+        result = value(reply, descriptors, close_on_exec);
     }
     int(result)
 }
@@ -68,7 +75,6 @@ exported!([ioctl](descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_i
 
 fn controlled(descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     if is_vfio_request(request) {
-        let before = errno();
         let call = Call {
             op: op::IOCTL,
             descriptor,
@@ -77,11 +83,11 @@ fn controlled(descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_int {
             ..Call::default()
         };
         if let Some((reply, descriptors)) = ask(&call) {
-            set_errno(before);
-            return int(value(reply, descriptors, reply.value != 0).unwrap_or_else(fail));
+            return int(value(reply, descriptors, reply.value != 0));
         }
     }
-    int(system_call!(SYS_ioctl, descriptor, request, argument))
+    let arguments = [descriptor as usize, request as usize, argument as usize, 0, 0, 0];
+    int(system_call(SYS_ioctl, arguments))
 }
 
 exported!([pread, pread64](descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
@@ -104,33 +110,35 @@ exported!([pwrite, pwrite64](
 });
 
 fn at_offset(op: u32, descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
-    let before = errno();
     let number = if op == op::READ { SYS_pread64 } else { SYS_pwrite64 };
-    let result = system_call!(number, descriptor, data, bytes, offset);
-    if result != -1 || errno() != ESPIPE {
-        return result as ssize_t;
+    let address = data.expose_provenance();
+    let mut result = system_call(
+        number,
+        [descriptor as usize, address, bytes, offset as usize, 0, 0],
+    );
+    // The kernel's word for a file of ours.
+    if result == Err(ESPIPE) {
+        let call = Call {
+            op,
+            descriptor,
+            address: address as u64,
+            bytes: bytes as u64,
+            offset: offset as u64,
+            ..Call::default()
+        };
+        if let Some((reply, descriptors)) = ask(&call) {
+            result = value(reply, descriptors, false);
+        }
     }
-    let call = Call {
-        op,
-        descriptor,
-        address: data.expose_provenance() as u64,
-        bytes: bytes as u64,
-        offset: offset as u64,
-        ..Call::default()
-    };
-    let Some((reply, descriptors)) = ask(&call) else {
-        return fail(ESPIPE) as ssize_t;
-    };
-    set_errno(before);
-    value(reply, descriptors, false).unwrap_or_else(fail) as ssize_t
+    returned(result) as ssize_t
 }
 
 /// The result that a reply gives the program.
-fn value(reply: Reply, descriptors: Descriptors, close_on_exec: bool) -> Result<c_long, c_int> {
+fn value(reply: Reply, descriptors: Descriptors, close_on_exec: bool) -> Result<usize, c_int> {
     match (reply.kind, descriptors) {
-        (kind::VALUE, _) => Ok(reply.value as c_long),
+        (kind::VALUE, _) => Ok(reply.value as usize),
         (kind::DESCRIPTOR, [Some(descriptor), ..]) => {
-            lowest(descriptor, close_on_exec).map(|descriptor| descriptor.into_raw_fd().into())
+            lowest(descriptor, close_on_exec).map(|descriptor| descriptor.into_raw_fd() as usize)
         }
         (kind::ERROR, _) => Err(reply.value as c_int),
         _ => Err(libc::EIO),

@@ -9,7 +9,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use uvfio_calls::{Call, MapPart, kind, op};
 
 use crate::ask::ask;
-use crate::raw::{errno, int, set_errno, system_call};
+use crate::raw::{int, set_errno, system_call};
 use crate::{regions, trap};
 
 const PAGE: usize = 4096;
@@ -28,8 +28,8 @@ exported!([mmap, mmap64](
 });
 
 exported!([munmap](address: *mut c_void, bytes: size_t) -> c_int {
-    let result = system_call!(SYS_munmap, address, bytes);
-    if result == 0 {
+    let result = unmapped(address.expose_provenance(), bytes);
+    if result.is_ok() {
         regions::remove(address.addr(), bytes.next_multiple_of(PAGE));
     }
     int(result)
@@ -47,7 +47,6 @@ struct Wanted {
 
 impl Wanted {
     fn map(&self) -> Result<usize, c_int> {
-        let before = errno();
         let mapped = mapped(
             self.address,
             self.bytes,
@@ -58,11 +57,7 @@ impl Wanted {
         );
         match mapped {
             // The kernel's word for a file of ours.
-            Err(ENODEV) if self.flags & libc::MAP_ANONYMOUS == 0 => {
-                let start = self.map_bar()?;
-                set_errno(before);
-                Ok(start)
-            }
+            Err(ENODEV) if self.flags & libc::MAP_ANONYMOUS == 0 => self.map_bar(),
             Ok(start) => {
                 // Over registers, perhaps.
                 if self.flags & libc::MAP_FIXED != 0 {
@@ -85,7 +80,7 @@ impl Wanted {
         let start = mapped(self.address, bytes, libc::PROT_NONE, flags, -1, 0)?;
         regions::remove(start, bytes);
         self.fill(start, bytes).inspect_err(|_| {
-            let _ = system_call!(SYS_munmap, start, bytes);
+            let _ = unmapped(start, bytes);
             regions::remove(start, bytes);
         })?;
         Ok(start)
@@ -172,10 +167,17 @@ fn mapped(
     descriptor: c_int,
     offset: off_t,
 ) -> Result<usize, c_int> {
-    let result = system_call!(SYS_mmap, address, bytes, protection, flags, descriptor, offset);
-    if result == -1 {
-        Err(errno())
-    } else {
-        Ok(result as usize)
-    }
+    let arguments = [
+        address,
+        bytes,
+        protection as usize,
+        flags as usize,
+        descriptor as usize,
+        offset as usize,
+    ];
+    system_call(SYS_mmap, arguments)
+}
+
+fn unmapped(address: usize, bytes: usize) -> Result<usize, c_int> {
+    system_call(SYS_munmap, [address, bytes, 0, 0, 0, 0])
 }

@@ -6,7 +6,7 @@ use core::ffi::c_int;
 
 use libc::{SIG_BLOCK, SIG_SETMASK, SIGSEGV, SYS_rt_sigprocmask, sigset_t};
 
-use crate::raw::{errno, int, set_errno, system_call};
+use crate::raw::{int, system_call};
 
 /// The kernel's set of signals, bytes; libc's begins with it.
 const BYTES: usize = size_of::<u64>();
@@ -14,34 +14,33 @@ const BYTES: usize = size_of::<u64>();
 const OF_LIBC: u64 = 1 << 31 | 1 << 32;
 
 exported!([sigprocmask](how: c_int, set: *const sigset_t, before: *mut sigset_t) -> c_int {
-    changed(how, set, before)
+    int(changed(how, set, before))
 });
 
+// This one returns its error.
 exported!([pthread_sigmask](how: c_int, set: *const sigset_t, before: *mut sigset_t) -> c_int {
-    let kept = errno();
-    if changed(how, set, before) == 0 {
-        return 0;
-    }
-    // This one returns it.
-    let why = errno();
-    set_errno(kept);
-    why
+    changed(how, set, before).err().unwrap_or(0)
 });
 
-fn changed(how: c_int, set: *const sigset_t, before: *mut sigset_t) -> c_int {
+fn changed(how: c_int, set: *const sigset_t, before: *mut sigset_t) -> Result<usize, c_int> {
+    let change = |set: *const u64| {
+        let arguments = [
+            how as usize,
+            set.expose_provenance(),
+            before.expose_provenance(),
+            BYTES,
+            0,
+            0,
+        ];
+        system_call(SYS_rt_sigprocmask, arguments)
+    };
     if set.is_null() {
-        return int(system_call!(SYS_rt_sigprocmask, how, set, before, BYTES));
+        return change(core::ptr::null());
     }
     // SAFETY: the caller's set.
     let mut signals = unsafe { set.cast::<u64>().read_unaligned() };
     if how == SIG_BLOCK || how == SIG_SETMASK {
         signals &= !(OF_LIBC | 1 << (SIGSEGV - 1));
     }
-    int(system_call!(
-        SYS_rt_sigprocmask,
-        how,
-        &raw const signals,
-        before,
-        BYTES
-    ))
+    change(&raw const signals)
 }

@@ -162,13 +162,15 @@ fn again(signal: c_int, info: &mut siginfo_t) {
         info.si_code = BUS_ADRERR;
     }
     let (process, thread) = (rustix::process::getpid(), rustix::thread::gettid());
-    let _ = system_call!(
-        SYS_rt_tgsigqueueinfo,
-        process.as_raw_pid(),
-        thread.as_raw_pid(),
-        signal,
-        &raw mut *info
-    );
+    let arguments = [
+        process.as_raw_pid() as usize,
+        thread.as_raw_pid() as usize,
+        signal as usize,
+        (&raw mut *info).expose_provenance(),
+        0,
+        0,
+    ];
+    let _ = system_call(SYS_rt_tgsigqueueinfo, arguments);
 }
 
 /// "Nonexistent physical address".

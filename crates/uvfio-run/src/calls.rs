@@ -139,7 +139,7 @@ impl Calls {
                 return Ok(plain(kind::NOT_OURS, 0));
             };
             let file = self.uapi.open((*node).into())?;
-            return self.given(file, false);
+            return self.given(file, matches!(node, Node::Device(_)), false);
         }
         let Given::Ours(file) = calling.descriptor(call.descriptor)? else {
             return Ok(plain(kind::NOT_OURS, 0));
@@ -150,7 +150,8 @@ impl Calls {
                 .ioctl(file, call.request as u32, call.address, calling)?
             {
                 Answer::Value(value) => Ok(plain(kind::VALUE, i64::from(value) as u64)),
-                Answer::Descriptor { file, close_on_exec } => self.given(file, close_on_exec),
+                // The only ones that ioctls give.
+                Answer::Descriptor { file, close_on_exec } => self.given(file, true, close_on_exec),
             },
             op::READ => self
                 .read(file, call, calling)
@@ -205,12 +206,13 @@ impl Calls {
     }
 
     /// A descriptor for the caller.
-    fn given(&self, file: FileId, close_on_exec: bool) -> Result<Answered, Errno> {
+    fn given(&self, file: FileId, device: bool, close_on_exec: bool) -> Result<Answered, Errno> {
         let descriptor = self.files.descriptor(file)?;
-        Ok((
-            Reply::of(kind::DESCRIPTOR, close_on_exec.into()),
-            vec![descriptor],
-        ))
+        let reply = Reply {
+            device: device.into(),
+            ..Reply::of(kind::DESCRIPTOR, close_on_exec.into())
+        };
+        Ok((reply, vec![descriptor]))
     }
 
     fn read(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {

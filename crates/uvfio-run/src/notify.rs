@@ -121,11 +121,15 @@ impl Listener {
 
     /// Gives the caller a descriptor, and tells its number there.
     fn give(&self, told: &seccomp_notif, answer: &Reply, descriptor: &OwnedFd) -> Result<i32, Errno> {
-        let opened = OPENING.contains(&told.data.nr.into());
-        let (close_on_exec, number) = if opened {
-            (flags_of(told) & libc::O_CLOEXEC as u64 != 0, None)
+        let close_on_exec = if OPENING.contains(&told.data.nr.into()) {
+            flags_of(told) & libc::O_CLOEXEC as u64 != 0
         } else {
-            (answer.value != 0, Some(self.free(told)?))
+            answer.value != 0
+        };
+        let number = if answer.device == 1 {
+            Some(self.free(told)?)
+        } else {
+            None
         };
         let mut given = seccomp_notif_addfd {
             id: told.id,

@@ -62,11 +62,23 @@ fn a_second_device_is_another_group() {
     assert!(seen.contains("10! = 3628800"), "{seen}");
 }
 
+/// What a program in Python prints.
+fn python(script: &str, way: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs");
+    let mut run = uvfio_run_by(way, &["edu"]);
+    text_of(run.arg("/usr/bin/python3").arg(folder.join(script)))
+}
+
 #[test]
 fn open_files_are_what_they_are_with_the_kernel() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs/files.py");
-    let seen = text_of(uvfio_run(&["edu"]).arg("/usr/bin/python3").arg(script));
-    assert_eq!(seen, "as the kernel's\n");
+    assert_eq!(python("files.py", "preload"), "as the kernel's\n");
+}
+
+#[test]
+fn a_device_is_reached_by_a_file_of_its_own_and_iommufd() {
+    for way in ["preload", "seccomp"] {
+        assert_eq!(python("cdev.py", way), "by /dev/iommu\n", "{way}");
+    }
 }
 
 /// Nothing is preloaded to it, so the kernel tells of its calls.
@@ -147,4 +159,15 @@ fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
         seen.contains("Running copy Tests") && seen.contains("Test OK"),
         "{seen}"
     );
+}
+
+/// Cargo builds a package's examples for its tests.
+#[test]
+fn a_program_by_the_library_of_rust_vmm_drives_edu() {
+    let example = Path::new(env!("CARGO_BIN_EXE_uvfio")).with_file_name("examples/rust_vmm");
+    for way in ["preload", "seccomp"] {
+        let mut run = uvfio_run_by(way, &["edu"]);
+        let seen = text_of(run.arg(&example).arg("0000:01:00.0"));
+        assert_eq!(seen, "8 interrupts at most\n6! = 720\ninterrupts: 1\n", "{way}");
+    }
 }
