@@ -166,7 +166,8 @@ fn build_all(args: &Args) -> Result<Programs> {
         ),
         None if args.qemu_devices => None,
         None => {
-            build(&["--release", "-p", "uvfio"], &[])?;
+            // The library that `uvfio run` preloads lies beside it.
+            build(&["--release", "-p", "uvfio", "-p", "uvfio-preload"], &[])?;
             Some(target.join("release/uvfio"))
         }
     };
