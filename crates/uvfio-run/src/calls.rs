@@ -151,7 +151,8 @@ impl Calls {
             reply.parts[0].offset = inode;
             return Ok((reply, Vec::new()));
         }
-        let Given::Ours(file) = calling.descriptor(call.descriptor)? else {
+        // Of one that is not open, too, the kernel says what is wrong.
+        let Ok(Given::Ours(file)) = calling.descriptor(call.descriptor) else {
             return Ok(plain(kind::NOT_OURS, 0));
         };
         match call.op {

@@ -92,8 +92,8 @@ impl Listener {
         let result = self.calls.call_of(&call, &thread);
         match result {
             Ok((reply, _)) if reply.kind == kind::NOT_OURS => None,
-            // Of what is not there to be asked about, the kernel knows better why.
-            Err(Errno::BADF | Errno::SRCH) => None,
+            // The thread has gone meanwhile.
+            Err(Errno::SRCH) => None,
             result => Some(result),
         }
     }

@@ -30,7 +30,7 @@ pub struct Run<'a> {
     pub devices: Vec<Arc<dyn Device>>,
     /// The program, looked for in PATH, and its arguments.
     pub command: &'a [OsString],
-    /// How to start a process that does nothing but call [`inside`](crate::inside): its last arguments will be the
+    /// How to start a process that does nothing but call [`inside`](crate::inside()): its last arguments will be the
     /// number of the descriptor of its socket, `--`, and the command.
     pub inside: Command,
     /// How the program's calls are caught.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use uvfio_linux::vfio::Region;
-use uvfio_pci::View;
+use uvfio_pci::tables::express;
+use uvfio_pci::{View, chain};
 
 use crate::owned::{COMMAND, Function, Owned, PATIENCE};
 use crate::report::Report;
@@ -129,7 +130,9 @@ fn guarded(outside: &Outside) -> Result<Vec<(&'static str, u64, usize)>> {
         (EXPRESS, "link control and status 2", 0x30, 4),
     ];
     for (id, what, first, bytes) in within {
-        if let Some(at) = outside.capability(id)? {
+        if let Some(at) = outside.capability(id)?
+            && (id != EXPRESS || first + bytes as u64 <= outside.express_bytes(at)?)
+        {
             guarded.push((what, at + first, bytes));
         }
     }
@@ -199,6 +202,8 @@ fn write_everything(user: &User, outside: &Outside, changed: &mut Changed<'_>) -
                 }
             }
         }
+        // What is written in the midst of a reset goes nowhere: the next register's turn comes after it.
+        user.virt.settle();
         if !changed.note(&outside.read_when_it_answers()?) {
             bail!("it does not answer any more after writes to {at:#x}");
         }
@@ -289,6 +294,14 @@ impl Outside {
     }
 
     /// Where the hardware has a capability.
+    /// How long the PCI Express structure at `at` is, which its version and the kind of device say.
+    fn express_bytes(&self, at: u64) -> Result<u64> {
+        let page = self.read()?;
+        let structure = page.get(at as usize..).unwrap_or_default();
+        let of = |field| chain::value(structure, 0, field).unwrap_or_default();
+        Ok(express::length(of(&express::VERSION), of(&express::TYPE)).into())
+    }
+
     pub(crate) fn capability(&self, id: u8) -> Result<Option<u64>> {
         let page = self.read()?;
         let byte = |at: usize| page.get(at).copied().unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Instructions of x86-64 that load or store.
 
+use core::fmt::Write;
+
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use uvfio_calls::{Call, kind, op};
 
@@ -48,7 +50,53 @@ pub(crate) fn run(address: usize, state: &mut libc::ucontext_t) -> Outcome {
             Outcome::Done
         }
         None if access.refused => Outcome::Refused,
-        None => Outcome::NotOurs,
+        None => {
+            tell(&instruction);
+            Outcome::NotOurs
+        }
+    }
+}
+
+/// Says why the program is about to get a SIGSEGV that it would not get elsewhere.
+fn tell(instruction: &Instruction) {
+    let mut line = Line::default();
+    // What does not fit is cut off.
+    let _ = writeln!(
+        line,
+        "uvfio: {:?} at {:#x} accesses a mapped BAR, and is not among the instructions that can do so here: moves, and \
+         arithmetic of 1 to 8 bytes",
+        instruction.mnemonic(),
+        instruction.ip(),
+    );
+    let _ = rustix::io::write(
+        rustix::stdio::stderr(),
+        line.bytes.get(..line.length).unwrap_or_default(),
+    );
+}
+
+/// A line of text, in no memory but its own.
+struct Line {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 256],
+            length: 0,
+        }
+    }
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = self.bytes.get_mut(self.length..).unwrap_or_default();
+        for (to, from) in room.iter_mut().zip(text.bytes()) {
+            *to = from;
+            self.length += 1;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,12 @@
 //! Programs that drive a device through VFIO.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{text_of, uvfio_run, uvfio_run_by};
+use rustix::process::Signal;
+
+use crate::{text_of, told, uvfio_run, uvfio_run_by};
 
 /// Compiles a program in C with `options`; it lies in a folder that all may read.
 fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
@@ -116,6 +119,30 @@ fn instructions_do_to_a_bar_what_they_do_to_memory() {
         seen.ends_with(" instructions, 0 wrong\n") && seen.len() < 40,
         "{seen}"
     );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_of_a_bar_is_memory_is_mapped_as_memory() {
+    assert_eq!(
+        printed_by("doorbells.c", &[], "nvme,mem=1M,poll=always"),
+        "mapped in part\n"
+    );
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn an_instruction_that_cannot_be_done_is_a_crash_and_a_sentence() {
+    let (_folder, program) = compile("unknown.c", &[]);
+    let output = uvfio_run(&["edu"]).arg(program).output().unwrap();
+    assert_eq!(
+        output.status.signal(),
+        Some(Signal::SEGV.as_raw()),
+        "{}",
+        told(&output)
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("Xadd at 0x") && said.lines().count() == 1, "{said}");
 }
 
 #[cfg(target_arch = "x86_64")]

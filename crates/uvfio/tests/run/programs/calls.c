@@ -54,6 +54,7 @@ int main(void)
             if (number != container)
                 close(number);
         check((group = open("/dev/vfio/1", O_RDWR)) >= 0, "a group that was closed");
+        check(ioctl(group, VFIO_GROUP_SET_CONTAINER, &(int){ -1 }) == -1 && errno == EBADF, "SET_CONTAINER of no file");
         check(ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) == 0, "SET_CONTAINER");
         check(ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1_IOMMU) == 0, "SET_IOMMU");
         check((device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, "0000:01:00.0")) >= 0, "GET_DEVICE_FD");
