@@ -39,6 +39,8 @@ pub mod op {
     pub const LOAD: u32 = 6;
     /// A store of the low `bytes` bytes of `request`, likewise.
     pub const STORE: u32 = 7;
+    /// By which node `descriptor` was opened.
+    pub const STAT: u32 = 8;
 }
 
 /// What a call asks for; which fields count stands at its [`op`].
@@ -71,6 +73,8 @@ pub mod kind {
     pub const DESCRIPTOR: u32 = 3;
     /// The first `value` of `parts`; with each that is memory comes a descriptor, in order.
     pub const PARTS: u32 = 4;
+    /// The node with device number `value`, and the inode number that is the first part's `offset`.
+    pub const NODE: u32 = 5;
 }
 
 /// Most parts in one reply.

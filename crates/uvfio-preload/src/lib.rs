@@ -2,8 +2,8 @@
 //! the names of those functions of libc that such calls are made by.
 //!
 //! ```text
-//! open, ioctl, pread, mmap ...   files, map     the kernel first; its refusal shows that a call is ours
-//!   -> ask                                      one call to the supervisor, who does everything
+//! open, ioctl, pread, mmap ...   files, map, stat   the kernel first; its refusal shows that a call is ours
+//!   -> ask                                          one call to the supervisor, who does everything
 //! ```
 //!
 //! What is not VFIO's costs a comparison: `ioctl` looks at its request; the others make the system call, and only where
@@ -34,4 +34,5 @@ mod map;
 mod mask;
 mod raw;
 mod regions;
+mod stat;
 mod trap;

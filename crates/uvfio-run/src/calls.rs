@@ -16,7 +16,7 @@ use uvfio_calls::{Call, MapPart, PARTS, Reply, kind, op};
 use uvfio_uapi::{Answer, Caller as _, FileId, Given, Part, Uapi};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use crate::files::Files;
+use crate::files::{Files, Inode};
 use crate::process::{Calling, Process, Processes, Thread};
 use crate::tree::Node;
 
@@ -30,7 +30,7 @@ const STACK: usize = 256 << 10;
 pub(crate) struct Calls {
     uapi: Arc<Uapi>,
     pub(crate) files: Files,
-    nodes: HashMap<(u64, u64), Node>,
+    nodes: HashMap<Inode, Node>,
     pub(crate) processes: Processes,
     listener: UnixListener,
     /// Threads that wait for a call
@@ -139,7 +139,17 @@ impl Calls {
                 return Ok(plain(kind::NOT_OURS, 0));
             };
             let file = self.uapi.open((*node).into())?;
-            return self.given(file, matches!(node, Node::Device(_)), false);
+            let inode = (call.request, call.offset);
+            return self.given(file, Some(inode), matches!(node, Node::Device(_)), false);
+        }
+        if call.op == op::STAT {
+            let descriptor = calling.process.descriptor(call.descriptor)?;
+            let Some((device, inode)) = self.files.node_of(descriptor.as_fd()) else {
+                return Ok(plain(kind::NOT_OURS, 0));
+            };
+            let mut reply = Reply::of(kind::NODE, device);
+            reply.parts[0].offset = inode;
+            return Ok((reply, Vec::new()));
         }
         // Of one that is not open, too, the kernel says what is wrong.
         let Ok(Given::Ours(file)) = calling.descriptor(call.descriptor) else {
@@ -152,7 +162,7 @@ impl Calls {
             {
                 Answer::Value(value) => Ok(plain(kind::VALUE, i64::from(value) as u64)),
                 // The only ones that ioctls give.
-                Answer::Descriptor { file, close_on_exec } => self.given(file, true, close_on_exec),
+                Answer::Descriptor { file, close_on_exec } => self.given(file, None, true, close_on_exec),
             },
             op::READ => self
                 .read(file, call, calling)
@@ -207,8 +217,14 @@ impl Calls {
     }
 
     /// A descriptor for the caller.
-    fn given(&self, file: FileId, device: bool, close_on_exec: bool) -> Result<Answered, Errno> {
-        let descriptor = self.files.descriptor(file)?;
+    fn given(
+        &self,
+        file: FileId,
+        node: Option<Inode>,
+        device: bool,
+        close_on_exec: bool,
+    ) -> Result<Answered, Errno> {
+        let descriptor = self.files.descriptor(file, node)?;
         let reply = Reply {
             device: device.into(),
             ..Reply::of(kind::DESCRIPTOR, close_on_exec.into())

@@ -20,6 +20,9 @@ use uvfio_uapi::{FileId, Uapi};
 /// How many closed files are looked for at once.
 const AT_ONCE: usize = 64;
 
+/// A node's device and inode numbers.
+pub(crate) type Inode = (u64, u64);
+
 /// The files of one run.
 pub(crate) struct Files {
     uapi: Arc<Uapi>,
@@ -33,6 +36,7 @@ pub(crate) struct Files {
 
 struct Open {
     id: FileId,
+    node: Option<Inode>,
     /// Closing it would make the program's end another kind of file
     _ours: UnixStream,
 }
@@ -47,8 +51,9 @@ impl Files {
         })
     }
 
-    /// A descriptor for an open file, to be given to the program. Where there can be none the file is closed.
-    pub(crate) fn descriptor(&self, id: FileId) -> Result<OwnedFd, Errno> {
+    /// A descriptor for an open file, to be given to the program: one that was opened by a node, if it was. Where there can
+    /// be none the file is closed.
+    pub(crate) fn descriptor(&self, id: FileId, node: Option<Inode>) -> Result<OwnedFd, Errno> {
         let made = || {
             let (ours, theirs) = UnixStream::pair().map_err(|_| Errno::NFILE)?;
             // Nobody has anything to read from it.
@@ -61,7 +66,12 @@ impl Files {
                 EventData::new_u64(number),
                 EventFlags::empty(),
             )?;
-            self.lock().insert(number, Open { id, _ours: ours });
+            let open = Open {
+                id,
+                node,
+                _ours: ours,
+            };
+            self.lock().insert(number, open);
             Ok(OwnedFd::from(theirs))
         };
         made().inspect_err(|_| self.uapi.close(id))
@@ -69,9 +79,18 @@ impl Files {
 
     /// Which file a descriptor is of; none where it is of none of ours.
     pub(crate) fn of(&self, descriptor: BorrowedFd<'_>) -> Option<FileId> {
+        self.look(descriptor, |open| open.id)
+    }
+
+    /// By which node a descriptor was opened; none where by none.
+    pub(crate) fn node_of(&self, descriptor: BorrowedFd<'_>) -> Option<Inode> {
+        self.look(descriptor, |open| open.node)?
+    }
+
+    fn look<T>(&self, descriptor: BorrowedFd<'_>, at: impl FnOnce(&Open) -> T) -> Option<T> {
         let unix = sockopt::socket_domain(descriptor).is_ok_and(|domain| domain == AddressFamily::UNIX);
         let number = unix.then(|| sockopt::socket_cookie(descriptor).ok()).flatten()?;
-        self.lock().get(&number).map(|open| open.id)
+        self.lock().get(&number).map(at)
     }
 
     /// Closes every file of which the program has closed the last descriptor.

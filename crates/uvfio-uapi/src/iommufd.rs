@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! ioas     rules of mapping, in address spaces by number
+//! table    page tables, and what the IOMMU is
 //! compat   VFIO's requests, to the one address space that VFIO_IOAS says or that a group made
 //! ```
 
 mod compat;
 mod ioas;
+mod table;
 
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -42,10 +44,12 @@ struct Inner {
 #[derive(Debug)]
 enum Object {
     Ioas(Ioas),
-    /// What devices attached to an address space share: made with the first of them, gone with the last.
-    Attached {
+    /// A page table, which devices attached to an address space share. One that nobody asked for is made with the first of
+    /// them, and gone with the last.
+    Table {
         ioas: u32,
         devices: usize,
+        asked_for: bool,
     },
     /// A device that is bound.
     Device,
@@ -95,12 +99,17 @@ impl Inner {
         match self.objects.get(&id) {
             None => return Err(missing(id)),
             Some(Object::Device) => return busy("a device's file is bound to it"),
-            Some(Object::Attached { .. }) => return busy("devices are attached to it"),
-            Some(Object::Ioas(_)) => {}
+            Some(Object::Table {
+                devices: 0,
+                asked_for: true,
+                ..
+            })
+            | Some(Object::Ioas(_)) => {}
+            Some(Object::Table { .. }) => return busy("devices are attached to it"),
         }
-        let attached = |object: &Object| matches!(object, Object::Attached { ioas, .. } if *ioas == id);
-        if self.objects.values().any(attached) {
-            return busy("devices are attached to it");
+        let of_it = |object: &Object| matches!(object, Object::Table { ioas, .. } if *ioas == id);
+        if self.objects.values().any(of_it) {
+            return busy("it has a page table, by which devices are attached to it or may be");
         }
         self.objects.remove(&id);
         if self.compat == Some(id) {
@@ -128,6 +137,7 @@ impl Iommufd {
     pub(crate) fn ioctl(&self, number: u32, argument: u64, caller: &dyn Caller) -> Outcome<Answer> {
         let inner = &mut *self.lock();
         let read = |bytes| Argument::known(caller, argument, bytes, bytes);
+        let read_least = |least, bytes| Argument::known(caller, argument, least, bytes);
         match number {
             request::DESTROY => {
                 let command = read(size_of::<sys::iommu_destroy>())?;
@@ -140,6 +150,14 @@ impl Iommufd {
             request::IOAS_MAP => inner.map(read(size_of::<sys::iommu_ioas_map>())?),
             request::IOAS_UNMAP => inner.unmap(read(size_of::<sys::iommu_ioas_unmap>())?),
             request::OPTION => inner.option(read(size_of::<sys::iommu_option>())?),
+            request::HWPT_ALLOC => inner.alloc_table(read_least(
+                table::LEAST_OF_ALLOC,
+                size_of::<sys::iommu_hwpt_alloc>(),
+            )?),
+            request::GET_HW_INFO => inner.hardware(read_least(
+                table::LEAST_OF_HARDWARE,
+                size_of::<sys::iommu_hw_info>(),
+            )?),
             request::VFIO_IOAS => inner.vfio_ioas(read(size_of::<sys::iommu_vfio_ioas>())?),
             _ => return inner.compat_ioctl(number, argument, caller),
         }?;
@@ -196,9 +214,9 @@ impl Bound {
     pub(crate) fn attach(&mut self, id: u32) -> Outcome<(u32, Arc<Space>)> {
         let file = Arc::clone(&self.file);
         let mut inner = file.lock();
-        let ioas = match inner.objects.get(&id) {
-            Some(Object::Ioas(_)) => id,
-            Some(Object::Attached { ioas, .. }) => *ioas,
+        let (ioas, table) = match inner.objects.get(&id) {
+            Some(Object::Ioas(_)) => (id, inner.table_of(id)),
+            Some(Object::Table { ioas, .. }) => (*ioas, Some(id)),
             Some(Object::Device) => {
                 return Err(Refusal::invalid(format!(
                     "object {id} is a device, not an address space"
@@ -207,20 +225,20 @@ impl Bound {
             None => return Err(missing(id)),
         };
         let space = Arc::clone(&inner.ioas(ioas)?.space);
-        let shared = inner.objects.iter().find_map(|(number, object)| match object {
-            Object::Attached { ioas: of, .. } if *of == ioas => Some(*number),
-            _ => None,
-        });
-        let shared = match shared {
-            Some(shared) => shared,
-            None => inner.add(Object::Attached { ioas, devices: 0 })?,
+        let table = match table {
+            Some(table) => table,
+            None => inner.add(Object::Table {
+                ioas,
+                devices: 0,
+                asked_for: false,
+            })?,
         };
-        if let Some(Object::Attached { devices, .. }) = inner.objects.get_mut(&shared) {
+        if let Some(Object::Table { devices, .. }) = inner.objects.get_mut(&table) {
             *devices += 1;
         }
-        let before = self.attached.replace(shared);
+        let before = self.attached.replace(table);
         inner.release(before);
-        Ok((shared, space))
+        Ok((table, space))
     }
 
     /// Attaches to the address space of VFIO's own requests.
@@ -248,13 +266,28 @@ impl Drop for Bound {
 }
 
 impl Inner {
-    /// One device less is attached to `shared`.
-    fn release(&mut self, shared: Option<u32>) {
-        let Some(shared) = shared else { return };
-        if let Some(Object::Attached { devices, .. }) = self.objects.get_mut(&shared) {
+    /// The page table of an address space that nobody asked for, where there is one.
+    fn table_of(&self, ioas: u32) -> Option<u32> {
+        self.objects.iter().find_map(|(number, object)| match object {
+            Object::Table {
+                ioas: of,
+                asked_for: false,
+                ..
+            } if *of == ioas => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// One device less is attached to a page table.
+    fn release(&mut self, table: Option<u32>) {
+        let Some(table) = table else { return };
+        if let Some(Object::Table {
+            devices, asked_for, ..
+        }) = self.objects.get_mut(&table)
+        {
             *devices -= 1;
-            if *devices == 0 {
-                self.objects.remove(&shared);
+            if *devices == 0 && !*asked_for {
+                self.objects.remove(&table);
             }
         }
     }

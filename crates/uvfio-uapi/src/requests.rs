@@ -81,6 +81,8 @@ pub(crate) mod iommufd {
     pub(crate) const IOAS_UNMAP: u32 = number(sys::IOMMUFD_CMD_IOAS_UNMAP);
     pub(crate) const OPTION: u32 = number(sys::IOMMUFD_CMD_OPTION);
     pub(crate) const VFIO_IOAS: u32 = number(sys::IOMMUFD_CMD_VFIO_IOAS);
+    pub(crate) const HWPT_ALLOC: u32 = number(sys::IOMMUFD_CMD_HWPT_ALLOC);
+    pub(crate) const GET_HW_INFO: u32 = number(sys::IOMMUFD_CMD_GET_HW_INFO);
 
     /// The name in the kernel's header; of VFIO's requests, which it answers too, VFIO's.
     pub(crate) fn name(request: u32) -> &'static str {
@@ -94,6 +96,8 @@ pub(crate) mod iommufd {
             IOAS_UNMAP => "IOMMU_IOAS_UNMAP",
             OPTION => "IOMMU_OPTION",
             VFIO_IOAS => "IOMMU_VFIO_IOAS",
+            HWPT_ALLOC => "IOMMU_HWPT_ALLOC",
+            GET_HW_INFO => "IOMMU_GET_HW_INFO",
             other => super::container::name(other),
         }
     }

@@ -12,6 +12,7 @@
 //! | [`driver`] | our NVMe driver over the socket: reads, processor time | io_uring on the same image |
 //! | [`memory`] | private memory of a server at rest | nothing: MiB |
 //! | [`start`] | a server's start to its first answer | nothing: milliseconds |
+//! | [`run`] | a program under `uvfio run`: its start, calls, registers | the same without, other calls, memory |
 //! | [`disk`] | NVMe reads in a guest | QEMU's own NVMe in the same guest |
 //! | [`hardware`] | functions that exist, in a guest: accesses, reads, resets, our system calls | the kernel's VFIO in the same guest |
 //!
@@ -37,6 +38,7 @@ mod machine;
 mod memory;
 mod model;
 mod processes;
+mod run;
 mod server;
 mod start;
 mod uring;
@@ -45,8 +47,8 @@ mod wire;
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Runs only figures whose group's name contains this: access, dma, model, driver, memory, start, disk,
-    /// hardware
+    /// Runs only figures whose group's name contains this: access, dma, model, driver, memory, start, run,
+    /// disk, hardware
     filter: Option<String>,
     /// A short run that shows that everything still runs; its figures mean little, and fail nothing
     #[arg(long)]
@@ -97,6 +99,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("driver", driver::run),
     ("memory", memory::run),
     ("start", start::run),
+    ("run", run::run),
     ("disk", disk::run),
     ("hardware", hardware::run),
 ];

@@ -31,6 +31,15 @@ impl Device {
         }
     }
 
+    /// A function that QEMU finds below the kernel's VFIO, or what it takes for that.
+    pub(super) fn by_vfio(id: &str, address: &str) -> Self {
+        Self {
+            description: json!({ "driver": "vfio-pci", "id": id, "host": address }),
+            drive: None,
+            server: None,
+        }
+    }
+
     /// QEMU's own NVMe controller.
     pub(super) fn qemu_nvme(id: &str, image: &Path) -> Self {
         let description = json!({ "driver": "nvme", "id": id, "drive": "disk0", "serial": "stand-in" });

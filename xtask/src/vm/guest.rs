@@ -19,7 +19,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,11 +51,14 @@ pub(super) struct Builder<'a> {
     iommu: bool,
     interrupt_remapping: bool,
     root_ports: u32,
+    objects: Vec<Value>,
     devices: Vec<Value>,
     drives: Vec<PathBuf>,
     contents: initramfs::Contents,
     may_reboot: bool,
     processor: &'static str,
+    /// A command that starts the program that follows it
+    launcher: Option<Command>,
 }
 
 impl<'a> Builder<'a> {
@@ -71,12 +74,14 @@ impl<'a> Builder<'a> {
             iommu: false,
             interrupt_remapping: true,
             root_ports: 0,
+            objects: Vec::new(),
             devices: Vec::new(),
             drives: Vec::new(),
             contents: initramfs::Contents::default(),
             may_reboot: false,
             // Without RDRAND the guest's first use of randomness waits for seconds.
             processor: "qemu64,+rdrand",
+            launcher: None,
         }
     }
 
@@ -111,6 +116,12 @@ impl<'a> Builder<'a> {
     /// Adds PCI Express root ports with native hotplug; the first of a machine is `rp1`, the next `rp2`.
     pub(super) fn root_ports(mut self, count: u32) -> Self {
         self.root_ports += count;
+        self
+    }
+
+    /// Adds an object that devices refer to, as QEMU's `-object` takes it in JSON.
+    pub(super) fn object(mut self, object: Value) -> Self {
+        self.objects.push(object);
         self
     }
 
@@ -167,8 +178,14 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Has QEMU started by a command, which takes a program and its arguments as its last ones, and ends with it.
+    pub(super) fn launcher(mut self, launcher: Command) -> Self {
+        self.launcher = Some(launcher);
+        self
+    }
+
     /// Starts the machine and waits until its init takes commands.
-    pub(super) fn start(self) -> Result<Guest> {
+    pub(super) fn start(mut self) -> Result<Guest> {
         fs::create_dir_all(&self.dir)?;
         let initrd = self.sockets.join("initrd");
         initramfs::write(self.testbed, &self.contents, &initrd)?;
@@ -183,6 +200,14 @@ impl<'a> Builder<'a> {
         let errors = self.dir.join("qemu.log");
         let mut command = self.testbed.qemu();
         self.options(&unique, &initrd, &mut command);
+        if let Some(mut launcher) = self.launcher.take() {
+            launcher.arg(command.get_program()).args(command.get_args());
+            launcher.stdin(Stdio::null());
+            for (name, value) in command.get_envs() {
+                launcher.env(name, value.unwrap_or_default());
+            }
+            command = launcher;
+        }
         fs::write(self.dir.join("qemu.cmd"), format!("{command:?}\n"))?;
         command
             .stdout(Stdio::null())
@@ -207,7 +232,7 @@ impl<'a> Builder<'a> {
         Ok(guest)
     }
 
-    fn options(&self, sockets: &Path, initrd: &Path, command: &mut std::process::Command) {
+    fn options(&self, sockets: &Path, initrd: &Path, command: &mut Command) {
         let mut machine = "q35,kernel-irqchip=split".to_owned();
         let memory = format!("{}M", self.memory_mib);
         if self.memory_shared {
@@ -256,6 +281,9 @@ impl<'a> Builder<'a> {
         for (index, image) in self.drives.iter().enumerate() {
             let drive = format!("file={},format=raw,if=none,id=disk{index}", as_option(image));
             command.arg("-drive").arg(drive);
+        }
+        for object in &self.objects {
+            command.arg("-object").arg(object.to_string());
         }
         for device in &self.devices {
             command.arg("-device").arg(device.to_string());

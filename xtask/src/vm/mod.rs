@@ -174,6 +174,7 @@ fn build_all(args: &Args) -> Result<Programs> {
         ),
         None if args.qemu_devices => None,
         None => {
+            // The library that `uvfio run` preloads lies beside it.
             build(&["--release", "-p", "uvfio", "-p", "uvfio-preload"], &[])?;
             Some(target.join("release/uvfio"))
         }

@@ -110,6 +110,8 @@ pub(crate) const IOAS_MAP: u32 = 0x3b85;
 pub(crate) const IOAS_UNMAP: u32 = 0x3b86;
 pub(crate) const OPTION: u32 = 0x3b87;
 pub(crate) const VFIO_IOAS: u32 = 0x3b88;
+pub(crate) const HWPT_ALLOC: u32 = 0x3b89;
+pub(crate) const GET_HW_INFO: u32 = 0x3b8a;
 
 pub(crate) const FIXED: u32 = 1;
 pub(crate) const WRITEABLE: u32 = 2;

@@ -3,8 +3,8 @@
 use rustix::io::Errno;
 use uvfio_uapi::Node;
 
-use crate::Argument::Bytes;
-use crate::common::{Kind, NOWHERE, Program, sys};
+use crate::Argument::{Bytes, Value};
+use crate::common::{Kind, Memory, NOWHERE, Program, sys};
 use crate::iommufd::ioas;
 use crate::{Case, check};
 
@@ -184,4 +184,108 @@ fn a_bus_is_reset_by_the_file_that_all_of_it_is_bound_to() {
         Err(Errno::INVAL),
         "with groups"
     );
+}
+
+/// IOMMU_HWPT_ALLOC's argument.
+fn table(flags: u32, device: u32, from: u32) -> Vec<u8> {
+    sys::words(&[48, flags, device, from, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+#[test]
+fn what_can_be_wrong_with_page_tables() {
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Edu), ("0000:02:00.0", 8, Kind::Edu)]);
+    let iommu = program.open(Node::Iommu);
+    let space = ioas(&program, iommu);
+    let (device, second) = (program.open(Node::Device(0)), program.open(Node::Device(1)));
+    let number = bind(&program, device, iommu).expect("bound");
+    bind(&program, second, iommu).expect("bound");
+    let mut made = table(0, number, space);
+    program
+        .ioctl(iommu, sys::HWPT_ALLOC, &mut made)
+        .expect("a page table");
+    let made = sys::u32_at(&made, 16);
+    let changed = |at: usize, value: u32| {
+        let mut argument = table(0, number, space);
+        argument[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        Bytes(argument)
+    };
+    let refused = |what, argument, errno| Case(what, argument, Err(errno));
+    let cases = vec![
+        refused("no memory there", Value(NOWHERE), Errno::FAULT),
+        refused("size a byte short", changed(0, 23), Errno::INVAL),
+        refused("dirty pages", changed(4, 2), Errno::OPNOTSUPP),
+        refused("no such device", changed(8, 77), Errno::NOENT),
+        refused("an address space for a device", changed(8, space), Errno::NOENT),
+        refused("no such address space", changed(12, 77), Errno::NOENT),
+        refused("of a device", changed(12, number), Errno::INVAL),
+        refused("of a page table", changed(12, made), Errno::INVAL),
+        refused("the reserved field", changed(20, 1), Errno::OPNOTSUPP),
+        refused("a type without data", changed(24, 1), Errno::INVAL),
+        refused("data without a type", changed(28, 8), Errno::INVAL),
+    ];
+    check(&program, iommu, sys::HWPT_ALLOC, cases);
+
+    let destroy = |id: u32| program.ioctl(iommu, sys::DESTROY, &mut sys::words(&[8, id]));
+    assert_eq!(attach(&program, device, made), Ok(made), "what was named");
+    let shared = attach(&program, second, space).expect("attached");
+    assert_ne!(
+        shared, made,
+        "who names the address space gets what nobody asked for"
+    );
+    assert_eq!(destroy(made), Err(Errno::BUSY), "it is in use");
+    assert_eq!(attach(&program, device, space), Ok(shared));
+    assert_eq!(destroy(space), Err(Errno::BUSY), "it has page tables");
+    assert_eq!(
+        attach(&program, device, made),
+        Ok(made),
+        "it stays without devices"
+    );
+    assert_eq!(attach(&program, device, space), Ok(shared));
+    assert_eq!(destroy(made), Ok(0));
+    assert_eq!(attach(&program, device, made), Err(Errno::NOENT));
+}
+
+#[test]
+fn the_iommu_has_nothing_that_is_optional() {
+    let program = Program::edu();
+    let iommu = program.open(Node::Iommu);
+    let device = program.open(Node::Device(0));
+    let number = bind(&program, device, iommu).expect("bound");
+    let memory = Memory::new(4096);
+    memory.put(0, &[0xff; 4096]);
+    let asked = |flags: u32, device: u32, data: u64, bytes: u32| {
+        let mut argument = sys::words(&[40, flags, device, bytes, 0, 0, 77, 0x77, 7, 7]);
+        argument[16..24].copy_from_slice(&data.to_ne_bytes());
+        argument
+    };
+    let mut answer = asked(0, number, memory.address(), 100);
+    assert_eq!(program.ioctl(iommu, sys::GET_HW_INFO, &mut answer), Ok(0));
+    let field = |at| sys::u32_at(&answer, at);
+    assert_eq!([field(12), field(24), field(28)], [0, 0, 0], "data, type, PASIDs");
+    assert_eq!(sys::u64_at(&answer, 32), 0, "capabilities");
+    assert_eq!(memory.get(0, 101), [[0; 100].as_slice(), &[0xff]].concat());
+
+    let mut shorter = asked(1, number, 0, 0);
+    shorter[..4].copy_from_slice(&32_u32.to_ne_bytes());
+    assert_eq!(program.ioctl(iommu, sys::GET_HW_INFO, &mut shorter), Ok(0));
+    assert_eq!(
+        sys::u64_at(&shorter, 32),
+        7 << 32 | 7,
+        "what the caller does not know of"
+    );
+    let mut reserved = asked(0, number, 0, 0);
+    reserved[29] = 1;
+    let refused = |what, argument, errno| Case(what, argument, Err(errno));
+    let cases = vec![
+        refused("no memory there", Value(NOWHERE), Errno::FAULT),
+        refused("an unknown flag", Bytes(asked(2, number, 0, 0)), Errno::OPNOTSUPP),
+        refused("the reserved field", Bytes(reserved), Errno::OPNOTSUPP),
+        refused("no such device", Bytes(asked(0, 77, 0, 0)), Errno::NOENT),
+        refused(
+            "no room for data",
+            Bytes(asked(0, number, NOWHERE, 8)),
+            Errno::FAULT,
+        ),
+    ];
+    check(&program, iommu, sys::GET_HW_INFO, cases);
 }

@@ -219,7 +219,11 @@ fn what_can_be_wrong_with_a_feature() {
         refused("a VF token, of no physical function", feature(set), Errno::NOTTY),
         refused("migration", feature(get | 1), Errno::NOTTY),
         refused("a probe for migration", feature(get | probe | 1), Errno::NOTTY),
-        refused("what is told before migration", feature(get | probe | 12), Errno::INVAL),
+        refused(
+            "what is told before migration",
+            feature(get | probe | 12),
+            Errno::INVAL,
+        ),
         refused("logging of DMA", feature(set | 6), Errno::NOTTY),
         refused(
             "bus master, which PCI has a register for",

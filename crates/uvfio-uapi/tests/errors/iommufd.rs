@@ -68,7 +68,7 @@ fn what_can_be_wrong_with_address_spaces() {
         Case("it, again", Bytes(sys::words(&[8, there])), Err(Errno::NOENT)),
     ]);
     check(&program, iommu, sys::DESTROY, cases);
-    for request in (0x3b89..=0x3bff).chain(0x3b00..0x3b64).chain(0x3b67..0x3b70) {
+    for request in (0x3b8b..=0x3bff).chain(0x3b00..0x3b64).chain(0x3b67..0x3b70) {
         assert_eq!(
             program.ioctl_value(iommu, request, NOWHERE),
             Err(Errno::NOTTY),

@@ -1,5 +1,6 @@
 //! Programs that drive a device through VFIO.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -101,6 +102,50 @@ fn the_way_of_catching_can_be_chosen() {
             seen.contains(mapped) && seen.ends_with("all by calls\n"),
             "{way}: {seen}"
         );
+    }
+}
+
+#[test]
+fn threads_children_and_other_programs_share_a_device() {
+    for (way, options) in [
+        ("preload", ["-pthread"].as_slice()),
+        ("seccomp", &["-pthread", "-static"]),
+    ] {
+        let (_folder, program) = compile("family.c", options);
+        let mut run = uvfio_run_by(way, &["edu"]);
+        assert_eq!(text_of(run.arg(program)), "one device for all\n", "{way}");
+    }
+}
+
+/// Each has its own group 1, which opens once, and a register of its own.
+#[test]
+fn a_hundred_at_a_time_do_not_see_each_other() {
+    let (_folder, program) = compile("alone.c", &[]);
+    let runs: Vec<_> = (1..=100_u32)
+        .map(|number| {
+            let mut run = uvfio_run(&["edu"]);
+            run.arg(&program).arg(number.to_string());
+            let run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            (number, run)
+        })
+        .collect();
+    // Each has written before any reads again, and ends when told so.
+    let mut runs: Vec<_> = runs
+        .into_iter()
+        .map(|(number, mut run)| {
+            let mut line = String::new();
+            let mut output = BufReader::new(run.stdout.take().unwrap());
+            output.read_line(&mut line).unwrap();
+            assert_eq!(line, "written\n", "run {number}");
+            (number, run, output)
+        })
+        .collect();
+    for (number, run, output) in &mut runs {
+        drop(run.stdin.take());
+        let mut said = String::new();
+        output.read_to_string(&mut said).unwrap();
+        assert_eq!(said, format!("{number:#010x}, 1 function\n"));
+        assert!(run.wait().unwrap().success(), "run {number}");
     }
 }
 

@@ -33,6 +33,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod parity;
+mod run_qemu;
 mod self_check;
 mod serve_hardware;
 mod serve_liar;
@@ -67,6 +68,7 @@ pub(super) const ALL: &[Scenario] = &[
     worker_killed::SCENARIO,
     abuse::SCENARIO,
     ioat::SCENARIO,
+    run_qemu::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,

@@ -44,6 +44,14 @@ fcntl.ioctl(container, 0x3B66, 1)
 device = fcntl.ioctl(group, GET_DEVICE, bytearray(b"0000:01:00.0\0"))
 assert fcntl.fcntl(device, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
+# What is open is what the name leads to.
+for name, number in [("/dev/vfio/vfio", container), ("/dev/vfio/1", group)]:
+    by_name, opened = os.stat(name), os.fstat(number)
+    for field in ["st_mode", "st_rdev", "st_dev", "st_ino"]:
+        assert getattr(by_name, field) == getattr(opened, field), (name, field)
+ours, other = socket.socketpair()
+assert os.fstat(ours.fileno()).st_mode & 0o170000 == 0o140000
+
 # What is not done: seeking, and reads of files that have nothing to read.
 refused(errno.ESPIPE, os.lseek, device, CONFIG, os.SEEK_SET)
 refused(errno.EINVAL, os.pread, group, 4, 0)

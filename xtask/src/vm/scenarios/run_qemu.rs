@@ -1,0 +1,94 @@
+//! QEMU with `-device vfio-pci`, as it is, under `uvfio run` on this machine.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Context, STEP, Scenario};
+use crate::vm::checks::Checks;
+use crate::vm::device::Device;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "run-qemu",
+    about: "QEMU under `uvfio run` gives a guest our NVMe by vfio-pci: by group and by iommufd, through resets and hotplug",
+    run,
+};
+
+/// Where `uvfio run` puts the first device.
+const ADDRESS: &str = "0000:01:00.0";
+
+fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
+    let Some(uvfio) = &context.programs.uvfio else {
+        // QEMU's own devices are not below a VFIO of this machine's.
+        return Ok(());
+    };
+    let image = context.image()?;
+    by_group(context, uvfio, &image, checks)?;
+    by_iommufd(context, uvfio, &image, checks)?;
+    context.image_is_clean(&image, checks)
+}
+
+/// By container and group, guest memory as one file, and doorbells that stop QEMU at each access.
+fn by_group(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Checks) -> Result<()> {
+    checks.part("by group");
+    let nvme = Device::by_vfio("nvme", ADDRESS).below("rp1");
+    let mut guest = context
+        .guest()
+        .launcher(launcher(uvfio, &format!("nvme,file={}", image.display())))
+        .root_ports(1)
+        .attach(&nvme)
+        .may_reboot()
+        .start()?;
+    guest.run("nvme_make_files", STEP, checks)?;
+    guest.run(
+        "check 'interrupts arrive by MSI-X' grep -q 'PCI-MSIX.*nvme0q1' /proc/interrupts",
+        STEP,
+        checks,
+    )?;
+    guest.run("nvme_reset_under_load", 2 * STEP, checks)?;
+    guest.reboot()?;
+    checks.ok("the guest reboots");
+    guest.run("nvme_find_files", STEP, checks)?;
+    for round in ["the device is given back", "once more"] {
+        checks.same(round, &true, &guest.unplug(&nvme, STEP)?);
+        guest.run(
+            "check 'no NVMe is left' eventually 30 test ! -e /sys/class/nvme/nvme0",
+            STEP,
+            checks,
+        )?;
+        guest.plug(&nvme)?;
+        guest.run("nvme_find_files", STEP, checks)?;
+    }
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
+/// By the device's own file and iommufd, guest memory of QEMU's own, and doorbells that it maps.
+fn by_iommufd(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Checks) -> Result<()> {
+    checks.part("by iommufd");
+    let mut nvme = Device::by_vfio("nvme", ADDRESS);
+    nvme.description["iommufd"] = "iommufd0".into();
+    let device = format!("nvme,file={},poll=always", image.display());
+    let mut guest = context
+        .guest()
+        .launcher(launcher(uvfio, &device))
+        .memory_shared(false)
+        .object(json!({ "qom-type": "iommufd", "id": "iommufd0" }))
+        .attach(&nvme)
+        .start()?;
+    guest.run("nvme_find_files", STEP, checks)?;
+    guest.run("nvme_reset_under_load", 2 * STEP, checks)?;
+    checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
+    Ok(())
+}
+
+fn launcher(uvfio: &Path, device: &str) -> Command {
+    let mut command = Command::new(uvfio);
+    // The testbed's QEMU is started by its loader, which itself is no program with shared libraries.
+    command.args([
+        "run", "--log", "info", "--via", "preload", "--device", device, "--",
+    ]);
+    command
+}
