@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 /// Each program, and the package of Debian's that has it.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("python3", "python3"),
@@ -20,6 +20,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("gzip", "gzip"),
     ("cpio", "cpio"),
     ("git", "git"),
+    ("dpdk-test", "dpdk-dev"),
 ];
 
 /// Another installation that goes on is waited for, not raced.
@@ -153,7 +154,7 @@ mod tests {
             packages_for(|program| !["lspci", "xz", "cc"].contains(&program)),
             ["gcc", "pciutils", "xz-utils"]
         );
-        let all = "gcc g++ python3 pciutils xz-utils gzip cpio git";
+        let all = "gcc g++ python3 pciutils xz-utils gzip cpio git dpdk-dev";
         assert_eq!(packages_for(|_| false).join(" "), all);
     }
 

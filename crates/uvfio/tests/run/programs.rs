@@ -207,7 +207,6 @@ fn memory_mapped_for_dma_stays_what_it_was() {
 
 /// DPDK's own test of DMA engines, of Debian's package `dpdk-dev`.
 #[test]
-#[ignore = "needs dpdk-test, which no other test needs: apt install dpdk-dev, then --ignored"]
 fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
@@ -227,10 +226,16 @@ fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
     .env("XDG_RUNTIME_DIR", folder.path())
     .stdin(Stdio::null());
     let seen = text_of(&mut run);
-    assert!(
-        seen.contains("Running copy Tests") && seen.contains("Test OK"),
-        "{seen}"
-    );
+    // It tests its own engine in software, too, which can't fill.
+    for part in [
+        "Test dmadev instance 0 [0000:01:00.0]",
+        "DMA Dev 0: Running copy Tests",
+        "DMA Dev 0: Running burst capacity Tests",
+        "DMA Dev 0: Running fill Tests",
+        "Test OK",
+    ] {
+        assert!(seen.contains(part), "{part:?} is not in:\n{seen}");
+    }
 }
 
 /// Cargo builds a package's examples for its tests.
