@@ -238,8 +238,10 @@ impl<'a> Supervisor<'a> {
                 Some(Some(Report::Hello(_) | Report::Ready { .. })) | None => {}
             }
             for (function, listener) in open {
-                // Not where the report was that serving is at its end.
+                // Not where the report was that serving is at its end. And who comes after somebody has left waits until the
+                // worker has said so: it is not to be turned away for the sake of one who has gone.
                 if self.stop_by.is_none()
+                    && !self.is_being_left()
                     && let Some(stream) = accept(listener).map_err(SupervisorError::Accept)?
                 {
                     self.serve(function, stream)?;
@@ -250,13 +252,22 @@ impl<'a> Supervisor<'a> {
 
     /// The functions that can have a user now, and where it comes from.
     fn open_places<'l>(&self, listeners: &[&'l UnixListener]) -> Vec<(u8, &'l UnixListener)> {
-        if self.stop_by.is_some() || self.died.is_some() || self.removal.has_begun() {
+        if self.stop_by.is_some() || self.died.is_some() || self.removal.has_begun() || self.is_being_left() {
             return Vec::new();
         }
         let places = (0..).zip(listeners).zip(&self.users);
         let free = places.filter(|(_, user)| user.is_none());
         free.map(|((function, listener), _)| (function, *listener))
             .collect()
+    }
+
+    /// Whether a user has closed its connection, and the worker has still to reset what it had.
+    fn is_being_left(&self) -> bool {
+        self.users.iter().flatten().any(|user| {
+            let mut ready = [PollFd::new(&user.stream, PollFlags::RDHUP)];
+            // Not to be asked is not to be left.
+            poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0)
+        })
     }
 
     fn has_no_user(&self) -> bool {

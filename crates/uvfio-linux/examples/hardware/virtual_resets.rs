@@ -126,6 +126,7 @@ fn slow(igb: &Igb<'_>, whole: &[u8], report: &mut Report) -> Result<()> {
     eventually("a slow reset", || {
         igb.read(VET).is_ok_and(|value| value != u32::MAX)
     })?;
+    igb.0.virt.settle();
     report.same(
         "it is finished behind the user",
         &VET_AFTER_RESET,

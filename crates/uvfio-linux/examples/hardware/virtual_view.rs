@@ -373,7 +373,10 @@ impl User {
         crate::owned::eventually("a function level reset", || {
             self.config::<u16>(express + DEVICE_STATUS)
                 .is_ok_and(|status| status & TRANSACTIONS_PENDING == 0)
-        })
+        })?;
+        // Bus mastering comes last, within the time that drivers leave a function alone (PCI Express Base 5.0, 6.6.2).
+        self.virt.settle();
+        Ok(())
     }
 
     /// Resets the function by request.
