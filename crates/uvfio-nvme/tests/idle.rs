@@ -40,11 +40,11 @@ fn switches() -> BTreeMap<String, u64> {
 fn becomes_idle(what: &str) {
     let deadline = Instant::now() + PATIENCE;
     let mut before = switches();
-    assert!(before.len() > 4, "{what}: threads: {before:?}");
     loop {
         std::thread::sleep(Duration::from_millis(100));
         let after = switches();
-        if after == before {
+        // A thread has its name a moment after it has begun.
+        if after == before && after.len() > 4 {
             return;
         }
         assert!(
