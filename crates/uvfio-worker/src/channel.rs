@@ -276,11 +276,15 @@ impl Channel {
     /// The next report, if there is one; the inner `None` means that the worker has closed its end.
     pub(crate) fn next_report(&self) -> io::Result<Option<Option<Report>>> {
         let mut bytes = [0; LONGEST];
-        let (got, _) = match recv(&self.0, &mut bytes, RecvFlags::DONTWAIT) {
+        let mut receive = || recv(&self.0, &mut bytes, RecvFlags::DONTWAIT);
+        let received = match receive() {
+            // It ended with an order unread. The kernel says so once, and before it hands out what was reported until then.
+            Err(rustix::io::Errno::CONNRESET) => receive(),
+            other => other,
+        };
+        let got = match received {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
-            // It ended with an order unread.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(Some(None)),
-            other => other?,
+            other => other?.0,
         };
         let Some((kind, rest)) = bytes.get(..got).and_then(<[u8]>::split_first) else {
             return Ok(Some(None));
@@ -382,6 +386,18 @@ mod tests {
         let heard = ours.next_report().expect("heard").expect("something");
         assert_eq!(heard, Some(Report::Failed("bell  andline".into())));
         drop(theirs);
+        assert_eq!(ours.next_report().expect("heard"), Some(None));
+    }
+
+    #[test]
+    fn the_last_words_of_a_worker_are_heard_though_an_order_came_too_late_for_it() {
+        let (ours, theirs) = Channel::pair().expect("a pair");
+        let theirs = Channel(theirs);
+        theirs.report(&Report::Ended { gone: true }).expect("sent");
+        ours.order(&Order::Stop).expect("sent");
+        drop(theirs);
+        let heard = ours.next_report().expect("heard");
+        assert_eq!(heard, Some(Some(Report::Ended { gone: true })));
         assert_eq!(ours.next_report().expect("heard"), Some(None));
     }
 }
