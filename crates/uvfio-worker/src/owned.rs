@@ -236,12 +236,9 @@ impl Owned {
 
     /// Has the kernel signal an eventfd for an interrupt of one vector, where it has that interrupt.
     pub(crate) fn listen(&self, irq: Irq, eventfd: BorrowedFd<'_>) -> Result<(), VfioError> {
-        match self.device.irq(irq) {
-            Ok(info) if info.count > 0 => self.device.set_eventfds(irq, 0, &[Some(eventfd)]),
-            Ok(_) => Ok(()),
-            // There is no such interrupt.
-            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(()),
-            Err(error) => Err(error),
+        match self.device.irq_count(irq)? {
+            0 => Ok(()),
+            _ => self.device.set_eventfds(irq, 0, &[Some(eventfd)]),
         }
     }
 
