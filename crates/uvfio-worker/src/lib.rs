@@ -35,6 +35,7 @@ mod owned;
 mod process;
 mod run;
 mod shape;
+mod signal;
 mod socket;
 mod spec;
 mod supervisor;
