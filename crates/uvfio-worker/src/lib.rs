@@ -51,7 +51,7 @@ pub use leases::Leases;
 pub use log::{LogError, finish_log, log_to_stderr, say};
 pub use opened::Opened;
 pub use orders::Orders;
-pub use owned::{OwnError, Owned, Terms};
+pub use owned::{NotBack, OwnError, Owned, Terms};
 pub use process::worker_main;
 pub use run::{Ended, Source, WorkerError, run};
 pub use socket::{SocketError, SocketFile};
