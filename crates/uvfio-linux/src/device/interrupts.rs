@@ -125,6 +125,9 @@ pub(super) struct Interrupts {
     latches: Arc<Latches>,
     /// MSI messages can be masked in the device.
     maskable: bool,
+    /// Held over the kernel's requests, which wait for handlers that run, and no handler waits for a user: the kernel signals
+    /// an eventfd that is full without a wait. The thread that answers the user takes it. So nothing is written to a
+    /// user's eventfd under it, and [`Latches::host`] is not waited for.
     enabled: Mutex<Enabled>,
 }
 
