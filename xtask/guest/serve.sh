@@ -673,7 +673,8 @@ serve_changed() {
     logged edu "the function is compared with what it was" \
         "did not come back from its reset: Revision ID (register 0x08) is 0x99"
     kill -9 "$(cat /tmp/busy.pid)"
-    check "a function that has changed gets no other user" eventually 30 server_is_gone edu || kill -9 "$(cat /tmp/edu.pid)"
+    check "a function that has changed gets no other user" eventually 30 server_is_gone edu ||
+        kill -9 "$(cat /tmp/edu.pid)"
     logged edu "and that is said" "it gets no other user"
 }
 

@@ -236,8 +236,9 @@ impl Served {
     }
 }
 
-/// Serves users until one ends that, and has each who has left reported by `free`. The supervisor hands out a function that
-/// is free: so where there is no user after this one, there is no place for one by then, and who comes is turned away.
+/// Serves users until one ends that, and has each who has left reported by `free`. The supervisor hands out a function
+/// that is free: so where there is no user after this one, there is no place for one by then, and who comes is turned
+/// away.
 fn one_after_another<U>(
     users: Receiver<U>,
     mut serve: impl FnMut(U) -> Result<Option<Ended>, String>,

@@ -1,5 +1,5 @@
-//! What a function was when it was taken over first: for whoever resets it when its owner's process has died, and before the
-//! next owner gets it. (An owner compares with what it has found itself.)
+//! What a function was when it was taken over first: for whoever resets it when its owner's process has died, and
+//! before the next owner gets it. (An owner compares with what it has found itself.)
 
 use uvfio_pci::PowerState;
 
@@ -49,8 +49,8 @@ impl Found {
     }
 }
 
-/// What of a function's configuration space is verified after a reset, as it was when nobody had used it. It keeps nothing
-/// of the function open.
+/// What of a function's configuration space is verified after a reset, as it was when nobody had used it. It keeps
+/// nothing of the function open.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     device: String,
@@ -59,8 +59,8 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Of a function that is open and has no user: it is brought to D0, bus mastering is off then, and its memory answers.
-    /// `config` is its configuration space through `/sys`, where that is open.
+    /// Of a function that is open and has no user: it is brought to D0, bus mastering is off then, and its memory
+    /// answers. `config` is its configuration space through `/sys`, where that is open.
     ///
     /// # Errors
     /// Where the kernel refuses something, or what the device says of itself cannot be true.
@@ -96,8 +96,8 @@ impl Baseline {
         })
     }
 
-    /// Has the function as it was, after its reset and without a user, and compares; settings and BARs that it has lost are
-    /// put back. Bus mastering is off then, and its memory answers.
+    /// Has the function as it was, after its reset and without a user, and compares; settings and BARs that it has lost
+    /// are put back. Bus mastering is off then, and its memory answers.
     ///
     /// # Errors
     /// [`HardwareError::Reset`] with the first register that differs, or where the kernel refuses something.

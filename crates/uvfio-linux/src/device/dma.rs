@@ -20,10 +20,10 @@ pub struct GroupSpace {
     container: Box<dyn AddressSpace>,
     /// Asked once: it does not change while the group is in its container alone.
     usable: Vec<(u64, u64)>,
-    /// What is mapped, by its first address. Held over the kernel's calls, of which a mapping takes a third of a second a
-    /// GiB: what is here is what the kernel has. So the threads that answer the functions' users wait for one another, and
-    /// for nobody else; they are one user's. Nothing is waited for in it that a user gives: the memory is of shmem or
-    /// hugetlbfs, as the space above has seen to.
+    /// What is mapped, by its first address. Held over the kernel's calls, of which a mapping takes a third of a second
+    /// a GiB: what is here is what the kernel has. So the threads that answer the functions' users wait for one
+    /// another, and for nobody else; they are one user's. Nothing is waited for in it that a user gives: the memory is
+    /// of shmem or hugetlbfs, as the space above has seen to.
     ranges: Mutex<BTreeMap<u64, Range>>,
 }
 
@@ -99,8 +99,8 @@ impl GroupSpace {
         done.map(drop)
     }
 
-    /// Undoes mappings one by one, which nobody has any more: all of them, whatever becomes of one. Those that the kernel
-    /// keeps stay in `ranges`, to be asked for again.
+    /// Undoes mappings one by one, which nobody has any more: all of them, whatever becomes of one. Those that the
+    /// kernel keeps stay in `ranges`, to be asked for again.
     fn undo_each(&self, ranges: &mut BTreeMap<u64, Range>, each: &[(u64, u64)]) -> Result<()> {
         let mut done = Ok(());
         for &(first, last) in each {

@@ -125,9 +125,9 @@ pub(super) struct Interrupts {
     latches: Arc<Latches>,
     /// MSI messages can be masked in the device.
     maskable: bool,
-    /// Held over the kernel's requests, which wait for handlers that run, and no handler waits for a user: the kernel signals
-    /// an eventfd that is full without a wait. The thread that answers the user takes it. So nothing is written to a
-    /// user's eventfd under it, and [`Latches::host`] is not waited for.
+    /// Held over the kernel's requests, which wait for handlers that run, and no handler waits for a user: the kernel
+    /// signals an eventfd that is full without a wait. The thread that answers the user takes it. So nothing is written
+    /// to a user's eventfd under it, and [`Latches::host`] is not waited for.
     enabled: Mutex<Enabled>,
 }
 
@@ -322,7 +322,7 @@ impl Interrupts {
         let changed = self.change_line(open, unmask, wanted);
         enabled.line = Some(wanted.clone());
         if let Err(error) = changed {
-            tracing::error!(%error, "INTx could not be taken where it is to go, and is silent until it is changed again");
+            tracing::error!(%error, "INTx could not be taken where it is to go, and is silent until it is set again");
             // Whatever of it is enabled: the next one begins anew.
             self.disable_line(enabled);
         }

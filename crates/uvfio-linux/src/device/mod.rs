@@ -100,10 +100,10 @@ pub struct Hardware {
     /// What the registers held when it was quiet.
     quiet: Held,
     interrupts: Interrupts,
-    /// Held over what is switched by it, so that what the hardware has is what was wanted last: requests about interrupts,
-    /// accesses of configuration space, and at the most the second for which a function may be silent whose BARs are put
-    /// back. Never over a reset or a change of the power state, nor where something of the user's is waited for: the thread
-    /// that answers the user takes it.
+    /// Held over what is switched by it, so that what the hardware has is what was wanted last: requests about
+    /// interrupts, accesses of configuration space, and at the most the second for which a function may be silent whose
+    /// BARs are put back. Never over a reset or a change of the power state, nor where something of the user's is
+    /// waited for: the thread that answers the user takes it.
     wanted: Mutex<Wanted>,
     looks: Looks,
     resettable: bool,

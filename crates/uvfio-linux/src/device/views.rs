@@ -45,9 +45,9 @@ impl Registers {
         }
     }
 
-    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND: memory is
-    /// the user's own here. By the way that the user's writes go: the kernel's VFIO puts BARs back that a user of `raw` has
-    /// moved.
+    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND: memory
+    /// is the user's own here. By the way that the user's writes go: the kernel's VFIO puts BARs back that a user of
+    /// `raw` has moved.
     pub(super) fn switch(&self, view: View, to: Switches) -> Result<()> {
         let (master, no_line) = (header::BUS_MASTER.mask(), header::INTX_DISABLE.mask());
         let mine = if view == View::Raw {
