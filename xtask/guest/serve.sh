@@ -666,6 +666,18 @@ serve_slow_reset() {
     uvfio-guest-tools slow-reset /tmp/edu.sock >&3
 }
 
+# The worker dies, and what its supervisor finds after the reset is not what it was.
+serve_changed() {
+    kill -9 "$(worker_of edu)"
+    is_gone_for_its_user "has lost its worker"
+    logged edu "the function is compared with what it was" \
+        "did not come back from its reset: Revision ID (register 0x08) is 0x99"
+    kill -9 "$(cat /tmp/busy.pid)"
+    check "a function that has changed gets no other user" eventually 30 server_is_gone edu ||
+        kill -9 "$(cat /tmp/edu.pid)"
+    logged edu "and that is said" "it gets no other user"
+}
+
 # The user leaves, and what comes back is another function.
 serve_exchanged() {
     kill -9 "$(cat /tmp/busy.pid)"

@@ -1,18 +1,19 @@
 //! How a running worker is told to end, or to take its device away.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
 use uvfio_core::{GoneReason, VirtualDevice};
 use uvfio_proto::ServerHandle;
+
+use crate::signal::Signal;
 
 /// A handle to a worker; any thread may use it, before [`crate::run()`] and during it.
 #[derive(Debug)]
 pub struct Control {
     /// Readable once the worker must end.
-    wake: OwnedFd,
+    wake: Signal,
     state: Mutex<State>,
 }
 
@@ -40,9 +41,8 @@ impl Control {
     /// # Errors
     /// Where the system has no descriptor left.
     pub fn new() -> io::Result<Arc<Self>> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Arc::new(Self {
-            wake,
+            wake: Signal::new()?,
             state: Mutex::default(),
         }))
     }
@@ -54,8 +54,7 @@ impl Control {
         if let Some(user) = &state.user {
             user.shutdown();
         }
-        // Can't fail: the counter is far from full, and this is its only writer.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.wake.raise();
     }
 
     /// Takes the device away from its user: from now on it reads all ones, and requests are acknowledged without

@@ -5,17 +5,18 @@
 //! function's descriptor, and can have the kernel signal somebody else; the watch does not depend on that.)
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use uvfio_linux::sysfs::ConfigFile;
 use uvfio_linux::vfio::Irq;
 use uvfio_pci::tables::header;
 
 use crate::owned::{OwnError, Owned};
+use crate::signal::Signal;
 
 /// How often is looked whether the function answers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -28,9 +29,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Events {
     /// The kernel's ERR.
-    error: OwnedFd,
+    error: Signal,
     /// The kernel's REQ.
-    request: OwnedFd,
+    request: Signal,
     watch: Arc<Watch>,
 }
 
@@ -38,9 +39,9 @@ pub(crate) struct Events {
 #[derive(Debug)]
 struct Watch {
     /// Has the thread look, or end.
-    kick: OwnedFd,
+    kick: Signal,
     /// Signalled when the function is found silent.
-    found: OwnedFd,
+    found: Signal,
     /// The kernel wants the function back: no answer means that it is gone.
     doubted: AtomicBool,
     silent: AtomicBool,
@@ -56,8 +57,8 @@ impl Events {
         };
         let config = function.config().map_err(system)?;
         let events = Self {
-            error: new_eventfd().map_err(system)?,
-            request: new_eventfd().map_err(system)?,
+            error: Signal::new().map_err(system)?,
+            request: Signal::new().map_err(system)?,
             watch: Watch::start(config).map_err(system)?,
         };
         function.listen(Irq::Error, events.error.as_fd())?;
@@ -72,12 +73,12 @@ impl Events {
 
     /// Whether the function has reported an error since the last call.
     pub(crate) fn error(&self) -> bool {
-        taken(&self.error)
+        self.error.take()
     }
 
     /// Whether the kernel has asked for the function since the last call. It does so every ten seconds.
     pub(crate) fn request(&self) -> bool {
-        let asked = taken(&self.request);
+        let asked = self.request.take();
         if asked {
             self.watch.doubt();
         }
@@ -86,7 +87,7 @@ impl Events {
 
     /// Whether the function answers no more: it is unplugged, or might as well be.
     pub(crate) fn silent(&self) -> bool {
-        taken(&self.watch.found);
+        self.watch.found.take();
         self.watch.silent.load(Ordering::Acquire)
     }
 }
@@ -94,7 +95,7 @@ impl Events {
 impl Drop for Events {
     fn drop(&mut self) {
         self.watch.ended.store(true, Ordering::Release);
-        signal(&self.watch.kick);
+        self.watch.kick.raise();
     }
 }
 
@@ -102,8 +103,8 @@ impl Watch {
     /// Reads `config` from now on, where there is one.
     fn start(config: Option<ConfigFile>) -> io::Result<Arc<Self>> {
         let watch = Arc::new(Self {
-            kick: new_eventfd()?,
-            found: new_eventfd()?,
+            kick: Signal::new()?,
+            found: Signal::new()?,
             doubted: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -121,7 +122,7 @@ impl Watch {
     /// From now on the first reading that is no answer will do. It is looked at once.
     fn doubt(&self) {
         self.doubted.store(true, Ordering::Release);
-        signal(&self.kick);
+        self.kick.raise();
     }
 
     fn run(&self, config: &ConfigFile) {
@@ -138,7 +139,7 @@ impl Watch {
             let since = *silent_since.get_or_insert_with(Instant::now);
             if self.doubted.load(Ordering::Acquire) || since.elapsed() >= SILENCE {
                 self.silent.store(true, Ordering::Release);
-                signal(&self.found);
+                self.found.raise();
                 return;
             }
         }
@@ -148,7 +149,7 @@ impl Watch {
         let mut ready = [PollFd::new(&self.kick, PollFlags::IN)];
         // An interrupted wait is a short one.
         let _ = poll(&mut ready, Timespec::try_from(LOOK_EVERY).ok().as_ref());
-        taken(&self.kick);
+        self.kick.take();
     }
 }
 
@@ -158,20 +159,6 @@ fn answers(config: &ConfigFile) -> bool {
     let mut bytes = [0xff; 4];
     let at = header::MEMORY.register.into();
     config.read(at, &mut bytes).is_ok() && bytes != [0xff; 4]
-}
-
-fn new_eventfd() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-/// Takes what an eventfd was signalled with; false where it was not.
-fn taken(file: &OwnedFd) -> bool {
-    rustix::io::read(file, &mut [0; 8]).is_ok()
-}
-
-/// Signals an eventfd of ours; one that is full is signalled already.
-fn signal(file: &OwnedFd) {
-    let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
 }
 
 #[cfg(test)]

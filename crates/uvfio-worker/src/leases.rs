@@ -13,6 +13,7 @@
 //! more when it is opened.
 
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,7 +22,7 @@ use uvfio_linux::sysfs::{Address, Host};
 
 use crate::opened::Opened;
 use crate::orders::Orders;
-use crate::owned::{OwnError, Owned};
+use crate::owned::{NotBack, OwnError, Owned};
 use crate::supervisor::{BetweenUsers, Job, Supervisor, SupervisorError};
 use crate::{Ended, Source};
 
@@ -79,6 +80,7 @@ impl<'a> Leases<'a> {
     pub fn run_group(self, listeners: &[&UnixListener]) -> Result<Ended, SupervisorError> {
         let Self { job, orders, first } = self;
         let known = identities(first.functions())?;
+        let baselines = first.baselines();
         for function in first.functions() {
             if !function.resets().map_err(OwnError::Vfio)? {
                 tracing::warn!(
@@ -116,11 +118,15 @@ impl<'a> Leases<'a> {
                     return Err(OwnError::Exchanged { address, was, is }.into());
                 }
             }
+            // Its worker compares with what it finds; so that must not be what the last user has left.
+            for (function, was) in functions.iter().zip(baselines.iter()) {
+                function.verify(was)?;
+            }
             let opened = Opened {
                 images: Vec::new(),
                 functions,
             };
-            now = match Supervisor::start_over(&job, orders, opened)? {
+            now = match Supervisor::start_over(&job, orders, opened, Arc::clone(&baselines))? {
                 Some(next) => next,
                 None => return Ok(Ended::Stopped),
             };
@@ -142,14 +148,14 @@ fn one_lease(
 ) -> Result<Over, SupervisorError> {
     let mut resets = true;
     for function in lease.functions() {
-        resets &= function.resets().map_err(SupervisorError::NotBack)?;
+        resets &= function.resets().map_err(NotBack::from)?;
     }
     let ended = lease.serve_until_end(listeners);
     let over = lease.lease_is_over(&ended);
     // Their worker has done that. But it has had a user, and what it says is not believed.
     let quiet: Vec<_> = lease.functions().iter().map(Owned::quieten).collect();
     let quiet: Result<(), _> = quiet.into_iter().collect();
-    quiet.map_err(SupervisorError::NotBack)?;
+    quiet.map_err(NotBack::from)?;
     // Its worker says no more than that the reset failed.
     let served = over || matches!(ended, Err(SupervisorError::Refused(_)));
     if served && !resets && !orders.stopping() {

@@ -1,19 +1,20 @@
 //! What the operator of a server orders: to end, or to take the device away from its user.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
+
+use crate::signal::Signal;
 
 /// Orders to a [`crate::Supervisor`]; any thread may give them.
 #[derive(Debug)]
 pub struct Orders {
     /// Readable after an order.
-    wake: OwnedFd,
+    wake: Signal,
     stop: AtomicBool,
     take_away: AtomicBool,
 }
@@ -25,7 +26,7 @@ impl Orders {
     /// Where the system has no descriptor left.
     pub fn new() -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            wake: Signal::new()?,
             stop: AtomicBool::new(false),
             take_away: AtomicBool::new(false),
         }))
@@ -34,14 +35,14 @@ impl Orders {
     /// Ends the server in order: the user's connection is shut down, the device detached and reset.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.wake_up();
+        self.wake.raise();
     }
 
     /// Takes the device away from its user: from now on it reads all ones, and requests are acknowledged without
     /// effect. The server ends when the user leaves.
     pub fn take_away(&self) {
         self.take_away.store(true, Ordering::Release);
-        self.wake_up();
+        self.wake.raise();
     }
 
     /// Acts on signals from now on: SIGTERM, SIGINT and SIGHUP end the server, SIGUSR1 takes the device away.
@@ -74,8 +75,7 @@ impl Orders {
 
     /// Makes [`wake`](Self::wake) unreadable until the next order.
     pub(crate) fn heard(&self) {
-        // Nothing there is as good.
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        self.wake.take();
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -84,10 +84,5 @@ impl Orders {
 
     pub(crate) fn taking_away(&self) -> bool {
         self.take_away.load(Ordering::Acquire)
-    }
-
-    fn wake_up(&self) {
-        // Can't fail: the counter is far from full.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }

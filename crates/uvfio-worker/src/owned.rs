@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use uvfio_linux::device::{BarGrant, GroupSpace, Parts};
+use uvfio_linux::device::{BarGrant, Baseline, GroupSpace, HardwareError, Parts};
 use uvfio_linux::sysfs::{self, Address, ConfigFile, Host};
 use uvfio_linux::vfio::{AddressSpace as _, Container, DeviceFile, Group, Irq, Region, Rule, VfioError};
 use uvfio_pci::View;
 use uvfio_pci::tables::header;
 
-pub use self::error::OwnError;
+pub use self::error::{NotBack, OwnError};
 
 /// How a function is to be opened: the part of the policy that is not its user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,12 +236,9 @@ impl Owned {
 
     /// Has the kernel signal an eventfd for an interrupt of one vector, where it has that interrupt.
     pub(crate) fn listen(&self, irq: Irq, eventfd: BorrowedFd<'_>) -> Result<(), VfioError> {
-        match self.device.irq(irq) {
-            Ok(info) if info.count > 0 => self.device.set_eventfds(irq, 0, &[Some(eventfd)]),
-            Ok(_) => Ok(()),
-            // There is no such interrupt.
-            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(()),
-            Err(error) => Err(error),
+        match self.device.irq_count(irq)? {
+            0 => Ok(()),
+            _ => self.device.set_eventfds(irq, 0, &[Some(eventfd)]),
         }
     }
 
@@ -288,6 +285,34 @@ impl Owned {
     /// Where it can't be reset.
     pub(crate) fn reset(&self) -> Result<(), VfioError> {
         self.device.reset()
+    }
+
+    /// What it is, before it has had a user.
+    ///
+    /// # Errors
+    /// As [`Baseline::of`].
+    pub(crate) fn baseline(&self) -> Result<Baseline, HardwareError> {
+        Baseline::of(&self.device, self.config_to_verify()?)
+    }
+
+    /// That it is what it was, after its reset; with memory off then, as [`quieten`](Self::quieten) leaves it.
+    ///
+    /// # Errors
+    /// As [`Baseline::verify`]; and where memory could not be switched off.
+    pub(crate) fn verify(&self, was: &Baseline) -> Result<(), NotBack> {
+        let verified = was.verify(&self.device, self.config_to_verify()?);
+        // It was switched on, whereupon the kernel puts back BARs that are lost.
+        let stopped = self.stop_answering();
+        verified?;
+        Ok(stopped?)
+    }
+
+    fn config_to_verify(&self) -> Result<Option<ConfigFile>, HardwareError> {
+        self.config().map_err(|why| HardwareError::System {
+            device: self.address.to_string(),
+            what: "another descriptor of its configuration space",
+            why: why.to_string(),
+        })
     }
 }
 

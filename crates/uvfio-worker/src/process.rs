@@ -115,22 +115,24 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
             let info = device.region_info(region).map_err(|error| error.to_string())?;
             longest_file = longest_file.max(info.bytes);
         }
-        functions.push(Served {
+        let users = places.add(device.name(), &control);
+        let served = Served {
             number,
-            users: places.add(device.name(), &control),
             device,
             control,
             channel: Arc::clone(channel),
             limits,
             gone: setup.gone.is_some(),
-        });
+        };
+        functions.push((served, users));
     }
     let room = memory::for_users(&policy, &limits, functions.len(), spec.memory_bytes());
     listen(Arc::clone(channel), places)?;
     // The first one is this thread's. All threads are made before anything is forbidden.
     let mut functions = functions.into_iter();
-    let first = functions.next().ok_or("there is no device")?;
-    let others: Result<Vec<_>, _> = functions.map(Served::on_its_own_thread).collect();
+    let (first, users) = functions.next().ok_or("there is no device")?;
+    let others = functions.map(|(served, users)| served.on_its_own_thread(users));
+    let others: Result<Vec<_>, _> = others.collect();
     let others = others.map_err(|error| error.to_string())?;
 
     let files = begun.files();
@@ -143,7 +145,7 @@ fn serve(channel: &Arc<Channel>, begun: Begun) -> Result<Ended, String> {
         .map_err(|error| error.to_string())?;
     tell_how_confined(files, tables);
     tell(&Report::Ready { shape })?;
-    let mut ended = first.serve();
+    let mut ended = first.serve(users);
     for other in others {
         let other = other.join().unwrap_or_else(|_| Err("a thread has ended".into()));
         ended = match (ended, other) {
@@ -178,7 +180,6 @@ struct Served {
     number: u8,
     device: Arc<VirtualDevice>,
     control: Arc<Control>,
-    users: Receiver<User>,
     channel: Arc<Channel>,
     limits: Limits,
     /// It is gone from the start.
@@ -186,26 +187,23 @@ struct Served {
 }
 
 impl Served {
-    fn on_its_own_thread(self) -> std::io::Result<JoinHandle<Result<Ended, String>>> {
+    fn on_its_own_thread(self, users: Receiver<User>) -> std::io::Result<JoinHandle<Result<Ended, String>>> {
         let name = format!("function {}", self.number);
-        std::thread::Builder::new().name(name).spawn(move || self.serve())
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(move || self.serve(users))
     }
 
     /// Serves its users, until an order or the device ends that.
-    fn serve(self) -> Result<Ended, String> {
-        for user in &self.users {
-            let ended = self.serve_user(user);
-            // Whoever comes for it after its end is told of by `Places`.
+    fn serve(self, users: Receiver<User>) -> Result<Ended, String> {
+        let free = || {
             let free = Report::Free {
                 function: self.number,
             };
             let told = self.channel.report(&free);
-            if let Some(ended) = ended? {
-                return Ok(ended);
-            }
-            told.map_err(|error| format!("the supervisor does not listen: {error}"))?;
-        }
-        Ok(Ended::Stopped)
+            told.map_err(|error| format!("the supervisor does not listen: {error}"))
+        };
+        one_after_another(users, |user| self.serve_user(user), free)
     }
 
     /// Serves one user, and says how serving has ended with it, if it has.
@@ -236,6 +234,26 @@ impl Served {
         }
         how_ended(device, &self.control).map_err(|error| error.to_string())
     }
+}
+
+/// Serves users until one ends that, and has each who has left reported by `free`. The supervisor hands out a function
+/// that is free: so where there is no user after this one, there is no place for one by then, and who comes is turned
+/// away.
+fn one_after_another<U>(
+    users: Receiver<U>,
+    mut serve: impl FnMut(U) -> Result<Option<Ended>, String>,
+    mut free: impl FnMut() -> Result<(), String>,
+) -> Result<Ended, String> {
+    while let Ok(user) = users.recv() {
+        if let Some(ended) = serve(user).transpose() {
+            drop(users);
+            // How it ended is said after all, where somebody listens.
+            let _ = free();
+            return ended;
+        }
+        free()?;
+    }
+    Ok(Ended::Stopped)
 }
 
 /// What the supervisor has opened.
@@ -387,4 +405,32 @@ fn listen(channel: Arc<Channel>, places: Places) -> Result<(), String> {
         })
         .map_err(|error| error.to_string())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_comes_after_the_last_user_of_a_function_was_reported_is_turned_away() {
+        for last in [Err("it did not come back".to_owned()), Ok(Some(Ended::Gone))] {
+            let (send, users) = mpsc::channel();
+            let mut said = vec![last.clone(), Ok(None)];
+            send.send(1).expect("a place");
+            let mut next = 2;
+            let mut taken = Vec::new();
+            let ended = one_after_another(
+                users,
+                |_| said.pop().expect("nobody after the last one"),
+                || {
+                    // As the supervisor does once it has heard that.
+                    taken.push(send.send(next).is_ok());
+                    next += 1;
+                    Ok(())
+                },
+            );
+            assert_eq!(taken, [true, false], "{last:?}");
+            assert_eq!(ended.map(Some), last);
+        }
+    }
 }

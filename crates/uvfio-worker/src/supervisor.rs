@@ -8,13 +8,13 @@ mod removal;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use uvfio_linux::device::BarGrant;
+use uvfio_linux::device::{BarGrant, Baseline};
 use uvfio_linux::sysfs::Address;
-use uvfio_linux::vfio::VfioError;
 use uvfio_pci::View;
 use uvfio_proto::{Journal, Limits};
 
@@ -23,7 +23,7 @@ use crate::channel::{Lost, Order, Report, Setup};
 use crate::child::Worker;
 use crate::opened::Opened;
 use crate::orders::Orders;
-use crate::owned::{OwnError, Owned, Terms, raise_locked_memory};
+use crate::owned::{NotBack, OwnError, Owned, Terms, raise_locked_memory};
 use crate::run::{accept, peer, uid};
 use crate::{BuildError, DeviceSpec, Ended, Source};
 
@@ -48,9 +48,9 @@ pub enum SupervisorError {
     /// The function can't be owned once more, for the next user.
     #[error(transparent)]
     Own(#[from] OwnError),
-    /// The function did not stop, or did not come back from its reset.
+    /// The function did not stop, or did not come back from its reset as it was.
     #[error("{0}; it gets no other user: start it again when it works")]
-    NotBack(VfioError),
+    NotBack(#[from] NotBack),
     /// What the function stores could not be erased.
     #[error("{address} could not be erased: {why}; it gets no other user")]
     NotErased {
@@ -103,6 +103,8 @@ pub struct Supervisor<'a> {
     orders: &'a Orders,
     setup: Setup,
     opened: Opened,
+    /// What each function was before it had its first user, in this lease or another one.
+    baselines: Arc<[Baseline]>,
     worker: Worker,
     /// The users who are being served, by the places of their functions in the specification.
     users: Vec<Option<User>>,
@@ -142,14 +144,17 @@ impl<'a> Supervisor<'a> {
         if !job.spec.addresses().is_empty() {
             raise_locked_memory();
         }
-        Self::start_over(job, orders, job.spec.open(job.terms)?)
+        let opened = job.spec.open(job.terms)?;
+        let baselines: Result<_, _> = opened.functions.iter().map(Owned::baseline).collect();
+        Self::start_over(job, orders, opened, baselines.map_err(BuildError::from)?)
     }
 
-    /// As [`start`](Self::start), over what is open already.
+    /// As [`start`](Self::start), over what is open already, and is what it was at first: `baselines`.
     pub(crate) fn start_over(
         job: &Job<'_>,
         orders: &'a Orders,
         opened: Opened,
+        baselines: Arc<[Baseline]>,
     ) -> Result<Option<Self>, SupervisorError> {
         let setup = Setup {
             gone: None,
@@ -170,6 +175,7 @@ impl<'a> Supervisor<'a> {
             orders,
             setup,
             opened,
+            baselines,
             worker,
             users: (0..functions).map(|_| None).collect(),
             last_words: None,
@@ -394,7 +400,8 @@ impl<'a> Supervisor<'a> {
             return Err(SupervisorError::Died(how));
         }
         let stopped: Vec<_> = self.opened.functions.iter().map(Owned::quieten).collect();
-        let stopped = stopped.into_iter().collect();
+        let stopped: Result<(), _> = stopped.into_iter().collect();
+        let stopped = stopped.map_err(NotBack::from);
         if self.stop_by.is_some() || self.has_no_user() {
             self.take_back(stopped)?;
             return Err(SupervisorError::Died(how));
@@ -434,19 +441,22 @@ impl<'a> Supervisor<'a> {
         Ok(next)
     }
 
-    /// Resets functions whose worker has died, and lets go of them.
-    fn take_back(&mut self, stopped: Result<(), VfioError>) -> Result<(), SupervisorError> {
+    /// Resets functions whose worker has died, compares them with what they were, and lets go of them.
+    fn take_back(&mut self, stopped: Result<(), NotBack>) -> Result<(), SupervisorError> {
         self.removal.forget();
+        let functions = std::mem::take(&mut self.opened.functions);
+        // All of them first: the reset of one may be that of a bus.
+        let reset: Vec<_> = functions.iter().map(Owned::reset).collect();
         let mut all = stopped;
-        for function in self.opened.functions.drain(..) {
-            let back = function.reset();
+        for ((function, was), reset) in functions.iter().zip(self.baselines.iter()).zip(reset) {
+            let back = reset.map_err(NotBack::from).and_then(|()| function.verify(was));
             match &back {
                 Ok(()) => tracing::info!(target: "audit", "{}: stopped and reset", function.address()),
                 Err(error) => tracing::error!(target: "audit", "{}: {error}", function.address()),
             }
             all = all.and(back);
         }
-        all.map_err(SupervisorError::NotBack)
+        Ok(all?)
     }
 
     /// Whether the user has been served to its end, by whichever worker, and another one may come.
@@ -459,6 +469,11 @@ impl<'a> Supervisor<'a> {
             }
             Err(_) => false,
         }
+    }
+
+    /// What each function was before it had its first user.
+    pub(crate) fn baselines(&self) -> Arc<[Baseline]> {
+        Arc::clone(&self.baselines)
     }
 
     /// The functions that exist, as long as they are open.

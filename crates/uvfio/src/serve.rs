@@ -78,6 +78,43 @@ pub(crate) struct Args {
     log: String,
 }
 
+impl Args {
+    /// Refuses what is for PCI functions of this machine only, where the device is none.
+    fn check_fit(&self, spec: &DeviceSpec) -> Result<(), Failure> {
+        if !spec.addresses().is_empty() {
+            return Ok(());
+        }
+        let given = [
+            (
+                self.bars.is_some(),
+                "--bars",
+                "which of its BARs can be mapped is its own affair",
+            ),
+            (
+                self.release_within.is_some(),
+                "--release-within",
+                "the kernel wants nothing of it",
+            ),
+            (
+                self.unsafe_interrupts,
+                "--unsafe-interrupts",
+                "it raises no interrupt but its user's",
+            ),
+            (
+                self.between_users != BetweenUsersArg::Reset,
+                "--between-users",
+                "it is as new for each user, but for its images",
+            ),
+        ];
+        match given.into_iter().find(|(is_given, ..)| *is_given) {
+            None => Ok(()),
+            Some((_, option, why)) => Err(Failure::usage(format_args!(
+                "{option} is for PCI functions of this machine, and {spec} is a device in software: {why}"
+            ))),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum BetweenUsersArg {
     /// Nothing more: what it stores is the next user's.
@@ -96,12 +133,6 @@ impl BetweenUsersArg {
             Self::Format => BetweenUsers::Erase(erase),
             Self::Never => BetweenUsers::Never,
         };
-        if spec.addresses().is_empty() {
-            return Err(Failure::usage(format_args!(
-                "--between-users: {spec} is no PCI function of this machine; a device in software is as new for each \
-                 user, but for its images"
-            )));
-        }
         for &address in spec.addresses().iter().filter(|_| self == Self::Format) {
             let unfit =
                 |why: String| Failure::usage(format_args!("--between-users format: {address}: {why}"));
@@ -132,21 +163,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     log_to_stderr(&args.log, ansi)?;
 
     let spec = spec(&args.device)?;
-    if args.bars.is_some() && spec.addresses().is_empty() {
-        return Err(Failure::usage(format_args!(
-            "--bars is for PCI functions of this machine: which of its BARs can be mapped is {spec}'s own affair"
-        )));
-    }
-    if args.release_within.is_some() && spec.addresses().is_empty() {
-        return Err(Failure::usage(format_args!(
-            "--release-within is for PCI functions of this machine: the kernel wants nothing of {spec}"
-        )));
-    }
-    if args.unsafe_interrupts && spec.addresses().is_empty() {
-        return Err(Failure::usage(format_args!(
-            "--unsafe-interrupts is for PCI functions of this machine: {spec} raises no interrupt but its user's"
-        )));
-    }
+    args.check_fit(&spec)?;
+    // Before anything is opened.
+    let wanted = Wanted::of(args, &spec)?;
     let orders = Orders::new().map_err(Failure::running)?;
     orders.follow_signals().map_err(Failure::running)?;
     let job = Job {
@@ -163,7 +182,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             .release_within
             .map_or(RELEASE_WITHIN, |seconds| Duration::from_secs(seconds.into())),
     };
-    let wanted = Wanted::of(args, &spec)?;
     let Some(leases) = Leases::start(job, &orders).map_err(not_started)? else {
         return Ok(());
     };

@@ -58,7 +58,7 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
     );
     refused(
         &["serve", "edu", "--socket", "s", "--between-users", "never"],
-        "--between-users: edu is no PCI function",
+        "--between-users is for PCI functions of this machine",
     );
     refused(
         &["serve", "edu", "--socket", "s", "--unsafe-interrupts"],
@@ -75,6 +75,23 @@ fn a_bad_command_line_ends_with_status_2_and_one_sentence() {
     refused(
         &["serve", "02:01.0", "02:02.0", "--socket", "s"],
         "1 of --socket for 2 of 0000:02:01.0 0000:02:02.0: give one for each, or for several functions one folder",
+    );
+    // Before the functions are looked at.
+    refused(
+        &[
+            "serve",
+            "02:01.0",
+            "02:02.0",
+            "--between-users",
+            "format",
+            "--socket",
+            "s",
+        ],
+        "1 of --socket for 2 of 0000:02:01.0 0000:02:02.0: give one for each, or for several functions one folder",
+    );
+    refused(
+        &["serve", "edu", "--socket", "s", "--release-within", "3"],
+        "--release-within is for PCI functions of this machine, and edu is a device in software",
     );
     refused(
         &["serve", "02:01.0", "02:02.0", "--fd", "0"],

@@ -10,7 +10,7 @@ use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Field, Identity, Layout, Ta
 
 use super::error::{BarRule, Lie};
 use super::grant::Span;
-use super::interrupts::MAX_VECTORS;
+use super::interrupts::{MAX_MESSAGES, MAX_VECTORS};
 
 /// Bytes of conventional configuration space, where all that is shown stands.
 pub(super) const PAGE: usize = 256;
@@ -30,7 +30,7 @@ impl Presented {
         let seen = Seen {
             page,
             bars,
-            messages: u8::MAX,
+            messages: MAX_MESSAGES,
             vectors: MAX_VECTORS,
             line: true,
             resettable,

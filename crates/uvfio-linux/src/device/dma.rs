@@ -20,7 +20,10 @@ pub struct GroupSpace {
     container: Box<dyn AddressSpace>,
     /// Asked once: it does not change while the group is in its container alone.
     usable: Vec<(u64, u64)>,
-    /// What is mapped, by its first address.
+    /// What is mapped, by its first address. Held over the kernel's calls, of which a mapping takes a third of a second
+    /// a GiB: what is here is what the kernel has. So the threads that answer the functions' users wait for one
+    /// another, and for nobody else; they are one user's. Nothing is waited for in it that a user gives: the memory is
+    /// of shmem or hugetlbfs, as the space above has seen to.
     ranges: Mutex<BTreeMap<u64, Range>>,
 }
 
@@ -38,8 +41,14 @@ struct What {
 #[derive(Clone, Copy, Debug)]
 struct Range {
     what: What,
-    /// How many functions have it.
+    /// How many functions have it. 0: nobody has it any more, and the kernel has not let go of it.
     functions: u32,
+}
+
+impl Range {
+    const fn is_left_over(&self) -> bool {
+        self.functions == 0
+    }
 }
 
 impl GroupSpace {
@@ -89,6 +98,20 @@ impl GroupSpace {
         };
         done.map(drop)
     }
+
+    /// Undoes mappings one by one, which nobody has any more: all of them, whatever becomes of one. Those that the
+    /// kernel keeps stay in `ranges`, to be asked for again.
+    fn undo_each(&self, ranges: &mut BTreeMap<u64, Range>, each: &[(u64, u64)]) -> Result<()> {
+        let mut done = Ok(());
+        for &(first, last) in each {
+            let undone = self.undo(first, last);
+            if undone.is_ok() {
+                ranges.remove(&first);
+            }
+            done = done.and(undone);
+        }
+        done
+    }
 }
 
 /// What one function has of its group's address space.
@@ -127,12 +150,14 @@ impl Iommu for Space {
             offset,
         };
         let mut ranges = lock(&self.group.ranges);
+        // The file of what is left over may be closed, and its number another file's: it is never what is asked for.
+        let left: Vec<_> = left_over(&ranges, iova, last).collect();
+        let undone = self.group.undo_each(&mut ranges, &left);
+        undone.map_err(|error| refusal(&error))?;
         if let Some(range) = ranges.get_mut(&iova).filter(|range| range.what == what) {
             range.functions += 1;
-        } else if let Some((first, other)) =
-            last_before(&ranges, last).filter(|(_, other)| other.last >= iova)
-        {
-            return Err(taken(iova, last, first, other.last));
+        } else if let Some((first, other)) = overlapping(&ranges, iova, last).next() {
+            return Err(taken(iova, last, *first, other.what.last));
         } else {
             // Gone again on return: what the device reaches are the file's pages, not this process's mapping of them.
             let memory = if writes {
@@ -156,37 +181,47 @@ impl Iommu for Space {
         }
         let mut ranges = lock(&self.group.ranges);
         let mut own = lock(&self.own);
-        let within = own.range(iova..=last).filter(|(_, end)| **end <= last);
-        let mine: Vec<(u64, u64)> = within.map(|(first, end)| (*first, *end)).collect();
-        let mut free = Vec::new();
-        for (first, end) in mine {
-            own.remove(&first);
-            let Some(range) = ranges.get_mut(&first) else {
-                continue;
-            };
-            range.functions -= 1;
-            if range.functions == 0 {
-                ranges.remove(&first);
-                free.push((first, end));
+        let mine = own.extract_if(iova..=last, |_, end| *end <= last);
+        for (first, _) in mine {
+            if let Some(range) = ranges.get_mut(&first) {
+                range.functions -= 1;
             }
         }
-        let others = last_before(&ranges, last).is_some_and(|(_, other)| other.last >= iova);
-        let done = if others {
-            let each = free.into_iter().map(|(first, end)| self.group.undo(first, end));
-            // All of them, whatever becomes of one.
-            let done: Vec<Result<()>> = each.collect();
-            done.into_iter().collect()
+        // With what the kernel did not let go of before.
+        let free: Vec<(u64, u64)> = left_over(&ranges, iova, last)
+            .filter(|(first, end)| *first >= iova && *end <= last)
+            .collect();
+        let alone = overlapping(&ranges, iova, last).count() == free.len();
+        let done = if alone {
+            // In one request: none of the kernel's mappings there is anybody else's.
+            let done = self.group.undo(iova, last);
+            if done.is_ok() {
+                for (first, _) in &free {
+                    ranges.remove(first);
+                }
+            }
+            done
         } else {
-            self.group.undo(iova, last)
+            self.group.undo_each(&mut ranges, &free)
         };
         done.map_err(|error| refusal(&error))
     }
 }
 
-/// The range that begins last up to an address.
-fn last_before(ranges: &BTreeMap<u64, Range>, address: u64) -> Option<(u64, What)> {
-    let (first, range) = ranges.range(..=address).next_back()?;
-    Some((*first, range.what))
+/// The ranges that have an address of `iova ..= last`.
+fn overlapping(ranges: &BTreeMap<u64, Range>, iova: u64, last: u64) -> impl Iterator<Item = (&u64, &Range)> {
+    // They don't overlap one another, so one at most begins before.
+    let before = ranges.range(..=iova).next_back();
+    let first = before
+        .filter(|(_, range)| range.what.last >= iova)
+        .map_or(iova, |(first, _)| *first);
+    ranges.range(first..=last)
+}
+
+/// Those of them that nobody has and the kernel has not let go of: first and last address.
+fn left_over(ranges: &BTreeMap<u64, Range>, iova: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+    let all = overlapping(ranges, iova, last).filter(|(_, range)| range.is_left_over());
+    all.map(|(first, range)| (*first, range.what.last))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -222,6 +257,7 @@ fn taken(iova: u64, last: u64, first: u64, end: u64) -> IommuError {
 mod tests {
     use std::fs::File;
     use std::os::fd::AsFd as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -235,7 +271,30 @@ mod tests {
     }
 
     #[derive(Clone, Debug, Default)]
-    struct Recorder(Arc<Mutex<Vec<Asked>>>);
+    struct Recorder(Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>);
+
+    impl Recorder {
+        /// Has it refuse to undo anything, or no longer.
+        fn keep(&self, keeps: bool) {
+            self.1.store(keeps, Ordering::Relaxed);
+        }
+
+        fn undone(&self, bytes: u64) -> Result<u64> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(VfioError::other(
+                    "VFIO_IOMMU_UNMAP_DMA",
+                    "a test".into(),
+                    Errno::IO,
+                ));
+            }
+            Ok(bytes)
+        }
+
+        /// What was asked since the last call.
+        fn asked(&self) -> Vec<Asked> {
+            std::mem::take(&mut self.0.lock().unwrap())
+        }
+    }
 
     impl AddressSpace for Recorder {
         fn map(
@@ -253,12 +312,12 @@ mod tests {
 
         fn unmap(&self, iova: u64, size: u64) -> Result<u64> {
             self.0.lock().unwrap().push(Asked::Unmap(iova, size));
-            Ok(size)
+            self.undone(size)
         }
 
         fn unmap_all(&self) -> Result<u64> {
             self.0.lock().unwrap().push(Asked::UnmapAll);
-            Ok(0)
+            self.undone(0)
         }
     }
 
@@ -402,5 +461,52 @@ mod tests {
             Some(&unmapped[..]),
             "the first function's stays: {asked:?}"
         );
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_let_go_of_is_asked_for_again_also_where_another_function_has_memory() {
+        let ([a, b], recorder, [file, other]) = two();
+        b.map(0x8000, 0x1000, BOTH, other.as_fd(), 0).unwrap();
+        a.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+        a.map(0x3000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+        recorder.asked();
+        recorder.keep(true);
+        a.unmap(0, u64::MAX).unwrap_err();
+        let each = [Asked::Unmap(0x1000, 0x1000), Asked::Unmap(0x3000, 0x1000)];
+        assert_eq!(recorder.asked(), each);
+        a.unmap(0x3000, 0x3fff).unwrap_err();
+        assert_eq!(recorder.asked(), [Asked::Unmap(0x3000, 0x1000)]);
+        a.unmap(0, u64::MAX).unwrap_err();
+        assert_eq!(recorder.asked(), each, "both, once each");
+        recorder.keep(false);
+        a.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), each);
+        a.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), [], "there is nothing left");
+        b.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), [Asked::UnmapAll]);
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_let_go_of_is_nobodys_memory_and_makes_room_before_something_is_mapped_there() {
+        let ([a, b], recorder, [file, other]) = two();
+        a.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+        recorder.keep(true);
+        a.unmap(0x1000, 0x1fff).unwrap_err();
+        recorder.asked();
+        for function in [&a, &b] {
+            let error = function.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap_err();
+            assert_eq!(error.errno, Errno::IO.raw_os_error(), "{error}");
+            assert_eq!(recorder.asked(), [Asked::Unmap(0x1000, 0x1000)]);
+        }
+        recorder.keep(false);
+        b.map(0x1000, 0x2000, BOTH, other.as_fd(), 0).unwrap();
+        let mapped = Asked::Map(0x1000, 0x2000, 0, Access::ReadWrite);
+        assert_eq!(recorder.asked(), [Asked::Unmap(0x1000, 0x1000), mapped.clone()]);
+        a.map(0x1000, 0x2000, BOTH, other.as_fd(), 0).unwrap();
+        a.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), [], "the other function has it");
+        b.unmap(0x1000, 0x2fff).unwrap();
+        assert_eq!(recorder.asked(), [Asked::Unmap(0x1000, 0x2000)]);
     }
 }

@@ -3,6 +3,7 @@
 use uvfio_pci::BlueprintError;
 use uvfio_pci::chain::Finding;
 
+use super::grant::BarGrant;
 use crate::vfio::VfioError;
 
 /// Why there is no [`Hardware`](super::Hardware) for a device. `device` is its name in every case.
@@ -50,10 +51,15 @@ pub enum HardwareError {
         why: String,
     },
     /// The user was to map its BARs, and there is nothing that can be.
-    #[error("{device}: the kernel lets no page of its BARs be mapped; serve it with --bars trapped")]
+    #[error(
+        "{device}: --bars {} has its user map its BARs, and none of them has a page that the kernel lets be mapped and \
+         that the MSI-X table and its pending bits leave free; serve it with --bars trapped", grant.name()
+    )]
     NothingToMap {
         /// Whose.
         device: String,
+        /// How its user was to reach them.
+        grant: BarGrant,
     },
     /// The user was to map its BARs by dma-bufs, and the kernel can't.
     #[error(

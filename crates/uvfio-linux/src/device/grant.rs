@@ -67,13 +67,15 @@ impl Mappings {
             let hidden = hidden.iter().filter(|(bar, _)| *bar == n).map(|(_, span)| *span);
             let areas = areas(info, hidden, page);
             *parts = match grant {
+                BarGrant::Trapped => Vec::new(),
                 BarGrant::DmaBuf => by_dma_buf(device, n, &areas)?,
-                _ => by_device(device, info, &areas)?,
+                BarGrant::DeviceFd => by_device(device, info, &areas)?,
             };
         }
-        if all.0.iter().all(Vec::is_empty) {
+        if all.is_empty() {
             return Err(HardwareError::NothingToMap {
                 device: device.name().to_owned(),
+                grant,
             });
         }
         Ok(all)
@@ -155,8 +157,8 @@ fn areas(info: &RegionInfo, hidden: impl Iterator<Item = Span>, page: u64) -> Ve
         let end = end.checked_next_multiple_of(page).unwrap_or(u64::MAX);
         let around = |&(from, to): &Span| [(from, to.min(first)), (from.max(end), to)];
         areas = areas.iter().flat_map(around).collect();
-        areas.retain(|(from, to)| from < to);
     }
+    // Parts of less than a page, and what nothing is left of.
     areas.retain(|(from, to)| from < to);
     areas.sort_unstable();
     areas

@@ -20,6 +20,7 @@
 
 mod latches;
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,9 @@ use uvfio_pci::InterruptMode;
 use self::latches::Latches;
 use super::error::HardwareError;
 use crate::vfio::{DeviceFile, Irq, VfioError};
+
+/// Most messages that MSI has (PCI Local Bus 3.0, 6.8.1.3).
+pub(super) const MAX_MESSAGES: u8 = 32;
 
 /// Most vectors that a user is shown, however many the hardware has: each takes a descriptor here and, if the user likes,
 /// one of the user's, and a process has a thousand or a few.
@@ -68,13 +72,62 @@ struct Enabled {
     line: Option<IntxRoute>,
 }
 
+/// What the kernel's VFIO is asked about the interrupts of a function: as [`DeviceFile`] has it.
+trait Requests: Debug + Send + Sync {
+    fn name(&self) -> &str;
+    fn set_eventfds(
+        &self,
+        irq: Irq,
+        first: u32,
+        eventfds: &[Option<BorrowedFd<'_>>],
+    ) -> Result<(), VfioError>;
+    fn disable(&self, irq: Irq) -> Result<(), VfioError>;
+    fn mask_intx(&self) -> Result<(), VfioError>;
+    fn unmask_intx(&self) -> Result<(), VfioError>;
+    fn unmask_intx_by(&self, eventfd: Option<BorrowedFd<'_>>) -> Result<(), VfioError>;
+}
+
+impl Requests for DeviceFile {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn set_eventfds(
+        &self,
+        irq: Irq,
+        first: u32,
+        eventfds: &[Option<BorrowedFd<'_>>],
+    ) -> Result<(), VfioError> {
+        self.set_eventfds(irq, first, eventfds)
+    }
+
+    fn disable(&self, irq: Irq) -> Result<(), VfioError> {
+        self.disable(irq)
+    }
+
+    fn mask_intx(&self) -> Result<(), VfioError> {
+        self.mask_intx()
+    }
+
+    fn unmask_intx(&self) -> Result<(), VfioError> {
+        self.unmask_intx()
+    }
+
+    fn unmask_intx_by(&self, eventfd: Option<BorrowedFd<'_>>) -> Result<(), VfioError> {
+        self.unmask_intx_by(eventfd)
+    }
+}
+
 /// The interrupts of one device.
 #[derive(Debug)]
 pub(super) struct Interrupts {
-    device: DeviceFile,
+    device: Box<dyn Requests>,
     latches: Arc<Latches>,
     /// MSI messages can be masked in the device.
     maskable: bool,
+    /// Held over the kernel's requests, which wait for handlers that run, and no handler waits for a user: the kernel
+    /// signals an eventfd that is full without a wait. The thread that answers the user takes it. So nothing is written
+    /// to a user's eventfd under it, and [`Latches::host`] is not waited for.
     enabled: Mutex<Enabled>,
 }
 
@@ -86,24 +139,15 @@ impl Interrupts {
             device: device.name().to_owned(),
             source,
         };
-        let count = |irq| match device.irq(irq) {
-            Ok(info) => Ok(info.count),
-            // EINVAL: there is no such interrupt.
-            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(0),
-            Err(error) => Err(vfio(error)),
-        };
-        // Whoever had the device open before may have left interrupts enabled; EINVAL where none are.
+        let count = |irq| device.irq_count(irq).map_err(vfio);
+        // Whoever had the device open before may have left interrupts enabled.
         for irq in [Irq::Intx, Irq::Msi, Irq::Msix] {
-            if let Err(error) = device.disable(irq)
-                && error.errno() != Some(Errno::INVAL)
-            {
-                return Err(vfio(error));
-            }
+            if_enabled(device.disable(irq)).map_err(vfio)?;
         }
-        let messages = count(Irq::Msi)?.min(32) as u16;
+        let messages = count(Irq::Msi)?.min(MAX_MESSAGES.into()) as u16;
         let vectors = count(Irq::Msix)?.min(u32::from(MAX_VECTORS)) as u16;
         let interrupts = Self {
-            device: device.clone(),
+            device: Box::new(device.clone()),
             latches: Latches::new(device.name(), messages.max(vectors))?,
             maskable: false,
             enabled: Mutex::default(),
@@ -275,10 +319,13 @@ impl Interrupts {
             Some(line) => (Some(line.open), line.unmask.as_ref()),
             None => (None, None),
         };
-        if let Err(error) = self.change_line(open, unmask, wanted) {
-            tracing::error!(%error, "INTx could not be taken where it is to go");
-        }
+        let changed = self.change_line(open, unmask, wanted);
         enabled.line = Some(wanted.clone());
+        if let Err(error) = changed {
+            tracing::error!(%error, "INTx could not be taken where it is to go, and is silent until it is set again");
+            // Whatever of it is enabled: the next one begins anew.
+            self.disable_line(enabled);
+        }
     }
 
     /// Changes INTx, which is enabled if `open` says whether it was open.
@@ -313,7 +360,7 @@ impl Interrupts {
 
     fn disable_line(&self, enabled: &mut Enabled) {
         if enabled.line.take().is_some()
-            && let Err(error) = self.device.disable(Irq::Intx)
+            && let Err(error) = if_enabled(self.device.disable(Irq::Intx))
         {
             tracing::error!(%error, "INTx could not be disabled");
         }
@@ -393,6 +440,14 @@ impl Drop for Interrupts {
     }
 }
 
+/// How disabling went of what may not be enabled, which the kernel refuses with EINVAL.
+fn if_enabled(disabled: Result<(), VfioError>) -> Result<(), VfioError> {
+    disabled.or_else(|error| match error.errno() {
+        Some(Errno::INVAL) => Ok(()),
+        _ => Err(error),
+    })
+}
+
 /// Where each of `count` messages is to go.
 fn targets(routes: &Routes, count: u16) -> Vec<Target> {
     let target = |vector: usize| match routes.vectors.get(vector) {
@@ -431,15 +486,4 @@ fn messages(mode: InterruptMode) -> Option<(Irq, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_vectors_that_change_are_changed_and_a_missing_one_is_not_sought_for_its_latch() {
-        use Target::{Latch, Nowhere};
-        let now = [Latch, Latch, Nowhere, Nowhere, Latch, Latch];
-        assert_eq!(changes(&now, &[const { Latch }; 6]), []);
-        let wanted = [Nowhere, Nowhere, Latch, Nowhere, Latch, Nowhere];
-        assert_eq!(changes(&now, &wanted), [0..2, 5..6]);
-    }
-}
+mod tests;

@@ -74,6 +74,11 @@ fn page() -> Arc<Bytes> {
 }
 
 fn registers(bytes: &Arc<Bytes>, hardware: Option<HardwareConfig>) -> Registers {
+    Registers::new(Box::new(bytes.clone()), hardware, &declared(bytes))
+}
+
+/// What is declared of it.
+pub(super) fn declared(bytes: &Arc<Bytes>) -> Declared {
     let page = bytes.page.lock().unwrap().clone();
     let declared = Declared::new(&Seen {
         page: &page,
@@ -83,5 +88,5 @@ fn registers(bytes: &Arc<Bytes>, hardware: Option<HardwareConfig>) -> Registers 
         line: false,
         resettable: true,
     });
-    Registers::new(Box::new(bytes.clone()), hardware, &declared.unwrap())
+    declared.unwrap()
 }

@@ -5,6 +5,7 @@
 //!   declare          the blueprint, out of bytes that are not believed
 //!   registers        the hardware's own COMMAND and power state
 //!   verify           whether the hardware is as it was, and BARs that it has lost
+//!   baseline         the same for whoever has it when its owner's process has died
 //!   reset            resets, power states, and the quiet between users
 //!   interrupts       the user's eventfds, which the kernel signals, and latches for what is masked
 //!   dma              the container as the user's address space
@@ -23,6 +24,7 @@
 //! The requests are `VFIO_DEVICE_SET_IRQS` and `VFIO_DEVICE_RESET`, after a refusal `VFIO_DEVICE_GET_IRQ_INFO`, and of the
 //! container `VFIO_IOMMU_MAP_DMA`, `VFIO_IOMMU_UNMAP_DMA`, `VFIO_CHECK_EXTENSION` and `VFIO_IOMMU_GET_INFO`.
 
+mod baseline;
 mod declare;
 mod dma;
 mod error;
@@ -42,17 +44,19 @@ use std::sync::{Arc, Mutex};
 use uvfio_core::{Device, DeviceError, Host, Iommu, Mappable, Routes, Width};
 use uvfio_pci::{Blueprint, ByteEnables, PowerState, ResetKind, View};
 
+pub use self::baseline::Baseline;
+use self::baseline::Found;
 pub use self::declare::Presented;
-use self::declare::{Declared, PAGE, Seen};
+use self::declare::{Declared, Seen};
 pub use self::dma::GroupSpace;
 use self::dma::Space;
 pub use self::error::{BarRule, HardwareError, Lie};
 pub use self::grant::BarGrant;
 use self::grant::Mappings;
 use self::interrupts::Interrupts;
-use self::registers::{Registers, Switches};
+use self::registers::Registers;
 use self::reset::{Looks, Wanted};
-use self::verify::{HardwareConfig, Held};
+use self::verify::Held;
 use crate::sysfs::ConfigFile;
 use crate::vfio::{DeviceFile, Group, Region, VfioError};
 
@@ -96,6 +100,10 @@ pub struct Hardware {
     /// What the registers held when it was quiet.
     quiet: Held,
     interrupts: Interrupts,
+    /// Held over what is switched by it, so that what the hardware has is what was wanted last: requests about
+    /// interrupts, accesses of configuration space, and at the most the second for which a function may be silent whose
+    /// BARs are put back. Never over a reset or a change of the power state, nor where something of the user's is
+    /// waited for: the thread that answers the user takes it.
     wanted: Mutex<Wanted>,
     looks: Looks,
     resettable: bool,
@@ -134,20 +142,11 @@ impl Hardware {
             device: name.clone(),
             lie,
         };
-        let config = device.config().map_err(vfio)?;
-        let mut page = [0; PAGE];
-        if config.info().size < page.len() as u64 {
-            let bytes = config.info().size;
-            return Err(lies(Lie::Short { bytes }));
-        }
-        config.read(0, &mut page).map_err(vfio)?;
-        let hardware_config = hardware_config
-            .map(|file| HardwareConfig::of(file, &page))
-            .transpose();
-        let hardware_config = hardware_config.map_err(|why| HardwareError::OtherFunction {
-            device: name.clone(),
-            why,
-        })?;
+        let Found {
+            config,
+            page,
+            hardware: hardware_config,
+        } = Found::of(&device, hardware_config)?;
         if view == View::Raw && !hardware_config.as_ref().is_some_and(|config| config.writable) {
             return Err(HardwareError::NotWritable { device: name });
         }
@@ -157,7 +156,7 @@ impl Hardware {
         let (mut interrupts, granted) = Interrupts::new(&device)?;
         let declared = Declared::new(&Seen {
             page: &page,
-            bars: std::array::from_fn(|n| bars[n].as_ref().map_or(0, |region| region.info().size)),
+            bars: bar_bytes(&bars),
             messages: granted.messages,
             vectors: granted.vectors,
             line: granted.line,
@@ -175,9 +174,7 @@ impl Hardware {
             "after a reset the first {} bytes of configuration space are verified with the hardware, the rest with the kernel",
             registers.asked_of_hardware()
         );
-        registers.set_power(PowerState::D0).map_err(vfio)?;
-        registers.set_command(Switches::QUIET).map_err(vfio)?;
-        let quiet = registers.held().map_err(vfio)?;
+        let quiet = registers.quieten().map_err(vfio)?;
         let mut hardware = Self {
             name: name.clone().leak(),
             view,
@@ -371,4 +368,10 @@ fn bars(device: &DeviceFile) -> Result<[Option<Region>; 6], VfioError> {
         *bar = (region.info().size > 0).then_some(region);
     }
     Ok(bars)
+}
+
+/// How many bytes each BAR has; 0: there is none.
+fn bar_bytes(bars: &[Option<Region>; 6]) -> [u64; 6] {
+    bars.each_ref()
+        .map(|region| region.as_ref().map_or(0, |region| region.info().size))
 }

@@ -97,7 +97,7 @@ pub(super) struct Registers {
     /// COMMAND's bits that are set while the device has a user or waits for one; memory only where it is on.
     decode: u32,
     /// The device may be bus master.
-    pub(super) master: AtomicBool,
+    master: AtomicBool,
 }
 
 impl Registers {
@@ -136,12 +136,23 @@ impl Registers {
             0
         };
         let no_line = if to.line { 0 } else { header::INTX_DISABLE.mask() };
-        let before = self.register(0, &header::BUS_MASTER)?;
-        let command = before & !mine | self.decode & !off | master | no_line;
-        // Where it is not known what a failed write did, the bus master may be on.
-        self.master.store(true, Ordering::Release);
-        self.write(0, &header::BUS_MASTER, command)?;
-        self.master.store(to.bus_master, Ordering::Release);
+        let set = self.decode & !off | master | no_line;
+        self.change_command(self.config.as_ref(), mine, set)
+    }
+
+    /// Changes bits of COMMAND and leaves the others: has those of `mine` as they are in `set`.
+    pub(super) fn change_command(&self, through: &dyn Config, mine: u32, set: u32) -> Result<()> {
+        let master = header::BUS_MASTER.mask();
+        let before = Self::register_of(through, 0, &header::BUS_MASTER)?;
+        let command = (before & !mine | set & mine) as u16;
+        if mine & master != 0 {
+            // Where it is not known what a failed write did, the bus master may be on.
+            self.master.store(true, Ordering::Release);
+        }
+        through.write(header::BUS_MASTER.register.into(), &command.to_le_bytes())?;
+        if mine & master != 0 {
+            self.master.store(set & master != 0, Ordering::Release);
+        }
         Ok(())
     }
 

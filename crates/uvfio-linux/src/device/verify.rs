@@ -48,11 +48,16 @@ impl HardwareConfig {
                 ));
             }
         }
-        Ok(Self {
+        Ok(Self::unchecked(file))
+    }
+
+    /// Takes the descriptor for that of the function.
+    pub(super) fn unchecked(file: ConfigFile) -> Self {
+        Self {
             bytes: file.bytes(),
             writable: file.is_writable(),
             config: Box::new(file),
-        })
+        }
     }
 }
 

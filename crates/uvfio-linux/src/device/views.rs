@@ -5,8 +5,6 @@
 //! whoever has this process can do no more than the kernel lets any owner do; under `raw` through `/sys`, where nothing lies
 //! between a write and the hardware.
 
-use std::sync::atomic::Ordering;
-
 use uvfio_pci::tables::header;
 use uvfio_pci::{ByteEnables, View};
 
@@ -47,8 +45,9 @@ impl Registers {
         }
     }
 
-    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND: memory is
-    /// the user's own here.
+    /// Switches bus mastering and, where it is not the user's own to switch, INTx, and nothing else of COMMAND: memory
+    /// is the user's own here. By the way that the user's writes go: the kernel's VFIO puts BARs back that a user of
+    /// `raw` has moved.
     pub(super) fn switch(&self, view: View, to: Switches) -> Result<()> {
         let (master, no_line) = (header::BUS_MASTER.mask(), header::INTX_DISABLE.mask());
         let mine = if view == View::Raw {
@@ -57,24 +56,12 @@ impl Registers {
             master | no_line
         };
         let set = if to.bus_master { master } else { 0 } | if to.line { 0 } else { no_line };
-        // As in `set_command`.
-        self.master.store(true, Ordering::Release);
-        self.change_command(view, mine, set & mine)?;
-        self.master.store(to.bus_master, Ordering::Release);
-        Ok(())
+        self.change_command(self.through(view), mine, set)
     }
 
     /// Switches memory and I/O off: the user has not switched them on yet.
     pub(super) fn stop_decoding(&self, view: View) -> Result<()> {
-        self.change_command(view, header::MEMORY.mask() | header::IO.mask(), 0)
-    }
-
-    /// By the way that the user's writes go: the kernel's VFIO puts BARs back that a user of `raw` has moved.
-    fn change_command(&self, view: View, clear: u32, set: u32) -> Result<()> {
-        let through = self.through(view);
-        let before = Self::register_of(through, 0, &header::BUS_MASTER)?;
-        let command = (before & !clear | set) as u16;
-        through.write(header::BUS_MASTER.register.into(), &command.to_le_bytes())
+        self.change_command(self.through(view), header::MEMORY.mask() | header::IO.mask(), 0)
     }
 }
 

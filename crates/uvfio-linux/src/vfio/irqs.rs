@@ -137,6 +137,15 @@ impl DeviceFile {
         }
     }
 
+    /// How many vectors an interrupt has, 0 where the function has no such interrupt.
+    pub fn irq_count(&self, irq: Irq) -> Result<u32> {
+        match self.irq(irq) {
+            Ok(info) => Ok(info.count),
+            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Has vectors from `first` on signal eventfds, one each; `None` takes a vector's eventfd away and keeps the vector.
     ///
     /// The first call for an interrupt enables `first` plus as many vectors; where the kernel cannot have so many,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use uvfio_linux::device::HardwareError;
 use uvfio_linux::sysfs::{self, Address};
 use uvfio_linux::vfio::VfioError;
 
@@ -132,6 +133,17 @@ pub enum OwnError {
     /// The kernel refused something else.
     #[error(transparent)]
     Vfio(#[from] VfioError),
+}
+
+/// Why a function is not fit for another user.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBack {
+    /// It did not stop, or could not be reset.
+    #[error(transparent)]
+    Stopped(#[from] VfioError),
+    /// It is not what it was at first.
+    #[error(transparent)]
+    Changed(#[from] HardwareError),
 }
 
 fn with(driver: Option<&str>) -> String {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use uvfio_linux::sysfs::{Address, Host};
+use uvfio_linux::sysfs::{self, Address, Host};
 
 use super::{Supervisor, SupervisorError, User};
 use crate::Ended;
@@ -251,7 +251,7 @@ struct Closing {
 #[derive(Debug)]
 struct Held {
     address: Address,
-    /// Who holds it, as it was said.
+    /// Who holds it, or why that can't be seen, as it was said.
     by: String,
 }
 
@@ -317,13 +317,28 @@ impl Closing {
 impl Held {
     /// Says who keeps the function from leaving; false where nobody does.
     fn is_held(&mut self) -> bool {
+        self.is_held_on(&Host::default())
+    }
+
+    fn is_held_on(&mut self, host: &Host) -> bool {
         let address = self.address;
-        let host = Host::default();
-        let Ok(function) = host.sysfs().function(address) else {
-            tracing::info!(target: "audit", "{address}: it is no longer in the machine");
-            return false;
+        let function = match host.sysfs().function(address) {
+            Ok(function) => function,
+            Err(sysfs::Error::NoFunction { .. }) => {
+                tracing::info!(target: "audit", "{address}: it is no longer in the machine");
+                return false;
+            }
+            // It may be on its way out: the next look tells.
+            Err(error) => {
+                let error = error.to_string();
+                if error != self.by {
+                    tracing::warn!(target: "audit", "{address}: who holds it can't be seen: {error}");
+                    self.by = error;
+                }
+                return true;
+            }
         };
-        let holders = holders(&host, &function);
+        let holders = holders(host, &function);
         // Its driver has lost it as soon as somebody takes it from there, and waits then for whoever has it open.
         if holders.is_empty() && !function.has_vfio_driver() {
             tracing::info!(target: "audit", "{address}: nobody has anything of it any more, as far as can be seen");
@@ -337,5 +352,35 @@ impl Held {
             self.by = holders;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_function_of_which_nothing_can_be_read_is_not_taken_for_one_that_has_left_the_machine() {
+        let root = tempfile::tempdir().expect("a folder");
+        let device = root.path().join("sys/devices/pci0000:00/0000:00:03.0");
+        let list = root.path().join("sys/bus/pci/devices");
+        for folder in [&device, &list, &root.path().join("proc")] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        let link = list.join("0000:00:03.0");
+        symlink("../../../devices/pci0000:00/0000:00:03.0", &link).expect("a link");
+        fs::write(device.join("vendor"), "not a number").expect("written");
+        let host = Host::at(root.path());
+        let mut held = Held {
+            address: "0000:00:03.0".parse().expect("an address"),
+            by: String::new(),
+        };
+        assert!(held.is_held_on(&host));
+        assert!(held.by.contains("not a number"), "{}", held.by);
+        fs::remove_file(link).expect("removed");
+        assert!(!held.is_held_on(&host));
     }
 }

@@ -12,9 +12,6 @@ use uvfio_linux::sysfs::{
 use super::Surroundings;
 use crate::names;
 
-/// The smallest part of a BAR that can be mapped, bytes.
-const PAGE: u64 = 4096;
-
 #[derive(Debug, Serialize)]
 pub(super) struct Record {
     pub(super) address: String,
@@ -211,9 +208,11 @@ impl Record {
 
 /// What a user can be granted of these BARs.
 fn bar_grants(resources: &[Resource]) -> impl Iterator<Item = BarGrant> {
+    // The smallest part of a BAR that can be mapped.
+    let page = rustix::param::page_size() as u64;
     let mapped = resources.iter().any(|resource| {
         let is_bar = resource.index < 6 && !matches!(resource.space, Space::Io);
-        is_bar && resource.bytes >= PAGE
+        is_bar && resource.bytes >= page
     });
     [Some(BarGrant::Trapped), mapped.then_some(BarGrant::DeviceFd)]
         .into_iter()

@@ -20,6 +20,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 // In edu's configuration space.
 const DEVICE_ID: u64 = 0x02;
+const REVISION: u64 = 0x08;
 const HEADER_TYPE: u64 = 0x0e;
 /// The ID of its first capability, power management, of 8 bytes.
 const FIRST_CAPABILITY: u64 = 0x40;
@@ -71,6 +72,13 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     tap.lies().reset_takes = LONG_RESET;
     guest.run("serve_slow_reset", STEP, checks)?;
     tap.lies().reset_takes = Duration::ZERO;
+
+    checks.part("changed");
+    guest.run("serve_keep_busy", STEP, checks)?;
+    tap.lies().config.insert(REVISION, 0x99);
+    guest.run("serve_changed", STEP, checks)?;
+    tap.lies().config.clear();
+    guest.run("serve_edu_again", STEP, checks)?;
 
     checks.part("exchanged");
     guest.run("serve_keep_busy", STEP, checks)?;

@@ -279,6 +279,23 @@ fn chains_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn more_messages_than_msi_can_have_are_presented_as_those_that_the_kernel_may_grant() {
+    let mut page = nvme();
+    put(&mut page, 0x61, &[0xd0]);
+    // MSI of 64 bits. Multiple Message Capable: 32 messages, and two reserved encodings.
+    for capable in [5, 6, 7] {
+        put(&mut page, 0xd0, &[0x05, 0x00, 0x80 | capable << 1, 0x00]);
+        let presented = Presented::of(&page, NVME_BARS, true).unwrap();
+        let capabilities = presented.blueprint().capabilities;
+        let messages = capabilities.iter().find_map(|capability| match capability {
+            Capability::Msi { messages, .. } => Some(*messages),
+            _ => None,
+        });
+        assert_eq!(messages, Some(32), "{capable}");
+    }
+}
+
+#[test]
 fn a_structure_that_is_cut_off_is_refused_if_it_is_one_to_be_shown() {
     let mut page = nvme();
     // Power management in the last dword, though it has 8 bytes.

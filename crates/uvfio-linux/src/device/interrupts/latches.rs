@@ -26,7 +26,10 @@ pub(super) struct Latches {
     /// How many vectors may fire.
     armed: AtomicU16,
     ended: AtomicBool,
-    /// Held while an interrupt is on its way to the user.
+    /// Held while an interrupt is on its way to the user, who can make that last by filling its eventfd in this very
+    /// moment. So the thread that answers the user never takes it while there is that user: a reset does, on a thread
+    /// of its own, and so does the end of the lease, before which the user's eventfds are emptied while somebody is
+    /// blocked in one.
     host: Mutex<Option<Host>>,
 }
 
