@@ -38,6 +38,15 @@ pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
     })
 }
 
+/// The register that an access of `len` bytes at `offset` is, where it is just one, and whole: most are.
+#[must_use]
+#[inline]
+pub fn whole(offset: u32, len: usize) -> Option<u16> {
+    (len == 4 && offset.is_multiple_of(4))
+        .then(|| u16::try_from(offset / 4).ok())
+        .flatten()
+}
+
 impl Piece {
     /// The register's value with this piece's bytes of `data` (the whole access's) in their lanes, 0 elsewhere.
     #[must_use]

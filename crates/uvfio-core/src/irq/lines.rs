@@ -9,7 +9,7 @@ use uvfio_pci::{
     Window,
 };
 
-use uvfio_pci::access::split;
+use uvfio_pci::access::{split, whole};
 
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
@@ -212,8 +212,15 @@ impl Lines {
     }
 
     /// Reads bytes of a window, which the caller has found to lie within it.
+    #[inline]
     pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
         let model = self.lock();
+        if let Some(register) = whole(offset, data.len())
+            && let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data)
+        {
+            *data = uvfio_pci::read(&self.layout, &model.state, window, register).to_le_bytes();
+            return;
+        }
         for piece in split(offset, data.len()) {
             piece.scatter(
                 uvfio_pci::read(&self.layout, &model.state, window, piece.register),
