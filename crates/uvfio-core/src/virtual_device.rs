@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use uvfio_pci::access::split;
+use uvfio_pci::access::{Piece, single, split};
 use uvfio_pci::{Input, Layout, ResetKind, RestoreError, State, Window};
 
 use self::core::Core;
@@ -558,14 +558,17 @@ impl VirtualDevice {
     }
 
     fn write_window(&self, window: Window, offset: u32, data: &[u8]) {
-        for piece in split(offset, data.len()) {
-            let value = piece.gather(data);
+        let write = |piece: Piece| {
             self.core.step(Input::Write {
                 window,
                 register: piece.register,
-                value,
+                value: piece.gather(data),
                 enables: piece.enables,
             });
+        };
+        match single(offset, data.len()) {
+            Some(piece) => write(piece),
+            None => split(offset, data.len()).for_each(write),
         }
     }
 }

@@ -9,7 +9,7 @@ use uvfio_pci::{
     Window,
 };
 
-use uvfio_pci::access::{split, whole};
+use uvfio_pci::access::{single, split};
 
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
@@ -215,17 +215,12 @@ impl Lines {
     #[inline]
     pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
         let model = self.lock();
-        if let Some(register) = whole(offset, data.len())
-            && let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data)
-        {
-            *data = uvfio_pci::read(&self.layout, &model.state, window, register).to_le_bytes();
-            return;
+        let read = |register| uvfio_pci::read(&self.layout, &model.state, window, register);
+        if let Some(piece) = single(offset, data.len()) {
+            return piece.scatter(read(piece.register), data);
         }
         for piece in split(offset, data.len()) {
-            piece.scatter(
-                uvfio_pci::read(&self.layout, &model.state, window, piece.register),
-                data,
-            );
+            piece.scatter(read(piece.register), data);
         }
     }
 
