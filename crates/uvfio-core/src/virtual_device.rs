@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use uvfio_pci::access::split;
+use uvfio_pci::access::{Piece, single, split};
 use uvfio_pci::{Input, Layout, ResetKind, RestoreError, State, Window};
 
 use self::core::Core;
@@ -522,10 +522,7 @@ impl VirtualDevice {
             let n = match route.hop(offset, data.len()) {
                 Hop::Device(n) => {
                     let value = self.core.device.read(bar, offset, width(n)).to_le_bytes();
-                    data.iter_mut()
-                        .zip(value)
-                        .take(n)
-                        .for_each(|(to, from)| *to = from);
+                    put(data, n, value);
                     n
                 }
                 Hop::Window(window, at, n) => {
@@ -547,15 +544,7 @@ impl VirtualDevice {
         while !data.is_empty() {
             let n = match route.hop(offset, data.len()) {
                 Hop::Device(n) => {
-                    let mut value = [0; 8];
-                    value
-                        .iter_mut()
-                        .zip(data)
-                        .take(n)
-                        .for_each(|(to, from)| *to = *from);
-                    self.core
-                        .device
-                        .write(bar, offset, width(n), u64::from_le_bytes(value));
+                    self.core.device.write(bar, offset, width(n), get(data, n));
                     n
                 }
                 Hop::Window(window, at, n) => {
@@ -569,14 +558,17 @@ impl VirtualDevice {
     }
 
     fn write_window(&self, window: Window, offset: u32, data: &[u8]) {
-        for piece in split(offset, data.len()) {
-            let value = piece.gather(data);
+        let write = |piece: Piece| {
             self.core.step(Input::Write {
                 window,
                 register: piece.register,
-                value,
+                value: piece.gather(data),
                 enables: piece.enables,
             });
+        };
+        match single(offset, data.len()) {
+            Some(piece) => write(piece),
+            None => split(offset, data.len()).for_each(write),
         }
     }
 }
@@ -589,6 +581,38 @@ impl Drop for VirtualDevice {
         self.core.work.stop();
         self.core.lines.stop();
     }
+}
+
+/// Puts the first `n` bytes of a register's value before others; nearly always four, which is a store.
+#[inline]
+fn put(data: &mut [u8], n: usize, value: [u8; 8]) {
+    if n == 4
+        && let (Some(data), Some(value)) = (data.first_chunk_mut::<4>(), value.first_chunk())
+    {
+        *data = *value;
+        return;
+    }
+    data.iter_mut()
+        .zip(value)
+        .take(n)
+        .for_each(|(to, from)| *to = from);
+}
+
+/// The first `n` bytes as a register's value; nearly always four, which is a load.
+#[inline]
+fn get(data: &[u8], n: usize) -> u64 {
+    if n == 4
+        && let Some(four) = data.first_chunk()
+    {
+        return u32::from_le_bytes(*four).into();
+    }
+    let mut value = [0; 8];
+    value
+        .iter_mut()
+        .zip(data)
+        .take(n)
+        .for_each(|(to, from)| *to = *from);
+    u64::from_le_bytes(value)
 }
 
 /// The width of an access of 1, 2, 4 or 8 bytes.

@@ -38,28 +38,50 @@ pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
     })
 }
 
+/// The only register that an access of `len` bytes at `offset` touches, where it is just one, as it nearly always is: the
+/// same as [`split`], at less cost.
+#[must_use]
+#[inline]
+pub fn single(offset: u32, len: usize) -> Option<Piece> {
+    let lane = offset % 4;
+    if len == 0 || len > 4 - lane as usize {
+        return None;
+    }
+    Some(Piece {
+        register: u16::try_from(offset / 4).ok()?,
+        enables: ByteEnables((0xf_u8 >> (4 - len)) << lane),
+        data_at: 0,
+    })
+}
+
 impl Piece {
     /// The register's value with this piece's bytes of `data` (the whole access's) in their lanes, 0 elsewhere.
     #[must_use]
     pub fn gather(&self, data: &[u8]) -> u32 {
-        let lane = self.enables.first();
-        let mut bytes = [0_u8; 4];
         let source = data.get(self.data_at..).unwrap_or_default();
-        for (to, from) in bytes.iter_mut().skip(lane).take(self.enables.count()).zip(source) {
-            *to = *from;
+        if let (true, Some(whole)) = (self.enables == ByteEnables::ALL, source.first_chunk()) {
+            return u32::from_le_bytes(*whole);
         }
-        u32::from_le_bytes(bytes)
+        let mut value = 0;
+        for (byte, from) in source.iter().take(self.enables.count()).enumerate() {
+            value |= u32::from(*from) << (8 * (self.enables.first() + byte));
+        }
+        value
     }
 
     /// Puts the lanes of a register's value where they belong in `data` (the whole access's).
     pub fn scatter(&self, value: u32, data: &mut [u8]) {
-        let lane = self.enables.first();
         let target = data.get_mut(self.data_at..).unwrap_or_default();
-        for (to, from) in target
-            .iter_mut()
-            .zip(value.to_le_bytes().iter().skip(lane).take(self.enables.count()))
+        if self.enables == ByteEnables::ALL
+            && let Some(whole) = target.first_chunk_mut()
         {
-            *to = *from;
+            *whole = value.to_le_bytes();
+            return;
+        }
+        let mut lanes = value.wrapping_shr(8 * self.enables.first() as u32);
+        for to in target.iter_mut().take(self.enables.count()) {
+            *to = lanes as u8;
+            lanes >>= 8;
         }
     }
 }

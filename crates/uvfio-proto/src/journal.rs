@@ -123,6 +123,7 @@ impl Buffer {
     }
 
     /// Receives into a part of the buffer; the bytes are the stream's from `end` on.
+    #[inline]
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -130,9 +131,8 @@ impl Buffer {
         end: u64,
         dont_wait: bool,
     ) -> io::Result<Received> {
-        let memory = Arc::clone(&self.memory);
-        let free = self.bytes_mut().get_mut(into).unwrap_or_default();
-        memory.receive(socket, free, end, dont_wait)
+        let free = self.memory.bytes_of(self).get_mut(into).unwrap_or_default();
+        self.memory.receive(socket, free, end, dont_wait)
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
@@ -153,6 +153,7 @@ impl Notes {
     }
 
     /// Sends what the socket takes at once.
+    #[inline]
     pub(crate) fn send(
         &mut self,
         what: Sending,
@@ -160,8 +161,7 @@ impl Notes {
         pieces: &[io::IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
     ) -> rustix::io::Result<usize> {
-        let memory = Arc::clone(&self.memory);
-        memory.send(what, socket, pieces, fds, self)
+        self.memory.send(what, socket, pieces, fds, self)
     }
 }
 

@@ -9,7 +9,7 @@ use uvfio_pci::{
     Window,
 };
 
-use uvfio_pci::access::split;
+use uvfio_pci::access::{single, split};
 
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
@@ -212,13 +212,15 @@ impl Lines {
     }
 
     /// Reads bytes of a window, which the caller has found to lie within it.
+    #[inline]
     pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
         let model = self.lock();
+        let read = |register| uvfio_pci::read(&self.layout, &model.state, window, register);
+        if let Some(piece) = single(offset, data.len()) {
+            return piece.scatter(read(piece.register), data);
+        }
         for piece in split(offset, data.len()) {
-            piece.scatter(
-                uvfio_pci::read(&self.layout, &model.state, window, piece.register),
-                data,
-            );
+            piece.scatter(read(piece.register), data);
         }
     }
 

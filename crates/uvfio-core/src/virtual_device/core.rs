@@ -116,10 +116,16 @@ impl Core {
     }
 
     /// Reads configuration space. The hardware is asked without the model's lock.
+    #[inline]
     pub(super) fn read_config(&self, offset: u32, data: &mut [u8]) {
-        if !self.lines.layout().is_backed() {
-            return self.lines.read(Window::Config, offset, data);
+        if self.lines.layout().is_backed() {
+            self.read_backed_config(offset, data);
+        } else {
+            self.lines.read(Window::Config, offset, data);
         }
+    }
+
+    fn read_backed_config(&self, offset: u32, data: &mut [u8]) {
         for piece in split(offset, data.len()) {
             let planned = self.lines.plan(piece.register, piece.enables);
             let fetched = match planned.0 {

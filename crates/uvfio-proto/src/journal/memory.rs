@@ -66,6 +66,7 @@ impl Memory {
         Ok(Self { base, bytes })
     }
 
+    #[inline]
     pub(super) fn page(&self) -> &Page {
         // SAFETY: the mapping begins with the page (`map` checked the length, `Page` that it fits), aligned to
         // pages; every bit pattern is a valid `Page`, and all of it is atomics but the structures of the calls.
@@ -73,6 +74,7 @@ impl Memory {
     }
 
     /// The bytes received.
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: within the mapping.
         let first = unsafe { self.base.add(PAGE_BYTES) };
@@ -82,15 +84,17 @@ impl Memory {
     }
 
     /// The same, to be changed, for the one who has the buffer.
+    #[inline]
     #[allow(clippy::mut_from_ref)] // Unique by the buffer, not by the mapping, which the notes share.
     pub(super) fn bytes_of<'a>(&'a self, _owner: &'a Buffer) -> &'a mut [u8] {
         // SAFETY: within the mapping.
         let first = unsafe { self.base.add(PAGE_BYTES) };
-        // SAFETY: as in `bytes`; `Buffer::bytes_mut`, the only caller, has the one buffer as `&mut`.
+        // SAFETY: as in `bytes`; the callers, `Buffer`'s, have the one buffer as `&mut`.
         unsafe { std::slice::from_raw_parts_mut(first.as_ptr(), self.bytes - PAGE_BYTES) }
     }
 
     /// Receives into `free`, noting that this is byte `end` of the stream and those after it.
+    #[inline]
     pub(super) fn receive(
         &self,
         socket: BorrowedFd<'_>,
@@ -132,8 +136,8 @@ impl Memory {
             }
             not_interrupted()?;
         }
-        // SAFETY: the structure is ours; the kernel has written it.
-        let got = unsafe { message.read_volatile() };
+        // SAFETY: the structure is ours, and no call is under way; the kernel has written it.
+        let got = unsafe { &*message };
         call.disarm(end + u64::from(got.msg_len));
         let lost = got.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0;
         Ok(Received {
@@ -146,13 +150,14 @@ impl Memory {
     }
 
     /// Sends what the socket takes at once, noting how much of its message has gone.
+    #[inline]
     pub(super) fn send(
         &self,
         what: Sending,
         socket: BorrowedFd<'_>,
         pieces: &[IoSlice<'_>],
         fds: &[BorrowedFd<'_>],
-        _turn: &mut Notes,
+        _turn: &Notes,
     ) -> rustix::io::Result<usize> {
         let mut control = Control([MaybeUninit::uninit(); CONTROL_BYTES]);
         let bytes = if fds.is_empty() {
@@ -181,8 +186,8 @@ impl Memory {
         if result != 1 {
             return Err(last_error());
         }
-        // SAFETY: the structure is ours; the kernel has written it.
-        let got = unsafe { message.read_volatile() }.msg_len;
+        // SAFETY: as in `receive`.
+        let got = unsafe { &*message }.msg_len;
         call.disarm(sent + u64::from(got));
         Ok(got as usize)
     }
@@ -244,7 +249,7 @@ fn fill(
     filled.msg_hdr.msg_control = control;
     filled.msg_hdr.msg_controllen = control_bytes as _;
     // SAFETY: the structure lies in the page, and only the holder of the buffer or the notes is here.
-    unsafe { message.write_volatile(filled) };
+    unsafe { message.write(filled) };
     message
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use uvfio_core::AccessError;
+use uvfio_core::{AccessError, VirtualDevice};
 use zerocopy::FromBytes;
 
-use super::Request;
+use super::reply::Reply;
+use super::{Limits, Request};
 use crate::error::Refusal;
 use crate::message::{
-    IoEventFdFlags, MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SparseArea, SparseMmap,
-    SubRegionIoFd,
+    Command, IoEventFdFlags, MultiWrite, RegionAccess, RegionFlags, RegionInfo, RegionIoFds, SparseArea,
+    SparseMmap, SubRegionIoFd,
 };
 
 impl Request<'_> {
@@ -116,32 +117,6 @@ impl Request<'_> {
         Ok(())
     }
 
-    pub(super) fn region_read(&mut self) -> Result<(), Refusal> {
-        let (access, rest) = self.read::<RegionAccess>("it must have 16: offset, region, count")?;
-        if !rest.is_empty() {
-            return Err(self.wrong_length("a read has 16 and no data"));
-        }
-        let count = self.check_count(&access)?;
-        self.reply.put(&access);
-        self.device
-            .read(access.region, access.offset, self.reply.space(count))?;
-        Ok(())
-    }
-
-    pub(super) fn region_write(&mut self) -> Result<(), Refusal> {
-        let (access, data) = self.read::<RegionAccess>("it must have 16 and the data")?;
-        if self.check_count(&access)? != data.len() {
-            return Err(self.field(
-                "count",
-                access.count,
-                "it must be the number of bytes that follow",
-            ));
-        }
-        self.device.write(access.region, access.offset, data)?;
-        self.reply.put(&access);
-        Ok(())
-    }
-
     /// The writes are done in their order, up to the first that is refused; the reply says how many were done.
     /// Only where that is none is the reply an error.
     #[inline(never)]
@@ -185,16 +160,79 @@ impl Request<'_> {
         );
         Ok(())
     }
+}
 
-    /// An access's length, within the limit.
-    fn check_count(&self, access: &RegionAccess) -> Result<usize, Refusal> {
-        if access.count > self.limits.max_data_bytes {
-            return Err(self.field(
-                "count",
-                access.count,
-                "it is more than the max_data_xfer_size agreed",
-            ));
-        }
-        Ok(access.count as usize)
+/// REGION_READ. Nearly every message of a client's life is this or the next, so they are apart from the others.
+#[inline]
+pub(super) fn read(
+    device: &VirtualDevice,
+    limits: &Limits,
+    payload: &[u8],
+    reply: &mut Reply,
+) -> Result<(), Refusal> {
+    let command = Command::RegionRead;
+    let Ok(access) = RegionAccess::read_from_bytes(payload) else {
+        return Err(wrong_length(
+            command,
+            payload,
+            "a read has 16: offset, region, count",
+        ));
+    };
+    let count = check_count(command, limits, &access)?;
+    reply.put(&access);
+    device.read(access.region, access.offset, reply.space(count))?;
+    Ok(())
+}
+
+/// REGION_WRITE.
+#[inline]
+pub(super) fn write(
+    device: &VirtualDevice,
+    limits: &Limits,
+    payload: &[u8],
+    reply: &mut Reply,
+) -> Result<(), Refusal> {
+    let command = Command::RegionWrite;
+    let Ok((access, data)) = RegionAccess::read_from_prefix(payload) else {
+        return Err(wrong_length(command, payload, "it must have 16 and the data"));
+    };
+    if check_count(command, limits, &access)? != data.len() {
+        return Err(wrong_count(
+            command,
+            &access,
+            "it must be the number of bytes that follow",
+        ));
+    }
+    device.write(access.region, access.offset, data)?;
+    reply.put(&access);
+    Ok(())
+}
+
+/// An access's length, within the limit.
+#[inline]
+fn check_count(command: Command, limits: &Limits, access: &RegionAccess) -> Result<usize, Refusal> {
+    if access.count > limits.max_data_bytes {
+        let rule = "it is more than the max_data_xfer_size agreed";
+        return Err(wrong_count(command, access, rule));
+    }
+    Ok(access.count as usize)
+}
+
+#[cold]
+fn wrong_count(command: Command, access: &RegionAccess, rule: &'static str) -> Refusal {
+    Refusal::Field {
+        command,
+        field: "count",
+        value: access.count.into(),
+        rule,
+    }
+}
+
+#[cold]
+fn wrong_length(command: Command, payload: &[u8], rule: &'static str) -> Refusal {
+    Refusal::Payload {
+        command,
+        have: payload.len(),
+        rule,
     }
 }

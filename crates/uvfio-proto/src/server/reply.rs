@@ -6,48 +6,91 @@ use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::error::Errno;
-use crate::message::{HEADER_BYTES, Header, HeaderFlags, Kind};
+use crate::message::{HEADER_BYTES, Header, HeaderFlags, Kind, RegionAccess};
 use crate::transport::{Blocked, Outgoing, SendError};
 
+/// Bytes of data that are zeroed by a store.
+const SHORT: usize = 8;
+
 /// A reply while it is put together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reply {
-    /// Header and payload. Never shrinks in capacity: a read's data is written straight into it.
+    /// Header and payload are the first `used` of these; as many as the longest reply had, so that nearly none allocates.
     bytes: Vec<u8>,
+    used: usize,
     fds: Vec<Arc<OwnedFd>>,
     errno: Option<Errno>,
 }
 
+impl Default for Reply {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; HEADER_BYTES + size_of::<RegionAccess>() + SHORT],
+            used: HEADER_BYTES,
+            fds: Vec::new(),
+            errno: None,
+        }
+    }
+}
+
 impl Reply {
     /// Starts an empty one.
+    #[inline]
     pub(super) fn begin(&mut self) {
         // `send` writes the header: what stands in its place meanwhile does not matter.
-        self.bytes.resize(HEADER_BYTES, 0);
-        self.fds.clear();
+        self.used = HEADER_BYTES;
+        if !self.fds.is_empty() {
+            self.fds.clear();
+        }
         self.errno = None;
     }
 
     /// Appends a structure.
+    #[inline]
     pub(super) fn put<T: IntoBytes + Immutable>(&mut self, value: &T) {
-        self.put_bytes(value.as_bytes());
+        // It always fits.
+        let _ = value.write_to(self.room(size_of::<T>()));
     }
 
     /// Appends bytes.
     pub(super) fn put_bytes(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        let _ = bytes.write_to(self.room(bytes.len()));
     }
 
     /// Appends `bytes` zeros, to be filled in place. The caller has checked their number against the limit.
+    #[inline]
     pub(super) fn space(&mut self, bytes: usize) -> &mut [u8] {
-        let from = self.bytes.len();
-        if bytes <= 8 {
-            // A store, where a length that is only known now makes it a call of `memset`.
-            self.bytes.extend_from_slice(&[0; 8]);
-            self.bytes.truncate(from + bytes);
-        } else {
-            self.bytes.resize(from + bytes, 0);
+        if bytes > SHORT {
+            return self.long_space(bytes);
         }
-        self.bytes.get_mut(from..).unwrap_or_default()
+        // What follows is not used. A length that is only known now would make it a call of `memset`.
+        let from = self.used;
+        let _ = [0_u8; SHORT].write_to(self.room(SHORT));
+        self.used = from + bytes;
+        self.bytes.get_mut(from..self.used).unwrap_or_default()
+    }
+
+    #[inline(never)]
+    fn long_space(&mut self, bytes: usize) -> &mut [u8] {
+        let space = self.room(bytes);
+        space.fill(0);
+        space
+    }
+
+    /// The next `bytes` bytes, whatever they hold.
+    #[inline]
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        let from = self.used;
+        self.used = from + bytes;
+        if self.used > self.bytes.len() {
+            self.grow();
+        }
+        self.bytes.get_mut(from..self.used).unwrap_or_default()
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.bytes.resize(self.used, 0);
     }
 
     /// Sends a descriptor with it, after those that were put before.
@@ -62,6 +105,7 @@ impl Reply {
     }
 
     /// Sends it in answer to `request`; while the client does not take it, `blocked` is called.
+    #[inline]
     pub(super) fn send(
         &mut self,
         out: &Outgoing,
@@ -79,15 +123,28 @@ impl Reply {
         let header = Header {
             id: request.id,
             command: request.command,
-            bytes: self.bytes.len() as u32,
+            bytes: self.used as u32,
             flags,
             errno: self.errno.map_or(0, |errno| errno.0),
         };
-        // It always fits: `begin` made the place.
+        // It always fits: `default` made the place.
         let _ = header.write_to_prefix(&mut self.bytes);
-        // Nearly every reply has none, and then nothing is allocated.
+        if !self.fds.is_empty() {
+            return self.send_with_fds(out, &mut blocked);
+        }
+        let bytes = self.bytes.get(..self.used).unwrap_or_default();
+        out.reply(bytes, &[], &mut blocked)
+    }
+
+    #[cold]
+    fn send_with_fds(
+        &mut self,
+        out: &Outgoing,
+        blocked: &mut dyn FnMut() -> Blocked,
+    ) -> Result<(), SendError> {
         let fds: Vec<BorrowedFd<'_>> = self.fds.iter().map(AsFd::as_fd).collect();
-        let sent = out.reply(&self.bytes, &fds, &mut blocked);
+        let bytes = self.bytes.get(..self.used).unwrap_or_default();
+        let sent = out.reply(bytes, &fds, blocked);
         drop(fds);
         self.fds.clear();
         sent

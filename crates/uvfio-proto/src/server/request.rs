@@ -4,7 +4,7 @@ use uvfio_core::VirtualDevice;
 use zerocopy::FromBytes;
 
 use super::reply::Reply;
-use super::{Limits, Session};
+use super::{Limits, Session, regions};
 use crate::error::Refusal;
 use crate::message::Command;
 use crate::transport::Descriptors;
@@ -53,10 +53,6 @@ impl Request<'_> {
     }
 
     /// Does what the command asks, and fills the reply.
-    ///
-    /// Nearly every message of a client's life reads or writes a region, so those alone are inline. What matters is how
-    /// many lines of the processor's cache the way through takes: on one core, what this evicts of the kernel's and the
-    /// client's has to be fetched again for every message.
     pub(super) fn carry_out(mut self) -> Result<(), Refusal> {
         match self.command {
             Command::Version => Err(Refusal::VersionAgain),
@@ -67,8 +63,8 @@ impl Request<'_> {
             Command::GetRegionIoFds => self.get_region_io_fds(),
             Command::GetIrqInfo => self.get_irq_info(),
             Command::SetIrqs => self.set_irqs(),
-            Command::RegionRead => self.region_read(),
-            Command::RegionWrite => self.region_write(),
+            Command::RegionRead => regions::read(self.device, self.limits, self.payload, self.reply),
+            Command::RegionWrite => regions::write(self.device, self.limits, self.payload, self.reply),
             Command::RegionWriteMulti => self.region_write_multi(),
             Command::Reset => self.reset(),
             Command::Feature => self.feature(),

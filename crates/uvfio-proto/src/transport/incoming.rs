@@ -94,6 +94,14 @@ pub struct Message {
     payload: Range<usize>,
 }
 
+/// How far the next message has come.
+enum Begun {
+    /// Whole: so many bytes with its header.
+    Whole(Header, usize),
+    /// Not; so many bytes of it should be had next.
+    Wants(usize),
+}
+
 impl Incoming {
     /// Reads `stream`; a message longer than `limit` bytes with its header is an error.
     #[must_use]
@@ -146,6 +154,7 @@ impl Incoming {
     ///
     /// # Errors
     /// See [`ReceiveError`].
+    #[inline]
     pub fn next_message(&mut self) -> Result<Option<Message>, ReceiveError> {
         self.next_until(None)
     }
@@ -159,22 +168,22 @@ impl Incoming {
         self.next_until(Some(until))
     }
 
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     fn next_until(&mut self, until: Option<Instant>) -> Result<Option<Message>, ReceiveError> {
         self.current = 0;
         if let Buffer::Journal(journal, _) = &mut self.buffer {
             journal.done(self.before + self.start as u64);
         }
+        // Nearly always nothing of the next message came with the last one.
+        let mut begun = if self.start == self.end {
+            Begun::Wants(HEADER_BYTES)
+        } else {
+            self.left_over()?
+        };
         loop {
-            let received = self.buffer.bytes().get(self.start..self.end).unwrap_or_default();
-            let want = match Header::read_from_prefix(received) {
-                Ok((header, _)) => {
-                    let bytes = self.check(&header)?;
-                    if bytes <= received.len() {
-                        return Ok(Some(self.take(header, bytes)));
-                    }
-                    bytes
-                }
-                Err(_) => HEADER_BYTES,
+            let want = match begun {
+                Begun::Whole(header, bytes) => return Ok(Some(self.take(header, bytes))),
+                Begun::Wants(bytes) => bytes,
             };
             self.make_room(want);
             if let Some(until) = until {
@@ -186,7 +195,28 @@ impl Incoming {
                     have => Err(ReceiveError::CutShort { have }),
                 };
             }
+            begun = self.begun()?;
         }
+    }
+
+    /// What has been received of the next message.
+    #[inline]
+    fn begun(&self) -> Result<Begun, ReceiveError> {
+        let received = self.buffer.bytes().get(self.start..self.end).unwrap_or_default();
+        let Ok((header, _)) = Header::read_from_prefix(received) else {
+            return Ok(Begun::Wants(HEADER_BYTES));
+        };
+        let bytes = self.check(&header)?;
+        Ok(if bytes <= received.len() {
+            Begun::Whole(header, bytes)
+        } else {
+            Begun::Wants(bytes)
+        })
+    }
+
+    #[cold]
+    fn left_over(&self) -> Result<Begun, ReceiveError> {
+        self.begun()
     }
 
     /// Waits until there is something to receive, or the stream has ended.
@@ -213,11 +243,7 @@ impl Incoming {
     /// Whether a whole message lies in the buffer, so that it need not be waited for.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let received = self.buffer.bytes().get(self.start..self.end).unwrap_or_default();
-        match Header::read_from_prefix(received) {
-            Ok((header, _)) => self.check(&header).is_ok_and(|bytes| bytes <= received.len()),
-            Err(_) => false,
-        }
+        matches!(self.begun(), Ok(Begun::Whole(..)))
     }
 
     /// Takes in what is there without waiting, as far as the buffer may grow. Payloads given out are lost.
@@ -246,6 +272,7 @@ impl Incoming {
 
     /// The payload of the message that [`next_message`](Self::next_message) gave last.
     #[must_use]
+    #[inline]
     pub fn payload(&self, message: &Message) -> &[u8] {
         self.buffer
             .bytes()
@@ -254,6 +281,7 @@ impl Incoming {
     }
 
     /// The length of the message that `header` begins.
+    #[inline]
     fn check(&self, header: &Header) -> Result<usize, ReceiveError> {
         let &Header {
             id, command, bytes, ..
@@ -271,6 +299,7 @@ impl Incoming {
     }
 
     /// Gives out the first `bytes` received as a message, with the descriptors that came within them.
+    #[inline]
     fn take(&mut self, header: Header, bytes: usize) -> Message {
         let payload = self.start + HEADER_BYTES..self.start + bytes;
         self.start += bytes;
@@ -361,6 +390,7 @@ impl Incoming {
     }
 
     /// Receives what there is, and gives the number of bytes: 0 at the stream's end.
+    #[inline(always)] // As `next_until`.
     fn receive(&mut self, flags: RecvFlags) -> Result<usize, ReceiveError> {
         let end = self.before + self.end as u64;
         let Received { bytes, attached } = match &mut self.buffer {

@@ -118,6 +118,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// The system's, or as it was given up.
+    #[inline]
     pub fn reply(
         &self,
         bytes: &[u8],
