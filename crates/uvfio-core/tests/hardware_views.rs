@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{COMMAND, CONFIG, MASTER, MEMORY, Recorder, Told, User, eventually};
+use common::{COMMAND, CONFIG, MASTER, MEMORY, Recorder, Told, User, VECTORS, eventually};
 use uvfio_core::GoneReason;
 use uvfio_pci::{PowerState, ResetKind, View};
 
@@ -52,6 +52,16 @@ fn a_read_asks_for_the_bytes_that_it_covers_and_a_write_reaches_no_others() {
             ],
             "{view:?}"
         );
+    }
+}
+
+#[test]
+fn no_interrupt_is_offered_that_the_view_does_not_have() {
+    // The function has a pin, and MSI and MSI-X; its page has no capability that would show these.
+    let counts = |user: &User| [0, 1, 2].map(|index| user.virt.irq_info(index).unwrap().count);
+    assert_eq!(counts(&User::of(function())), [1, 16, VECTORS.into()]);
+    for view in [View::Filtered, View::Raw] {
+        assert_eq!(counts(&User::seeing(function(), view)), [0, 0, 0], "{view:?}");
     }
 }
 

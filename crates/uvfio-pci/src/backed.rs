@@ -269,7 +269,7 @@ impl Layout {
         self.backing[0].shown = 0;
         let intx = header::INTX_DISABLE.place(0);
         if view != View::Raw {
-            // The line may be shared: in the hardware it is disabled but while it is open for the user.
+            // This view has no INTx, and the line may be shared: in the hardware it stays disabled.
             let backing = &mut self.backing[usize::from(intx.word) % WORDS];
             backing.through &= !intx.mask;
             backing.shown &= !intx.mask;

@@ -198,7 +198,7 @@ impl Both {
             let why = if [header::VENDOR, header::DEVICE].contains(field) {
                 "known from the kernel: the hardware of a virtual function reads all ones"
             } else if *field == header::INTX_DISABLE {
-                "kept by the model: in the hardware the line is disabled but while it is open for the user"
+                "kept by the model: this view has no INTx, and in the hardware the line stays disabled"
             } else {
                 "a new user has it off"
             };

@@ -318,7 +318,7 @@ fn diff_shows_what_a_user_sees_otherwise_and_why() {
     let text = machine.says(&["diff", "00:03.0", "--view", "filtered"]);
     assert!(
         text.contains(
-            "Interrupt Disable: hardware 0x1, user 0x0\n        kept by the model: in the hardware the line is disabled but while"
+            "Interrupt Disable: hardware 0x1, user 0x0\n        kept by the model: this view has no INTx, and in the hardware the line"
         ),
         "{text}"
     );

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uvfio_pci::{
-    Blueprint, ByteEnables, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State,
-    Window,
+    ByteEnables, Effect, Effects, Input, Interrupt, InterruptMode, Layout, RestoreError, State, Window,
 };
 
 use uvfio_pci::access::split;
@@ -68,16 +67,11 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    fn new(blueprint: &Blueprint<'_>) -> Self {
+    fn new(layout: &Layout) -> Self {
         let mut vectors = [const { Vec::new() }; IrqIndex::COUNT as usize];
         let mut have = |index: IrqIndex, count: usize| vectors[index as usize] = vec![None; count];
-        have(IrqIndex::Intx, usize::from(blueprint.identity.interrupt_pin != 0));
-        for capability in blueprint.capabilities {
-            match *capability {
-                Capability::Msi { messages, .. } => have(IrqIndex::Msi, messages.into()),
-                Capability::MsiX { vectors, .. } => have(IrqIndex::MsiX, vectors.into()),
-                _ => {}
-            }
+        for kind in [Interrupt::Intx, Interrupt::Msi, Interrupt::MsiX] {
+            have(kind.into(), layout.vectors(kind).into());
         }
         have(IrqIndex::Err, 1);
         have(IrqIndex::Req, 1);
@@ -107,12 +101,12 @@ impl Targets {
 
 impl Lines {
     /// A function at power-on, without a user; see [`crate::Device::direct_interrupts`].
-    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>, direct: bool) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(layout: Layout, direct: bool) -> std::io::Result<Arc<Self>> {
         let state = State::new(&layout);
         let lines = Arc::new(Self {
             model: Mutex::new(Model {
                 state,
-                targets: Targets::new(blueprint),
+                targets: Targets::new(&layout),
                 held: Vec::new(),
                 closed: false,
                 user: 0,
@@ -451,7 +445,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use rustix::event::{EventfdFlags, eventfd};
-    use uvfio_pci::{Bar, BarSpan, Identity, View};
+    use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, View};
 
     use super::*;
     use crate::{IrqAction, IrqData};
@@ -486,12 +480,7 @@ mod tests {
             capabilities: CAPABILITIES,
             extended: &[],
         };
-        Lines::new(
-            Layout::compile(&blueprint, View::Virtual).unwrap(),
-            &blueprint,
-            false,
-        )
-        .unwrap()
+        Lines::new(Layout::compile(&blueprint, View::Virtual).unwrap(), false).unwrap()
     }
 
     #[test]

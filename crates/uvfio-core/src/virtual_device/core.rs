@@ -73,7 +73,7 @@ impl Core {
             device: name,
             why: why.to_string(),
         };
-        let lines = Lines::new(layout, &blueprint, device.direct_interrupts()).map_err(system)?;
+        let lines = Lines::new(layout, device.direct_interrupts()).map_err(system)?;
         let core = Arc::new(Self {
             dma: Arc::new(DmaSpace::with_iommu(policy, device.iommu())),
             lines,
