@@ -98,23 +98,13 @@ impl Interrupts {
     }
 
     /// INTx is asserted while a queue that interrupts has entries that the host has not consumed, and vector 0,
-    /// the only one that the line has, is not masked. Whoever set the line looks again, so the last to set it has
-    /// set it right.
+    /// the only one that the line has, is not masked.
     fn drive_line(&self, host: &Host, queues: &[CompletionQueue]) {
-        let level = || {
+        host.follow_intx(|| {
             self.is_line()
                 && !self.is_masked(0)
                 && queues.iter().any(|queue| queue.interrupt_pending().is_some())
-        };
-        let mut asserted = level();
-        loop {
-            host.set_intx(asserted);
-            let now = level();
-            if now == asserted {
-                return;
-            }
-            asserted = now;
-        }
+        });
     }
 
     /// Nothing of the controller's is asserted any more.

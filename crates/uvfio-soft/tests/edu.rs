@@ -2,10 +2,12 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use common::contested::Contested;
 use common::{IOVA, MEMORY_BYTES, PATIENCE, Silent, User, arrives, taken, until};
 use uvfio_core::{DmaMessages, IrqIndex, ResetProgress, region_index::CONFIG};
 use uvfio_soft::edu::{
@@ -261,6 +263,38 @@ fn without_bus_master_or_a_mapping_no_data_move_but_the_transfer_ends() {
         data,
         "the buffer after transfers that reached no memory"
     );
+}
+
+#[test]
+fn a_user_who_blocks_the_devices_thread_in_intx_still_reaches_the_registers() {
+    let driver = Arc::new(Driver::new());
+    let line = Contested::new();
+    driver.give(IrqIndex::Intx, &[line.file.as_fd()]);
+    let [accesses, computed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let user = {
+        let (driver, accesses, computed, stop) =
+            (driver.clone(), accesses.clone(), computed.clone(), stop.clone());
+        std::thread::spawn(move || {
+            driver.write(Reg::Status, STATUS_INTERRUPT.into());
+            while !stop.load(Ordering::SeqCst) {
+                driver.write(Reg::InterruptAcknowledge, u32::MAX.into());
+                driver.unmask_intx();
+                driver.write(Reg::Factorial, 1);
+                let done = (0..1000).any(|_| driver.read(Reg::Status) & STATUS_COMPUTING == 0);
+                computed.fetch_add(done.into(), Ordering::SeqCst);
+                accesses.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    line.until_blocked(&computed);
+    let before = accesses.load(Ordering::SeqCst);
+    until("accesses go on while the device's thread is blocked", || {
+        accesses.load(Ordering::SeqCst) > before + 100
+    });
+    stop.store(true, Ordering::SeqCst);
+    user.join().expect("the user's thread ends");
+    driver.device.detach().expect("the device comes back");
 }
 
 #[test]
