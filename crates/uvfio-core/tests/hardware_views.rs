@@ -117,6 +117,7 @@ fn while_it_is_reset_the_hardware_is_neither_asked_nor_written() {
         let told = user.device.told();
         told.contains(&Told::ConfigWrite(1, 0x1, 0x02, 0xfc)) && told.contains(&Told::BusMaster(true))
     });
+    user.virt.settle();
     user.device.news();
     user.read16(COMMAND);
     assert_eq!(

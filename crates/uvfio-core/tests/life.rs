@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{CONFIG, IO, MASTER, MEMORY, Recorder, Told, User, count, event, eventually, signalled};
@@ -104,6 +104,37 @@ fn flr_by_register_does_not_wait_for_the_device() {
         user.read16(common::COMMAND) & 7,
         IO | MEMORY | MASTER,
         "configuration is as the user had it"
+    );
+}
+
+#[test]
+fn transactions_are_pending_until_the_device_has_its_users_settings_again() {
+    const PENDING: u16 = 1 << 5;
+    let user = User::awake();
+    let express = user.capability(0x10);
+    let (control, status) = (express + 8, express + 10);
+    // What the user reads while the device is told to master the bus again.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (virt, reads) = (Arc::downgrade(&user.virt), seen.clone());
+    *user.device.on_bus_master.lock().unwrap() = Some(Box::new(move |on| {
+        // Once more when the user leaves.
+        let Some(virt) = virt.upgrade() else { return };
+        let (mut pending, mut register) = ([0; 2], [0; 4]);
+        virt.read(CONFIG, status, &mut pending).unwrap();
+        virt.read(0, 0x10, &mut register).unwrap();
+        let pending = u16::from_le_bytes(pending) & PENDING;
+        reads.lock().unwrap().push((on, pending, register));
+    }));
+    user.write(CONFIG, control, &0x8000u16.to_le_bytes());
+    eventually("no transaction is pending", || user.read16(status) & PENDING == 0);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [(false, PENDING, [0xff; 4]), (true, PENDING, [0xff; 4])]
+    );
+    assert_eq!(
+        user.read::<4>(0, 0x10),
+        [0x10, 0x11, 0x12, 0x13],
+        "it answers again"
     );
 }
 

@@ -43,6 +43,9 @@ const OFF: [&Field; 4] = [
     &header::BUS_MASTER,
 ];
 
+/// The bits of COMMAND that say what decodes, in their dword.
+const DECODING: u32 = header::MEMORY.place(0).mask | header::IO.place(0).mask;
+
 /// What a write to one dword may do to the hardware, and where a read comes from.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backing {
@@ -98,11 +101,13 @@ impl Layout {
     }
 
     /// The lanes of a register of configuration space that a read has to fetch from the hardware. None: the model
-    /// answers, as for every layout that is not [backed](Self::is_backed), and while a reset is under way.
+    /// answers, as for every layout that is not [backed](Self::is_backed), and while a reset is under way or its
+    /// settings are being put back.
     #[must_use]
     pub fn plan(&self, state: &State, register: u16, enables: ByteEnables) -> ByteEnables {
         let there = u32::from(register) * 4 < self.window_bytes(Window::Config);
-        if !there || state.resetting() || self.backing(register).shown & enables.mask() == 0 {
+        let away = state.resetting() || state.settling();
+        if !there || away || self.backing(register).shown & enables.mask() == 0 {
             return ByteEnables(0);
         }
         enables
@@ -136,7 +141,8 @@ impl Layout {
         lanes: u32,
     ) -> Option<Effect> {
         let through = self.backing(register).through & lanes;
-        if !self.backed || through == 0 || state.resetting() {
+        // One thread gives the hardware its settings after a reset: no older value must come after a newer one.
+        if !self.backed || through == 0 || state.resetting() || state.settling() {
             return None;
         }
         Some(self.effect(register, value, through))
@@ -144,10 +150,13 @@ impl Layout {
 
     /// After a reset: what decodes in the hardware is what decodes in the model.
     pub(crate) fn decode_again(&self, state: &State) -> Option<Effect> {
-        let place = header::MEMORY.place(0);
-        let bits = place.mask | header::IO.place(0).mask;
-        self.backed
-            .then(|| self.effect(place.word, state.word(place.word), bits))
+        let word = header::MEMORY.place(0).word;
+        self.backed.then(|| self.effect(word, state.word(word), DECODING))
+    }
+
+    /// The bits of COMMAND that say what decodes.
+    pub(crate) fn decoding(&self, state: &State) -> u32 {
+        state.word(header::MEMORY.place(0).word) & DECODING
     }
 
     fn effect(&self, register: u16, value: u32, bits: u32) -> Effect {

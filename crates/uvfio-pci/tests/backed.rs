@@ -440,6 +440,18 @@ fn while_a_reset_is_under_way_the_model_answers_and_after_it_the_hardware_decode
             outcome: Outcome::Done,
         });
         assert_eq!(bench.told, [(4, 1, decodes)], "{view:?}: COMMAND");
+        bench.told.clear();
+        bench.write(0x04, &[0x01]);
+        bench.write(0x3c, &[9]);
+        assert_eq!(bench.told, [], "{view:?}: what settles it is another thread's");
+        bench.input(Input::Settled { id: *id });
+        assert_eq!(bench.told, [(4, 1, 0x01)], "{view:?}: COMMAND as it is by now");
+        assert!(bench.r16(0x8e) & 0x20 != 0, "{view:?}: DEVSTA");
+        bench.input(Input::Settled { id: *id });
+        bench.told.clear();
+        assert_eq!(bench.r16(0x8e) & 0x20, 0, "{view:?}: DEVSTA");
+        bench.write(0x04, &[0x02]);
+        assert_eq!(bench.told, [(4, 1, 0x02)], "{view:?}: by its user again");
     }
 }
 

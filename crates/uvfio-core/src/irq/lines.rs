@@ -185,6 +185,11 @@ impl Lines {
         Routes::new(&self.layout, &model.state, &model.targets)
     }
 
+    /// See [`State::settling`].
+    pub(crate) fn settling(&self) -> bool {
+        self.lock().state.settling()
+    }
+
     /// A copy of the registers.
     pub(crate) fn state(&self) -> State {
         self.lock().state.clone()
@@ -192,7 +197,7 @@ impl Lines {
 
     /// Puts saved registers in the place of the present ones.
     pub(crate) fn restore(&self, state: State) -> Result<(), RestoreError> {
-        if state.resetting() {
+        if state.resetting() || state.settling() {
             return Err(RestoreError {
                 offset: self.layout.config_bytes(),
             });
@@ -247,8 +252,8 @@ impl Lines {
                 _ => publish = true,
             }
         }
-        // An effect that is done shows in what decodes; interrupts alone show nowhere.
-        if publish || matches!(input, Input::EffectDone { .. }) {
+        // The end of a reset shows in what decodes; interrupts alone show nowhere.
+        if publish || matches!(input, Input::EffectDone { .. } | Input::Settled { .. }) {
             self.publish(&model.state);
         }
         if deliver {

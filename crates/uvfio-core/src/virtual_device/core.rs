@@ -298,6 +298,10 @@ impl Core {
                 let outcome = outcome(&done);
                 self.check(done);
                 self.step(Input::EffectDone { id, outcome });
+                // Only now is the device what the registers say. No other reset can settle: this thread does them all.
+                while self.lines.settling() {
+                    self.step(Input::Settled { id });
+                }
             }
             Task::Power { from, to, id } => {
                 let done = self.guarded("power state", || self.device.power(from, to));
