@@ -59,8 +59,9 @@ pub(crate) struct Backing {
 
 impl Layout {
     /// Lays out the configuration space of a function that exists, for a view that shows its registers: the structures
-    /// lie where `page` has them, which was read from it when it was quiet and has 256 or 4096 bytes. BARs and the
-    /// number of messages are as `blueprint` says. There is no expansion ROM and no INTx.
+    /// lie where `page` has them, which was read from it when it was quiet. The page has 256 or 4096 bytes, all that
+    /// there is; or 64, the header alone, of which such a layout shows no more. BARs and the number of messages are as
+    /// `blueprint` says. There is no expansion ROM and no INTx.
     ///
     /// In [`View::Filtered`] writes reach the hardware in fields that tables declare and that don't disturb others, in
     /// vendor-specific structures, and in bytes that belong to no structure. A structure that no table describes is
@@ -69,7 +70,7 @@ impl Layout {
     /// are all stopped. In [`View::Raw`] every write reaches the hardware.
     ///
     /// # Errors
-    /// Where the page is not one of a function with a type 0 header.
+    /// Where the page has another length, or is not one of a function with a type 0 header.
     pub fn over(blueprint: &Blueprint<'_>, page: &[u8], view: View) -> Result<Self, DumpError> {
         let (mut layout, findings) = Self::from_dump_in(page, view)?;
         layout.bars = blueprint.bars;

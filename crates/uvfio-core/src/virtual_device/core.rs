@@ -332,8 +332,11 @@ impl Core {
     /// What a reset leaves of the user's in registers that it could write: a function's own need not know resets.
     fn put_back(&self) {
         let layout = self.lines.layout();
+        if !layout.is_backed() {
+            return;
+        }
         let page = self.device.config_page().unwrap_or_default();
-        for (register, was) in (0_u16..).zip(page.chunks_exact(4)).filter(|_| layout.is_backed()) {
+        for (register, was) in (0_u16..).zip(page.chunks_exact(4)) {
             let was = was.try_into().map_or(0, u32::from_le_bytes);
             let is = self.device.config_read(register, ByteEnables::ALL);
             if let Some(Effect::HardwareWrite {
