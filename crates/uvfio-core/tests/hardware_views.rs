@@ -16,6 +16,7 @@ fn function() -> Recorder {
     page[..4].copy_from_slice(&[0x34, 0x12, 0xcd, 0xab]);
     page[4] = 0x02;
     page[8..12].copy_from_slice(&[1, 0, 0, 0xff]);
+    page[0x3d] = 1;
     page[0x10..0x14].copy_from_slice(&[0, 0, 0, 0xfe]);
     page[0x80..0x84].copy_from_slice(&[0xd0, 0xd1, 0xd2, 0xd3]);
     Recorder {
@@ -61,7 +62,9 @@ fn no_interrupt_is_offered_that_the_view_does_not_have() {
     let counts = |user: &User| [0, 1, 2].map(|index| user.virt.irq_info(index).unwrap().count);
     assert_eq!(counts(&User::of(function())), [1, 16, VECTORS.into()]);
     for view in [View::Filtered, View::Raw] {
-        assert_eq!(counts(&User::seeing(function(), view)), [0, 0, 0], "{view:?}");
+        let user = User::seeing(function(), view);
+        assert_eq!(counts(&user), [0, 0, 0], "{view:?}");
+        assert_eq!(user.read::<1>(CONFIG, 0x3d), [0], "{view:?}: the interrupt pin");
     }
 }
 

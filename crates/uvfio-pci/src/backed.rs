@@ -61,7 +61,7 @@ impl Layout {
     /// Lays out the configuration space of a function that exists, for a view that shows its registers: the structures
     /// lie where `page` has them, which was read from it when it was quiet. The page has 256 or 4096 bytes, all that
     /// there is; or 64, the header alone, of which such a layout shows no more. BARs and the number of messages are as
-    /// `blueprint` says. There is no expansion ROM and no INTx.
+    /// `blueprint` says. There is no expansion ROM and no INTx: the interrupt pin reads 0.
     ///
     /// In [`View::Filtered`] writes reach the hardware in fields that tables declare and that don't disturb others, in
     /// vendor-specific structures, and in bytes that belong to no structure. A structure that no table describes is
@@ -277,6 +277,10 @@ impl Layout {
     fn settle(&mut self, view: View) {
         // It never changes; of a virtual function the hardware reads all ones there.
         self.backing[0].shown = 0;
+        // As VFIO tells that there is no INTx: a client that reads a pin asks for the interrupt, and fails without.
+        let pin = header::INTERRUPT_PIN.place(0);
+        self.backing[usize::from(pin.word) % WORDS].shown &= !pin.mask;
+        self.words[usize::from(pin.word) % WORDS].initial &= !pin.mask;
         let intx = header::INTX_DISABLE.place(0);
         if view != View::Raw {
             // This view has no INTx, and the line may be shared: in the hardware it stays disabled.

@@ -210,6 +210,8 @@ impl Both {
         if self.user.is_backed() {
             let why = if [header::VENDOR, header::DEVICE].contains(field) {
                 "known from the kernel: the hardware of a virtual function reads all ones"
+            } else if *field == header::INTERRUPT_PIN {
+                "this view has no INTx"
             } else if *field == header::INTX_DISABLE {
                 "kept by the model: this view has no INTx, and in the hardware the line stays disabled"
             } else if *field == power::STATE {

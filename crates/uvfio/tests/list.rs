@@ -326,15 +326,15 @@ fn diff_shows_what_a_user_sees_otherwise_and_why() {
     assert!(text.contains(in_use), "another driver has it in use:\n{text}");
     assert_eq!(
         text.lines().count(),
-        1 + 2 * 3,
-        "memory, bus mastering and INTx differ, and nothing else:\n{text}"
+        1 + 2 * 4,
+        "memory, bus mastering, INTx and its pin differ, and nothing else:\n{text}"
     );
     let text = machine.says(&["diff", "00:03.0", "--view", "raw"]);
     assert!(text.contains(in_use), "another driver has it in use:\n{text}");
     assert_eq!(
         text.lines().count(),
-        1 + 2 * 2,
-        "memory and bus mastering differ, and nothing else:\n{text}"
+        1 + 2 * 3,
+        "memory, bus mastering and the interrupt pin differ, and nothing else:\n{text}"
     );
 }
 
