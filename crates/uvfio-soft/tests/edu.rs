@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::contested::Contested;
 use common::{IOVA, MEMORY_BYTES, PATIENCE, Silent, User, arrives, taken, until};
-use uvfio_core::{DmaMessages, IrqIndex, ResetProgress, region_index::CONFIG};
+use uvfio_core::{DmaMessages, IrqAction, IrqData, IrqIndex, ResetProgress, SetIrqs, region_index::CONFIG};
 use uvfio_soft::edu::{
     BUFFER_AT, BUFFER_BYTES, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, Config, Edu, INTERRUPT_DMA,
     INTERRUPT_FACTORIAL, Reg, STATUS_COMPUTING, STATUS_INTERRUPT,
@@ -121,6 +121,26 @@ fn each_of_eight_messages_reaches_its_own_eventfd() {
         arrives(&fds, message);
     }
     assert_eq!(driver.read(Reg::InterruptStatus), 0xff);
+}
+
+#[test]
+fn a_message_waits_for_bus_mastering() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    driver.config(0x04, &[0x02, 0x00]);
+    driver.write(Reg::InterruptRaise, 1 << 3);
+    // What a request triggers needs no bus mastering, and goes the same way: 3 would have been delivered before it.
+    let request = SetIrqs {
+        index: IrqIndex::Msi as u32,
+        start: 7,
+        count: 1,
+        action: IrqAction::Trigger,
+        data: IrqData::None,
+    };
+    driver.device.set_irqs(request).expect("7 is triggered");
+    arrives(&fds, 7);
+    driver.config(0x04, &[0x06, 0x00]);
+    arrives(&fds, 3);
 }
 
 #[test]
