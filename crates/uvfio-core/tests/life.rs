@@ -445,6 +445,33 @@ fn dma_by_message_from_the_front_ends_thread_is_refused_at_once() {
 }
 
 #[test]
+fn restored_registers_go_with_the_eventfds_that_there_are() {
+    for before in [false, true] {
+        let user = User::awake();
+        let [old, new] = [event(), event()];
+        user.trigger(2, 3, &[&old]).unwrap();
+        let saved = user.virt.save();
+        user.virt.detach().unwrap();
+        user.virt.attach(None);
+        if before {
+            user.trigger(2, 3, &[&new]).unwrap();
+            user.trigger(2, 4, &[&new]).unwrap();
+        }
+        user.virt.restore(saved).unwrap();
+        let host = user.device.host();
+        host.signal(3);
+        if !before {
+            user.trigger(2, 3, &[&new]).unwrap();
+        }
+        assert_eq!(signalled(&new), 1, "vector 3, attached before: {before}");
+        // Masked, as it was saved: its eventfd was attached to another user's registers.
+        host.signal(4);
+        user.virt.detach().unwrap();
+        assert_eq!((count(&old), count(&new)), (0, 0), "attached before: {before}");
+    }
+}
+
+#[test]
 fn a_state_in_the_midst_of_a_reset_is_not_restored() {
     let user = User::awake();
     user.device.hold();

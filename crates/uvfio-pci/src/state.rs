@@ -281,6 +281,16 @@ impl State {
         }
     }
 
+    /// The same registers, with eventfds attached where they are in `present`: a saved state is another user's, or of
+    /// another time, and knows nothing of those that there are now. Masks stay as they were saved.
+    #[must_use]
+    pub fn with_eventfds_of(mut self, present: &Self) -> Self {
+        self.attached = present.attached.clone();
+        self.msi_attached = present.msi_attached;
+        self.intx.attached = present.intx.attached;
+        self
+    }
+
     /// Whether the function is in D0 and not being reset.
     pub(crate) fn awake(&self, layout: &Layout) -> bool {
         self.reset.is_none() && self.power(layout) == PowerState::D0

@@ -204,7 +204,7 @@ impl Lines {
         }
         let state = state.restore(&self.layout)?;
         let mut model = self.lock();
-        model.state = state;
+        model.state = state.with_eventfds_of(&model.state);
         self.publish(&model.state);
         self.deliver(model);
         Ok(())
