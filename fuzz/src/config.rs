@@ -204,14 +204,16 @@ fn input(data: &mut Bytes<'_>) -> Input {
                 _ => ResetKind::D3hot,
             },
         },
-        18 => Input::EffectDone {
-            id: EffectId(u32::from(data.u8())),
-            outcome: match data.u8() % 3 {
+        18 => {
+            let id = EffectId(u32::from(data.u8()));
+            let outcome = match data.u8() % 4 {
                 0 => Outcome::Done,
                 1 => Outcome::Data(data.u32()),
-                _ => Outcome::Failed,
-            },
-        },
+                2 => Outcome::Failed,
+                _ => return Input::Settled { id },
+            };
+            Input::EffectDone { id, outcome }
+        }
         _ => Input::Error {
             correctable: data.u8() & 1 != 0,
             bit: data.u8(),

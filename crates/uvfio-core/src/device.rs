@@ -88,7 +88,8 @@ pub trait Device: Send + Sync {
     }
 
     /// Reads bytes of dword `register` of the hardware's configuration space; those in lanes that are not enabled don't
-    /// count. Not called while the user's reset is under way. All ones where it does not answer.
+    /// count. All ones where it does not answer. While a reset of the user's is under way no read begins; one that had
+    /// begun before may still be at it.
     fn config_read(&self, register: u16, enables: ByteEnables) -> u32 {
         let _ = (register, enables);
         u32::MAX

@@ -5,12 +5,14 @@
 //! name it. Access is by copies that can't fault, or by message.
 //!
 //! ```text
-//! DmaSpace (space)   locks, quotas, what blocks bus mastering, the loop over a spanning access
+//! DmaSpace (space)   locks, quotas, what blocks bus mastering
+//!   (access)         reads and writes by the device: the loop over a spanning access
 //!   Table (table)    ranges by IOVA, the rules of overlap and cut
 //!   Backing (backing) which descriptors are memory, and how far they may be trusted
 //!     Mapping (mapping)  one kernel mapping, and the only copies into and out of it
 //! ```
 
+mod access;
 mod backing;
 pub(crate) mod mapping;
 mod space;

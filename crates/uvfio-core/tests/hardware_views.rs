@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{COMMAND, CONFIG, MASTER, MEMORY, Recorder, Told, User, eventually};
+use common::{COMMAND, CONFIG, MASTER, MEMORY, Recorder, Told, User, VECTORS, eventually};
 use uvfio_core::GoneReason;
 use uvfio_pci::{PowerState, ResetKind, View};
 
@@ -16,6 +16,7 @@ fn function() -> Recorder {
     page[..4].copy_from_slice(&[0x34, 0x12, 0xcd, 0xab]);
     page[4] = 0x02;
     page[8..12].copy_from_slice(&[1, 0, 0, 0xff]);
+    page[0x3d] = 1;
     page[0x10..0x14].copy_from_slice(&[0, 0, 0, 0xfe]);
     page[0x80..0x84].copy_from_slice(&[0xd0, 0xd1, 0xd2, 0xd3]);
     Recorder {
@@ -52,6 +53,18 @@ fn a_read_asks_for_the_bytes_that_it_covers_and_a_write_reaches_no_others() {
             ],
             "{view:?}"
         );
+    }
+}
+
+#[test]
+fn no_interrupt_is_offered_that_the_view_does_not_have() {
+    // The function has a pin, and MSI and MSI-X; its page has no capability that would show these.
+    let counts = |user: &User| [0, 1, 2].map(|index| user.virt.irq_info(index).unwrap().count);
+    assert_eq!(counts(&User::of(function())), [1, 16, VECTORS.into()]);
+    for view in [View::Filtered, View::Raw] {
+        let user = User::seeing(function(), view);
+        assert_eq!(counts(&user), [0, 0, 0], "{view:?}");
+        assert_eq!(user.read::<1>(CONFIG, 0x3d), [0], "{view:?}: the interrupt pin");
     }
 }
 
@@ -107,6 +120,7 @@ fn while_it_is_reset_the_hardware_is_neither_asked_nor_written() {
         let told = user.device.told();
         told.contains(&Told::ConfigWrite(1, 0x1, 0x02, 0xfc)) && told.contains(&Told::BusMaster(true))
     });
+    user.virt.settle();
     user.device.news();
     user.read16(COMMAND);
     assert_eq!(

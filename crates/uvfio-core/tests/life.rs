@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{CONFIG, IO, MASTER, MEMORY, Recorder, Told, User, count, event, eventually, signalled};
@@ -104,6 +104,37 @@ fn flr_by_register_does_not_wait_for_the_device() {
         user.read16(common::COMMAND) & 7,
         IO | MEMORY | MASTER,
         "configuration is as the user had it"
+    );
+}
+
+#[test]
+fn transactions_are_pending_until_the_device_has_its_users_settings_again() {
+    const PENDING: u16 = 1 << 5;
+    let user = User::awake();
+    let express = user.capability(0x10);
+    let (control, status) = (express + 8, express + 10);
+    // What the user reads while the device is told to master the bus again.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (virt, reads) = (Arc::downgrade(&user.virt), seen.clone());
+    *user.device.on_bus_master.lock().unwrap() = Some(Box::new(move |on| {
+        // Once more when the user leaves.
+        let Some(virt) = virt.upgrade() else { return };
+        let (mut pending, mut register) = ([0; 2], [0; 4]);
+        virt.read(CONFIG, status, &mut pending).unwrap();
+        virt.read(0, 0x10, &mut register).unwrap();
+        let pending = u16::from_le_bytes(pending) & PENDING;
+        reads.lock().unwrap().push((on, pending, register));
+    }));
+    user.write(CONFIG, control, &0x8000u16.to_le_bytes());
+    eventually("no transaction is pending", || user.read16(status) & PENDING == 0);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [(false, PENDING, [0xff; 4]), (true, PENDING, [0xff; 4])]
+    );
+    assert_eq!(
+        user.read::<4>(0, 0x10),
+        [0x10, 0x11, 0x12, 0x13],
+        "it answers again"
     );
 }
 
@@ -411,6 +442,33 @@ fn dma_by_message_from_the_front_ends_thread_is_refused_at_once() {
     .unwrap();
     virt.write(CONFIG, common::COMMAND, &[7, 0]).unwrap();
     virt.write(0, 0, &[1]).unwrap();
+}
+
+#[test]
+fn restored_registers_go_with_the_eventfds_that_there_are() {
+    for before in [false, true] {
+        let user = User::awake();
+        let [old, new] = [event(), event()];
+        user.trigger(2, 3, &[&old]).unwrap();
+        let saved = user.virt.save();
+        user.virt.detach().unwrap();
+        user.virt.attach(None);
+        if before {
+            user.trigger(2, 3, &[&new]).unwrap();
+            user.trigger(2, 4, &[&new]).unwrap();
+        }
+        user.virt.restore(saved).unwrap();
+        let host = user.device.host();
+        host.signal(3);
+        if !before {
+            user.trigger(2, 3, &[&new]).unwrap();
+        }
+        assert_eq!(signalled(&new), 1, "vector 3, attached before: {before}");
+        // Masked, as it was saved: its eventfd was attached to another user's registers.
+        host.signal(4);
+        user.virt.detach().unwrap();
+        assert_eq!((count(&old), count(&new)), (0, 0), "attached before: {before}");
+    }
 }
 
 #[test]

@@ -28,7 +28,8 @@ impl Interrupts {
         *lock(&self.host) = host;
     }
 
-    /// The user, for those who must not wait at the gate of [`crate::session`].
+    /// The user, for those who must not wait at the gate of [`crate::session`]. The lock is not held while it is told
+    /// of something, which may block.
     pub(crate) fn host(&self) -> Option<Host> {
         lock(&self.host).clone()
     }
@@ -36,7 +37,7 @@ impl Interrupts {
     /// Another mechanism is enabled: the line falls when it is not the line, and tells of what is there when it is.
     pub(crate) fn change_mode(&self, mode: InterruptMode, queues: &[CompletionQueue]) {
         self.set_mode(mode);
-        if let Some(host) = lock(&self.host).clone() {
+        if let Some(host) = self.host() {
             self.drive_line(&host, queues);
         }
     }
@@ -77,9 +78,7 @@ impl Interrupts {
     /// The host consumed entries, or changed the mask. `unmasked`: vectors whose entries of
     /// before have to be told of now.
     pub(crate) fn update(&self, queues: &[CompletionQueue], unmasked: u32) {
-        let Some(host) = lock(&self.host).clone() else {
-            return;
-        };
+        let Some(host) = self.host() else { return };
         match self.mode.load(Ordering::SeqCst) {
             MSIX => {}
             MSI => {
@@ -98,29 +97,19 @@ impl Interrupts {
     }
 
     /// INTx is asserted while a queue that interrupts has entries that the host has not consumed, and vector 0,
-    /// the only one that the line has, is not masked. Whoever set the line looks again, so the last to set it has
-    /// set it right.
+    /// the only one that the line has, is not masked.
     fn drive_line(&self, host: &Host, queues: &[CompletionQueue]) {
-        let level = || {
+        host.follow_intx(|| {
             self.is_line()
                 && !self.is_masked(0)
                 && queues.iter().any(|queue| queue.interrupt_pending().is_some())
-        };
-        let mut asserted = level();
-        loop {
-            host.set_intx(asserted);
-            let now = level();
-            if now == asserted {
-                return;
-            }
-            asserted = now;
-        }
+        });
     }
 
     /// Nothing of the controller's is asserted any more.
     pub(crate) fn clear(&self) {
         self.set_mask(0);
-        if let Some(host) = lock(&self.host).clone() {
+        if let Some(host) = self.host() {
             host.set_intx(false);
         }
     }

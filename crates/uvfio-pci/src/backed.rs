@@ -43,6 +43,9 @@ const OFF: [&Field; 4] = [
     &header::BUS_MASTER,
 ];
 
+/// The bits of COMMAND that say what decodes, in their dword.
+const DECODING: u32 = header::MEMORY.place(0).mask | header::IO.place(0).mask;
+
 /// What a write to one dword may do to the hardware, and where a read comes from.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backing {
@@ -56,8 +59,9 @@ pub(crate) struct Backing {
 
 impl Layout {
     /// Lays out the configuration space of a function that exists, for a view that shows its registers: the structures
-    /// lie where `page` has them, which was read from it when it was quiet and has 256 or 4096 bytes. BARs and the
-    /// number of messages are as `blueprint` says. There is no expansion ROM and no INTx.
+    /// lie where `page` has them, which was read from it when it was quiet. The page has 256 or 4096 bytes, all that
+    /// there is; or 64, the header alone, of which such a layout shows no more. BARs and the number of messages are as
+    /// `blueprint` says. There is no expansion ROM and no INTx: the interrupt pin reads 0.
     ///
     /// In [`View::Filtered`] writes reach the hardware in fields that tables declare and that don't disturb others, in
     /// vendor-specific structures, and in bytes that belong to no structure. A structure that no table describes is
@@ -66,7 +70,7 @@ impl Layout {
     /// are all stopped. In [`View::Raw`] every write reaches the hardware.
     ///
     /// # Errors
-    /// Where the page is not one of a function with a type 0 header.
+    /// Where the page has another length, or is not one of a function with a type 0 header.
     pub fn over(blueprint: &Blueprint<'_>, page: &[u8], view: View) -> Result<Self, DumpError> {
         let (mut layout, findings) = Self::from_dump_in(page, view)?;
         layout.bars = blueprint.bars;
@@ -98,11 +102,13 @@ impl Layout {
     }
 
     /// The lanes of a register of configuration space that a read has to fetch from the hardware. None: the model
-    /// answers, as for every layout that is not [backed](Self::is_backed), and while a reset is under way.
+    /// answers, as for every layout that is not [backed](Self::is_backed), and while a reset is under way or its
+    /// settings are being put back.
     #[must_use]
     pub fn plan(&self, state: &State, register: u16, enables: ByteEnables) -> ByteEnables {
         let there = u32::from(register) * 4 < self.window_bytes(Window::Config);
-        if !there || state.resetting() || self.backing(register).shown & enables.mask() == 0 {
+        let away = state.resetting() || state.settling();
+        if !there || away || self.backing(register).shown & enables.mask() == 0 {
             return ByteEnables(0);
         }
         enables
@@ -136,7 +142,8 @@ impl Layout {
         lanes: u32,
     ) -> Option<Effect> {
         let through = self.backing(register).through & lanes;
-        if !self.backed || through == 0 || state.resetting() {
+        // One thread gives the hardware its settings after a reset: no older value must come after a newer one.
+        if !self.backed || through == 0 || state.resetting() || state.settling() {
             return None;
         }
         Some(self.effect(register, value, through))
@@ -144,10 +151,13 @@ impl Layout {
 
     /// After a reset: what decodes in the hardware is what decodes in the model.
     pub(crate) fn decode_again(&self, state: &State) -> Option<Effect> {
-        let place = header::MEMORY.place(0);
-        let bits = place.mask | header::IO.place(0).mask;
-        self.backed
-            .then(|| self.effect(place.word, state.word(place.word), bits))
+        let word = header::MEMORY.place(0).word;
+        self.backed.then(|| self.effect(word, state.word(word), DECODING))
+    }
+
+    /// The bits of COMMAND that say what decodes.
+    pub(crate) fn decoding(&self, state: &State) -> u32 {
+        state.word(header::MEMORY.place(0).word) & DECODING
     }
 
     fn effect(&self, register: u16, value: u32, bits: u32) -> Effect {
@@ -267,9 +277,13 @@ impl Layout {
     fn settle(&mut self, view: View) {
         // It never changes; of a virtual function the hardware reads all ones there.
         self.backing[0].shown = 0;
+        // As VFIO tells that there is no INTx: a client that reads a pin asks for the interrupt, and fails without.
+        let pin = header::INTERRUPT_PIN.place(0);
+        self.backing[usize::from(pin.word) % WORDS].shown &= !pin.mask;
+        self.words[usize::from(pin.word) % WORDS].initial &= !pin.mask;
         let intx = header::INTX_DISABLE.place(0);
         if view != View::Raw {
-            // The line may be shared: in the hardware it is disabled but while it is open for the user.
+            // This view has no INTx, and the line may be shared: in the hardware it stays disabled.
             let backing = &mut self.backing[usize::from(intx.word) % WORDS];
             backing.through &= !intx.mask;
             backing.shown &= !intx.mask;

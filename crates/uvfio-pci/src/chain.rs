@@ -46,7 +46,8 @@ pub struct Found<'a> {
     /// Version of an extended capability; 0 for the others, which have none in their headers.
     pub version: u8,
     /// The structure, headers included: as long as its ID says where the model knows that, else up to the next
-    /// structure or the end of its part of the page. At least 3 bytes: of a vendor-specific structure that is no more than its own length.
+    /// structure or the end of its part of the page. At least 4 bytes; 3 of a vendor-specific structure that holds
+    /// nothing but its own length.
     pub bytes: &'a [u8],
     /// Whether the model knows its length, and all of it is in `bytes`.
     pub whole: bool,

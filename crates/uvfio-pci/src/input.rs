@@ -144,6 +144,12 @@ pub enum Input {
         /// How it went.
         outcome: Outcome,
     },
+    /// What came of the end of a reset has been carried out: the device has its user's settings again. Where that has
+    /// given others meanwhile, they are effects, and this must come once more; see [`crate::State::settling`].
+    Settled {
+        /// The number that the reset came with.
+        id: EffectId,
+    },
     /// The device reports an error of the AER uncorrectable (`correctable` false) or correctable register.
     Error {
         /// Which register.
@@ -184,7 +190,8 @@ pub enum Effect {
     Interrupts,
     /// Interrupts can be delivered: call [`crate::next_delivery`] until it gives none.
     Deliver,
-    /// The device must reset itself; answer with [`Input::EffectDone`]. Until then nothing is decoded.
+    /// The device must reset itself; answer with [`Input::EffectDone`], and then [`Input::Settled`]. Until then nothing
+    /// is decoded.
     Reset {
         /// How.
         kind: ResetKind,

@@ -98,7 +98,9 @@ pub struct State {
     pub(crate) intx: Intx,
     /// The reset that is under way.
     pub(crate) reset: Option<EffectId>,
-    /// That reset failed: the function stays dark, and the next reset is a new one.
+    /// The reset that is done in the device, whose settings are being put back; and what of COMMAND it was given last.
+    pub(crate) settling: Option<(EffectId, u32)>,
+    /// The reset under way failed: the function stays dark, and the next reset is a new one.
     pub(crate) reset_failed: bool,
     /// The VPD transfer that is under way.
     pub(crate) vpd: Option<EffectId>,
@@ -143,6 +145,7 @@ impl State {
             msi_attached: 0,
             intx: Intx::default(),
             reset: None,
+            settling: None,
             reset_failed: false,
             vpd: None,
             next_id: 0,
@@ -150,7 +153,7 @@ impl State {
     }
 
     /// Whether the function answers accesses to BAR `bar` (6: the ROM): memory or I/O decoding is on, it is in
-    /// D0 and no reset is under way.
+    /// D0, no reset is under way, and what the last one took from the device has been put back.
     #[must_use]
     pub fn decodes(&self, layout: &Layout, bar: u8) -> bool {
         let memory = self.field(0, &header::MEMORY) != 0;
@@ -162,7 +165,7 @@ impl State {
             (_, Bar::Io { .. }) => self.field(0, &header::IO) != 0,
             (_, Bar::Memory32 { .. } | Bar::Memory64 { .. }) => memory,
         };
-        enabled && self.awake(layout)
+        enabled && self.answers(layout)
     }
 
     /// Whether memory is on in COMMAND, also while the function sleeps or is being reset.
@@ -232,6 +235,14 @@ impl State {
         self.reset.is_some()
     }
 
+    /// Whether a reset is done in the device, whose settings are being put back: [`crate::Input::Settled`] is awaited.
+    /// Bus mastering and interrupts are on again as the user had them; the registers still say that transactions are
+    /// pending.
+    #[must_use]
+    pub const fn settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
     /// Checks that a state saved elsewhere could have come about under `layout`, and gives it back.
     ///
     /// # Errors
@@ -270,9 +281,24 @@ impl State {
         }
     }
 
+    /// The same registers, with eventfds attached where they are in `present`: a saved state is another user's, or of
+    /// another time, and knows nothing of those that there are now. Masks stay as they were saved.
+    #[must_use]
+    pub fn with_eventfds_of(mut self, present: &Self) -> Self {
+        self.attached = present.attached.clone();
+        self.msi_attached = present.msi_attached;
+        self.intx.attached = present.intx.attached;
+        self
+    }
+
     /// Whether the function is in D0 and not being reset.
     pub(crate) fn awake(&self, layout: &Layout) -> bool {
         self.reset.is_none() && self.power(layout) == PowerState::D0
+    }
+
+    /// Whether it answers accesses to its BARs that decode.
+    pub(crate) fn answers(&self, layout: &Layout) -> bool {
+        self.awake(layout) && !self.settling()
     }
 
     pub(crate) fn word(&self, word: u16) -> u32 {

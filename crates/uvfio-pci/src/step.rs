@@ -39,6 +39,7 @@ pub fn step(layout: &Layout, state: &mut State, input: Input, effects: &mut Effe
         }
         Input::Reset { kind } => reset(layout, state, kind, effects),
         Input::EffectDone { id, outcome } => effect_done(layout, state, id, outcome, effects),
+        Input::Settled { id } => settled(layout, state, id, effects),
         Input::BusMaster { on } => state.put(0, &header::BUS_MASTER, u32::from(on)),
         Input::Error {
             correctable,
@@ -80,10 +81,10 @@ struct Outward {
 
 impl Outward {
     fn of(layout: &Layout, state: &State) -> Self {
-        let awake = state.awake(layout);
+        let answers = state.answers(layout);
         Self {
-            memory: awake && state.field(0, &header::MEMORY) != 0,
-            io: awake && state.field(0, &header::IO) != 0,
+            memory: answers && state.field(0, &header::MEMORY) != 0,
+            io: answers && state.field(0, &header::IO) != 0,
             rom: state.decodes(layout, 6),
             bus_master: state.bus_master(layout),
             mode: state.interrupt_mode(layout),
@@ -287,6 +288,7 @@ fn reset(layout: &Layout, state: &mut State, kind: ResetKind, effects: &mut Effe
     state.clear_pending(layout);
     state.intx.asserted = false;
     state.vpd = None;
+    state.settling = None;
     if kind != ResetKind::FunctionLevel || layout.view == crate::View::Raw {
         state.reset_table();
     }
@@ -318,10 +320,7 @@ fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcom
         }
         state.reset = None;
         state.reset_failed = false;
-        transactions_pending(layout, state, false);
-        if let Some(decode) = layout.decode_again(state) {
-            effects.push(decode);
-        }
+        put_decoding_back(layout, state, id, effects);
     } else if let (true, Some(vpd)) = (state.vpd == Some(id), layout.structures.vpd) {
         state.vpd = None;
         match outcome {
@@ -332,6 +331,29 @@ fn effect_done(layout: &Layout, state: &mut State, id: EffectId, outcome: Outcom
             Outcome::Done => state.put(vpd.at, &vpd::FLAG, 0),
             Outcome::Failed => {}
         }
+    }
+}
+
+/// What the reset took from the device is being put back; transactions stay pending until that is done, since a driver
+/// goes on when none are.
+fn put_decoding_back(layout: &Layout, state: &mut State, id: EffectId, effects: &mut Effects) {
+    state.settling = Some((id, layout.decoding(state)));
+    if let Some(decode) = layout.decode_again(state) {
+        effects.push(decode);
+    }
+}
+
+/// The device has what it was given, unless the user has changed that meanwhile, or begun another reset.
+fn settled(layout: &Layout, state: &mut State, id: EffectId, effects: &mut Effects) {
+    match state.settling {
+        Some((settling, given)) if settling == id => {
+            if layout.backed && given != layout.decoding(state) {
+                return put_decoding_back(layout, state, id, effects);
+            }
+            state.settling = None;
+            transactions_pending(layout, state, false);
+        }
+        _ => {}
     }
 }
 

@@ -147,11 +147,12 @@ fn nothing_is_decoded_in_d3hot_or_during_a_reset() {
         Effect::Reset { id, .. } => Some(*id),
         _ => None,
     });
-    let done = Input::EffectDone {
-        id: id.expect("a reset has begun"),
+    let id = id.expect("a reset has begun");
+    device.input(Input::EffectDone {
+        id,
         outcome: Outcome::Done,
-    };
-    device.input(done);
+    });
+    device.input(Input::Settled { id });
     assert!(device.effects.contains(&Effect::Decode), "{:?}", device.effects);
     assert!(device.state.decodes(&device.layout, 0));
 }

@@ -71,6 +71,7 @@ fn setup() -> impl Strategy<Value = Input> {
             id: EffectId(id),
             outcome: Outcome::Done
         }),
+        (1..6_u32).prop_map(|id| Input::Settled { id: EffectId(id) }),
     ]
 }
 

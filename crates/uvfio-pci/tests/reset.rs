@@ -32,11 +32,17 @@ fn end(device: &mut Device) -> ResetKind {
     let [(kind, id)] = begun(device)[..] else {
         panic!("one reset begins: {:?}", device.effects)
     };
+    done(device, id);
+    kind
+}
+
+/// Says that the device is reset, and has its user's settings again.
+fn done(device: &mut Device, id: EffectId) {
     device.input(Input::EffectDone {
         id,
         outcome: Outcome::Done,
     });
-    kind
+    device.input(Input::Settled { id });
 }
 
 /// A controller as a driver has it at work: all that a user can set is set.
@@ -214,10 +220,7 @@ fn a_second_reset_while_one_is_under_way_is_the_same_one() {
     assert_eq!(begun(&device), []);
     device.w16(DEVCTL, FLR);
     assert_eq!(begun(&device), []);
-    device.input(Input::EffectDone {
-        id,
-        outcome: Outcome::Done,
-    });
+    done(&mut device, id);
     assert!(device.state.decodes(&device.layout, 0));
     device.input(REQUEST);
     assert_eq!(begun(&device).len(), 1, "the next one is another");
@@ -229,13 +232,9 @@ fn while_a_reset_is_under_way_nothing_is_decoded_and_transactions_are_pending() 
     let mut device = at_work(View::Virtual);
     assert_eq!(device.r16(DEVSTA) & 0x20, 0);
     device.input(REQUEST);
-    let told = |effects: &[Effect]| {
-        effects.contains(&Effect::Decode)
-            && effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::BusMaster { .. }))
-    };
-    assert!(told(&device.effects), "{:?}", device.effects);
+    assert!(device.effects.contains(&Effect::Decode), "{:?}", device.effects);
+    let off = Effect::BusMaster { on: false };
+    assert!(device.effects.contains(&off), "{:?}", device.effects);
     assert!(device.state.resetting());
     assert!(!device.state.decodes(&device.layout, 0));
     assert!(!device.state.bus_master(&device.layout));
@@ -248,7 +247,37 @@ fn while_a_reset_is_under_way_nothing_is_decoded_and_transactions_are_pending() 
         id,
         outcome: Outcome::Done,
     });
-    assert!(told(&device.effects), "{:?}", device.effects);
+    let on = Effect::BusMaster { on: true };
+    assert!(device.effects.contains(&on), "{:?}", device.effects);
+    assert_eq!(device.r16(DEVSTA) & 0x20, 0x20, "bus mastering is yet to go on");
+    assert!(!device.state.decodes(&device.layout, 0));
+    for (other, pending) in [(EffectId(2), 0x20), (id, 0)] {
+        device.input(Input::Settled { id: other });
+        assert_eq!(device.r16(DEVSTA) & 0x20, pending, "{other:?} has settled");
+    }
+    assert!(device.effects.contains(&Effect::Decode), "{:?}", device.effects);
+    assert!(device.state.decodes(&device.layout, 0));
+}
+
+#[test]
+fn what_settles_is_the_last_reset_and_no_former_one() {
+    let mut device = at_work(View::Virtual);
+    device.input(REQUEST);
+    let [(_, first)] = begun(&device)[..] else {
+        panic!("{:?}", device.effects)
+    };
+    device.input(Input::EffectDone {
+        id: first,
+        outcome: Outcome::Done,
+    });
+    device.w16(DEVCTL, FLR);
+    let [(_, second)] = begun(&device)[..] else {
+        panic!("{:?}", device.effects)
+    };
+    device.input(Input::Settled { id: first });
+    assert!(device.state.resetting());
+    assert_eq!(device.r16(DEVSTA) & 0x20, 0x20);
+    done(&mut device, second);
     assert_eq!(device.r16(DEVSTA) & 0x20, 0);
     assert!(device.state.decodes(&device.layout, 0));
 }

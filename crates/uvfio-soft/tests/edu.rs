@@ -2,12 +2,14 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use common::contested::Contested;
 use common::{IOVA, MEMORY_BYTES, PATIENCE, Silent, User, arrives, taken, until};
-use uvfio_core::{DmaMessages, IrqIndex, ResetProgress, region_index::CONFIG};
+use uvfio_core::{DmaMessages, IrqAction, IrqData, IrqIndex, ResetProgress, SetIrqs, region_index::CONFIG};
 use uvfio_soft::edu::{
     BUFFER_AT, BUFFER_BYTES, COMMAND_FROM_DEVICE, COMMAND_INTERRUPT, COMMAND_RUN, Config, Edu, INTERRUPT_DMA,
     INTERRUPT_FACTORIAL, Reg, STATUS_COMPUTING, STATUS_INTERRUPT,
@@ -119,6 +121,26 @@ fn each_of_eight_messages_reaches_its_own_eventfd() {
         arrives(&fds, message);
     }
     assert_eq!(driver.read(Reg::InterruptStatus), 0xff);
+}
+
+#[test]
+fn a_message_waits_for_bus_mastering() {
+    let driver = Driver::new();
+    let fds = driver.enable(IrqIndex::Msi, 8);
+    driver.config(0x04, &[0x02, 0x00]);
+    driver.write(Reg::InterruptRaise, 1 << 3);
+    // What a request triggers needs no bus mastering, and goes the same way: 3 would have been delivered before it.
+    let request = SetIrqs {
+        index: IrqIndex::Msi as u32,
+        start: 7,
+        count: 1,
+        action: IrqAction::Trigger,
+        data: IrqData::None,
+    };
+    driver.device.set_irqs(request).expect("7 is triggered");
+    arrives(&fds, 7);
+    driver.config(0x04, &[0x06, 0x00]);
+    arrives(&fds, 3);
 }
 
 #[test]
@@ -261,6 +283,38 @@ fn without_bus_master_or_a_mapping_no_data_move_but_the_transfer_ends() {
         data,
         "the buffer after transfers that reached no memory"
     );
+}
+
+#[test]
+fn a_user_who_blocks_the_devices_thread_in_intx_still_reaches_the_registers() {
+    let driver = Arc::new(Driver::new());
+    let line = Contested::new();
+    driver.give(IrqIndex::Intx, &[line.file.as_fd()]);
+    let [accesses, computed] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let user = {
+        let (driver, accesses, computed, stop) =
+            (driver.clone(), accesses.clone(), computed.clone(), stop.clone());
+        std::thread::spawn(move || {
+            driver.write(Reg::Status, STATUS_INTERRUPT.into());
+            while !stop.load(Ordering::SeqCst) {
+                driver.write(Reg::InterruptAcknowledge, u32::MAX.into());
+                driver.unmask_intx();
+                driver.write(Reg::Factorial, 1);
+                let done = (0..1000).any(|_| driver.read(Reg::Status) & STATUS_COMPUTING == 0);
+                computed.fetch_add(done.into(), Ordering::SeqCst);
+                accesses.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    };
+    line.until_blocked(&computed);
+    let before = accesses.load(Ordering::SeqCst);
+    until("accesses go on while the device's thread is blocked", || {
+        accesses.load(Ordering::SeqCst) > before + 100
+    });
+    stop.store(true, Ordering::SeqCst);
+    user.join().expect("the user's thread ends");
+    driver.device.detach().expect("the device comes back");
 }
 
 #[test]

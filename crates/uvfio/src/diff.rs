@@ -3,8 +3,8 @@
 use serde::Serialize;
 use uvfio_linux::device::Presented;
 use uvfio_linux::sysfs::{Address, Config, Host, ResetMethods};
-use uvfio_pci::tables::header;
-use uvfio_pci::{ByteEnables, Field, Layout, Placed, State, Treatment, View, Window};
+use uvfio_pci::tables::{header, power};
+use uvfio_pci::{Field, Layout, Placed, State, Treatment, View, Window};
 
 use crate::exit::Failure;
 use crate::list::{self, Machine};
@@ -47,7 +47,11 @@ struct Difference {
     field: &'static str,
     msb: u16,
     lsb: u8,
+    /// Of bytes that belong to no field, the first.
     hardware: u32,
+    /// The bytes that belong to no field, all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    data: Vec<u8>,
     /// None: the user has no such register.
     user: Option<u32>,
     /// Where the user finds the register.
@@ -62,6 +66,9 @@ struct Both {
     user: Layout,
     state: State,
 }
+
+/// The most bytes of a run that are printed, two lines of a terminal; there may be 4000.
+const MAX_SHOWN: usize = 32;
 
 /// Bytes of the header, all that an ordinary user may read.
 const HEADER_BYTES: usize = 64;
@@ -173,7 +180,7 @@ impl Both {
         let held = field.extract(bytes_at(&self.page, register, field.bytes));
         let user_offset = there.map(|there| there + shift + field.register);
         let user = user_offset.map(|offset| field.extract(self.user_reads(offset, field.bytes)));
-        if user.unwrap_or(0) == held {
+        if user.unwrap_or(0) == held || self.is_hardwares(field) {
             return None;
         }
         Some(Difference {
@@ -184,10 +191,16 @@ impl Both {
             msb: field.msb.into(),
             lsb: field.lsb,
             hardware: held,
+            data: Vec::new(),
             user,
             user_offset,
             why: self.why(field, user.is_some()),
         })
+    }
+
+    /// Whether a user reads a field from the hardware, although a new state of the registers has another value.
+    fn is_hardwares(&self, field: &Field) -> bool {
+        self.user.is_backed() && self.user.view() == View::Raw && *field == header::INTX_DISABLE
     }
 
     fn why(&self, field: &Field, there: bool) -> String {
@@ -197,8 +210,12 @@ impl Both {
         if self.user.is_backed() {
             let why = if [header::VENDOR, header::DEVICE].contains(field) {
                 "known from the kernel: the hardware of a virtual function reads all ones"
+            } else if *field == header::INTERRUPT_PIN {
+                "this view has no INTx"
             } else if *field == header::INTX_DISABLE {
-                "kept by the model: in the hardware the line is disabled but while it is open for the user"
+                "kept by the model: this view has no INTx, and in the hardware the line stays disabled"
+            } else if *field == power::STATE {
+                "a new user has the function in D0"
             } else {
                 "a new user has it off"
             };
@@ -231,6 +248,7 @@ impl Both {
                 Some(run) if run.offset + run.bytes == offset => {
                     run.bytes += 1;
                     run.msb += 8;
+                    run.data.push(*byte);
                 }
                 _ => runs.push(Difference {
                     structure: "bytes that no table describes",
@@ -240,6 +258,7 @@ impl Both {
                     msb: 7,
                     lsb: 0,
                     hardware: (*byte).into(),
+                    data: vec![*byte],
                     user: None,
                     user_offset: None,
                     why: "nothing that is not declared exists in this view: reads 0, a write is dropped"
@@ -250,17 +269,10 @@ impl Both {
         runs
     }
 
-    /// What a new user reads at an offset of its own.
+    /// What a new user reads at an offset of its own. Over hardware that is what the page holds but for what is off when
+    /// a user comes; the page may be of a function that another driver has in use.
     fn user_reads(&self, offset: u16, bytes: u8) -> u32 {
-        let register = offset / 4;
-        let planned = self.user.plan(&self.state, register, ByteEnables::ALL);
-        let value = match planned.0 {
-            0 => uvfio_pci::read(&self.user, &self.state, Window::Config, register),
-            _ => {
-                let fetched = bytes_at(&self.page, register * 4, 4);
-                self.user.finish(&self.state, register, planned, fetched)
-            }
-        };
+        let value = uvfio_pci::read(&self.user, &self.state, Window::Config, offset / 4);
         bytes_at(&value.to_le_bytes(), offset % 4, bytes)
     }
 }
@@ -298,8 +310,10 @@ fn text(compared: &Compared) -> String {
 }
 
 fn line(one: &Difference) -> String {
+    if one.field.is_empty() {
+        return run_of_bytes(one);
+    }
     let bits = match (one.msb, one.lsb) {
-        _ if one.field.is_empty() => format!("{} bytes from", one.bytes),
         (msb, lsb) if msb == u16::from(lsb) => format!("bit {lsb}"),
         (msb, lsb) => format!("bits {msb}:{lsb}"),
     };
@@ -310,13 +324,25 @@ fn line(one: &Difference) -> String {
         Some(offset) if offset != one.offset => format!(" (there at {offset:#05x})"),
         _ => String::new(),
     };
-    let name = if one.field.is_empty() {
-        one.structure
-    } else {
-        one.field
-    };
     format!(
-        "{:#05x}  {bits:<10} {name}: hardware {:#x}, user {user}{moved}\n        {}\n",
-        one.offset, one.hardware, one.why
+        "{:#05x}  {bits:<10} {}: hardware {:#x}, user {user}{moved}\n        {}\n",
+        one.offset, one.field, one.hardware, one.why
     )
+}
+
+fn run_of_bytes(run: &Difference) -> String {
+    let count = match run.bytes {
+        1 => "1 byte".to_owned(),
+        bytes => format!("{bytes} bytes"),
+    };
+    let mut text = format!(
+        "{:#05x}  {count:<10} {}: user -, hardware",
+        run.offset, run.structure
+    );
+    let shown = run.data.iter().take(MAX_SHOWN);
+    shown.for_each(|byte| text += &format!(" {byte:02x}"));
+    if run.data.len() > MAX_SHOWN {
+        text += &format!(" and {} more (--json has all)", run.data.len() - MAX_SHOWN);
+    }
+    text + &format!("\n        {}\n", run.why)
 }

@@ -307,7 +307,7 @@ fn diff_shows_what_a_user_sees_otherwise_and_why() {
         "0x00e  bit 7      Multi-Function Device: hardware 0x1, user 0x0\n        not there in this view",
         "0x010  bits 31:4  Base Address: hardware 0xfe80000, user 0x0\n",
         "0x052  bits 15:11 PME_Support: hardware 0x19, user 0x0 (there at 0x042)\n",
-        "0x0a0  3 bytes from bytes that no table describes: hardware 0x1, user -\n",
+        "0x0a0  3 bytes    bytes that no table describes: user -, hardware 01 02 03\n        nothing that is not",
     ] {
         assert!(text.contains(part), "{part:?} is not in:\n{text}");
     }
@@ -318,13 +318,41 @@ fn diff_shows_what_a_user_sees_otherwise_and_why() {
     let text = machine.says(&["diff", "00:03.0", "--view", "filtered"]);
     assert!(
         text.contains(
-            "Interrupt Disable: hardware 0x1, user 0x0\n        kept by the model: in the hardware the line is disabled but while"
+            "Interrupt Disable: hardware 0x1, user 0x0\n        kept by the model: this view has no INTx, and in the hardware the line"
         ),
         "{text}"
     );
-    assert_eq!(text.lines().count(), 3, "nothing else differs:\n{text}");
+    let in_use = "Bus Master Enable: hardware 0x1, user 0x0\n        a new user has it off\n";
+    assert!(text.contains(in_use), "another driver has it in use:\n{text}");
+    assert_eq!(
+        text.lines().count(),
+        1 + 2 * 4,
+        "memory, bus mastering, INTx and its pin differ, and nothing else:\n{text}"
+    );
     let text = machine.says(&["diff", "00:03.0", "--view", "raw"]);
-    assert_eq!(text.lines().count(), 1, "nothing differs:\n{text}");
+    assert!(text.contains(in_use), "another driver has it in use:\n{text}");
+    assert_eq!(
+        text.lines().count(),
+        1 + 2 * 3,
+        "memory, bus mastering and the interrupt pin differ, and nothing else:\n{text}"
+    );
+}
+
+#[test]
+fn diff_shows_the_bytes_that_no_table_describes() {
+    let machine = Machine::new();
+    let mut page = page(256);
+    page[0xa0..0xf0].copy_from_slice(&std::array::from_fn::<u8, 80, _>(|n| n as u8 + 1));
+    machine.write(CONFIG, &page);
+    let text = machine.says(&["diff", "00:03.0"]);
+    let shown = "hardware 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d 1e 1f 20 and \
+                 48 more (--json has all)\n";
+    assert!(text.contains(shown), "{text}");
+    let json: Value = serde_json::from_str(&machine.says(&["diff", "00:03.0", "--json"])).expect("JSON");
+    let list = json["differences"].as_array().expect("differences");
+    let runs: Vec<_> = list.iter().filter(|one| one["field"] == "").collect();
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert_eq!(runs[0]["data"], Value::from(page[0xa0..0xf0].to_vec()));
 }
 
 #[test]

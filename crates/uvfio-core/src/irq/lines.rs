@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use uvfio_pci::{
-    Blueprint, ByteEnables, Capability, Effect, Effects, Input, InterruptMode, Layout, RestoreError, State,
-    Window,
+    ByteEnables, Effect, Effects, Input, Interrupt, InterruptMode, Layout, RestoreError, State, Window,
 };
 
 use uvfio_pci::access::{single, split};
@@ -68,16 +67,11 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    fn new(blueprint: &Blueprint<'_>) -> Self {
+    fn new(layout: &Layout) -> Self {
         let mut vectors = [const { Vec::new() }; IrqIndex::COUNT as usize];
         let mut have = |index: IrqIndex, count: usize| vectors[index as usize] = vec![None; count];
-        have(IrqIndex::Intx, usize::from(blueprint.identity.interrupt_pin != 0));
-        for capability in blueprint.capabilities {
-            match *capability {
-                Capability::Msi { messages, .. } => have(IrqIndex::Msi, messages.into()),
-                Capability::MsiX { vectors, .. } => have(IrqIndex::MsiX, vectors.into()),
-                _ => {}
-            }
+        for kind in [Interrupt::Intx, Interrupt::Msi, Interrupt::MsiX] {
+            have(kind.into(), layout.vectors(kind).into());
         }
         have(IrqIndex::Err, 1);
         have(IrqIndex::Req, 1);
@@ -107,12 +101,12 @@ impl Targets {
 
 impl Lines {
     /// A function at power-on, without a user; see [`crate::Device::direct_interrupts`].
-    pub(crate) fn new(layout: Layout, blueprint: &Blueprint<'_>, direct: bool) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(layout: Layout, direct: bool) -> std::io::Result<Arc<Self>> {
         let state = State::new(&layout);
         let lines = Arc::new(Self {
             model: Mutex::new(Model {
                 state,
-                targets: Targets::new(blueprint),
+                targets: Targets::new(&layout),
                 held: Vec::new(),
                 closed: false,
                 user: 0,
@@ -191,6 +185,11 @@ impl Lines {
         Routes::new(&self.layout, &model.state, &model.targets)
     }
 
+    /// See [`State::settling`].
+    pub(crate) fn settling(&self) -> bool {
+        self.lock().state.settling()
+    }
+
     /// A copy of the registers.
     pub(crate) fn state(&self) -> State {
         self.lock().state.clone()
@@ -198,14 +197,14 @@ impl Lines {
 
     /// Puts saved registers in the place of the present ones.
     pub(crate) fn restore(&self, state: State) -> Result<(), RestoreError> {
-        if state.resetting() {
+        if state.resetting() || state.settling() {
             return Err(RestoreError {
                 offset: self.layout.config_bytes(),
             });
         }
         let state = state.restore(&self.layout)?;
         let mut model = self.lock();
-        model.state = state;
+        model.state = state.with_eventfds_of(&model.state);
         self.publish(&model.state);
         self.deliver(model);
         Ok(())
@@ -255,8 +254,8 @@ impl Lines {
                 _ => publish = true,
             }
         }
-        // An effect that is done shows in what decodes; interrupts alone show nowhere.
-        if publish || matches!(input, Input::EffectDone { .. }) {
+        // The end of a reset shows in what decodes; interrupts alone show nowhere.
+        if publish || matches!(input, Input::EffectDone { .. } | Input::Settled { .. }) {
             self.publish(&model.state);
         }
         if deliver {
@@ -453,7 +452,7 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use rustix::event::{EventfdFlags, eventfd};
-    use uvfio_pci::{Bar, BarSpan, Identity, View};
+    use uvfio_pci::{Bar, BarSpan, Blueprint, Capability, Identity, View};
 
     use super::*;
     use crate::{IrqAction, IrqData};
@@ -488,12 +487,7 @@ mod tests {
             capabilities: CAPABILITIES,
             extended: &[],
         };
-        Lines::new(
-            Layout::compile(&blueprint, View::Virtual).unwrap(),
-            &blueprint,
-            false,
-        )
-        .unwrap()
+        Lines::new(Layout::compile(&blueprint, View::Virtual).unwrap(), false).unwrap()
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Core {
             device: name,
             why: why.to_string(),
         };
-        let lines = Lines::new(layout, &blueprint, device.direct_interrupts()).map_err(system)?;
+        let lines = Lines::new(layout, device.direct_interrupts()).map_err(system)?;
         let core = Arc::new(Self {
             dma: Arc::new(DmaSpace::with_iommu(policy, device.iommu())),
             lines,
@@ -304,6 +304,10 @@ impl Core {
                 let outcome = outcome(&done);
                 self.check(done);
                 self.step(Input::EffectDone { id, outcome });
+                // Only now is the device what the registers say. No other reset can settle: this thread does them all.
+                while self.lines.settling() {
+                    self.step(Input::Settled { id });
+                }
             }
             Task::Power { from, to, id } => {
                 let done = self.guarded("power state", || self.device.power(from, to));
@@ -334,8 +338,11 @@ impl Core {
     /// What a reset leaves of the user's in registers that it could write: a function's own need not know resets.
     fn put_back(&self) {
         let layout = self.lines.layout();
+        if !layout.is_backed() {
+            return;
+        }
         let page = self.device.config_page().unwrap_or_default();
-        for (register, was) in (0_u16..).zip(page.chunks_exact(4)).filter(|_| layout.is_backed()) {
+        for (register, was) in (0_u16..).zip(page.chunks_exact(4)) {
             let was = was.try_into().map_or(0, u32::from_le_bytes);
             let is = self.device.config_read(register, ByteEnables::ALL);
             if let Some(Effect::HardwareWrite {

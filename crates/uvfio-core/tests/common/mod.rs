@@ -37,6 +37,9 @@ pub enum Told {
 /// What a register write does, given the offset and the value.
 pub type Answer = Box<dyn Fn(&Host, u64, u64) + Send + Sync>;
 
+/// What is done when bus mastering is switched on or off.
+pub type OnBusMaster = Box<dyn Fn(bool) + Send + Sync>;
+
 #[derive(Default)]
 pub struct Inner {
     told: Vec<Told>,
@@ -58,6 +61,8 @@ pub struct Recorder {
     pub registers: Option<(OwnedFd, u64)>,
     /// Each change of memory in COMMAND.
     pub memory: Mutex<Vec<bool>>,
+    /// Told of bus mastering, it does this.
+    pub on_bus_master: Mutex<Option<OnBusMaster>>,
     /// A register write here is answered by this.
     pub on_write: Option<Answer>,
     /// In front of it.
@@ -281,6 +286,9 @@ impl Device for Recorder {
 
     fn bus_master_changed(&self, on: bool) {
         self.tell(Told::BusMaster(on));
+        if let Some(then) = &*self.on_bus_master.lock().unwrap() {
+            then(on);
+        }
     }
 
     fn direct_interrupts(&self) -> bool {

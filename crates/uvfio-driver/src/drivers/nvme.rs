@@ -5,6 +5,7 @@
 //! disk          a namespace: requests, one at a time or many
 //! erase         erases all namespaces
 //! controller    enable, identify, create queues, reset; waiting
+//! active        the list of active namespaces
 //! queue         a pair of queues, their doorbells and shadow doorbells
 //! spec          every number
 //! ```
@@ -24,6 +25,7 @@
 //!
 //! Section numbers are those of the NVM Express Base Specification 1.4.
 
+mod active;
 mod controller;
 mod disk;
 mod erase;
@@ -38,3 +40,11 @@ pub use disk::{Disk, Done, Request};
 pub use erase::{check_erasable, erase};
 pub use error::{NvmeError, Result};
 pub use spec::Status;
+
+/// A little-endian number of `bytes` bytes, at most 8; 0 where there are no such bytes.
+fn number(data: &[u8], at: usize, bytes: usize) -> u64 {
+    let part = data.get(at..at + bytes).unwrap_or_default();
+    part.iter()
+        .rev()
+        .fold(0, |number, byte| number << 8 | u64::from(*byte))
+}

@@ -30,12 +30,16 @@ fn attach(address: &str, view: View) -> Result<User> {
     }
 }
 
-/// Every byte reads as the hardware has it, in both views.
+/// Where the header says which line INTx is; there is none in these views.
+const INTERRUPT_PIN: usize = 0x3d;
+
+/// Every byte reads as the hardware has it, in both views, but for the interrupt pin.
 pub(crate) fn reads(address: &str, report: &mut Report) -> Result<()> {
     for view in [View::Filtered, View::Raw] {
         let user = attach(address, view)?;
         let mut hardware = Outside::open(&Function::new(address))?.read()?;
         let mut page = user.configuration()?;
+        hardware[INTERRUPT_PIN] = 0;
         if view == View::Filtered {
             for page in [&mut hardware, &mut page] {
                 page[INTX_DISABLE.0] &= !INTX_DISABLE.1;

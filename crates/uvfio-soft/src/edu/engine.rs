@@ -25,8 +25,6 @@ struct Shared {
     work: Condvar,
     /// The job under way has ended.
     idle: Condvar,
-    /// Keeps changes of the INTx level in the order of the interrupt status.
-    line: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -62,7 +60,6 @@ impl Engine {
             }),
             work: Condvar::new(),
             idle: Condvar::new(),
-            line: Mutex::new(()),
         });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -237,10 +234,9 @@ impl Shared {
 
     /// INTx follows the interrupt status; whether messages are sent instead is the model's to know.
     fn show_level(&self, host: Option<&Host>) {
-        let Some(host) = host else { return };
-        let _order = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let asserted = self.lock().registers.interrupt_status != 0;
-        host.set_intx(asserted);
+        if let Some(host) = host {
+            host.follow_intx(|| self.lock().registers.interrupt_status != 0);
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) struct Channel {
     /// Another one after each reset: a job of before it is not this channel's any more.
     epoch: u64,
     /// A job is under way, of this epoch or of a former one.
-    pub(super) busy: bool,
+    busy: bool,
     /// The job under way is of a former epoch.
     abandoned: bool,
     /// The next job waits for bus mastering.
@@ -237,7 +237,7 @@ impl Channel {
     }
 
     /// Whether there is a job to take.
-    pub(super) fn has_job(&self) -> bool {
+    fn has_job(&self) -> bool {
         !self.busy && !self.waits && self.state == State::Active
     }
 

@@ -39,8 +39,6 @@ struct Shared {
     work: Condvar,
     /// A job has ended, with all that it causes.
     idle: Condvar,
-    /// Keeps changes of the INTx level in the order of the registers.
-    line: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -66,7 +64,6 @@ impl Engine {
             }),
             work: Condvar::new(),
             idle: Condvar::new(),
-            line: Mutex::new(()),
         });
         // Made first: where one thread can't be started, dropping it ends those that were.
         let mut engine = Self {
@@ -235,10 +232,9 @@ impl Shared {
 
     /// INTx follows the registers; whether messages are sent instead is the model's to know.
     fn show_level(&self, host: Option<&Host>) {
-        let Some(host) = host else { return };
-        let _order = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let asserted = self.lock().registers.asserted();
-        host.set_intx(asserted);
+        if let Some(host) = host {
+            host.follow_intx(|| self.lock().registers.asserted());
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::expect_used)] // Each test file uses a part; a test whose ground gives way has failed.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -15,6 +15,7 @@ use uvfio_core::{
     Policy, SetIrqs, VirtualDevice, region_index::CONFIG,
 };
 
+pub(crate) mod contested;
 pub(crate) mod ioat;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,19 +83,24 @@ impl User {
         let fds: Vec<OwnedFd> = (0..count)
             .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd"))
             .collect();
+        self.give(index, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>());
+        fds
+    }
+
+    /// Attaches these eventfds to vectors 0.. of an index.
+    pub(crate) fn give(&self, index: IrqIndex, fds: &[BorrowedFd<'_>]) {
         let given = fds
             .iter()
-            .map(|fd| Some(fd.try_clone().expect("a duplicate")))
+            .map(|fd| Some(fd.try_clone_to_owned().expect("a duplicate")))
             .collect();
         let request = SetIrqs {
             index: index as u32,
             start: 0,
-            count,
+            count: fds.len() as u32,
             action: IrqAction::Trigger,
             data: IrqData::EventFd(given),
         };
         self.device.set_irqs(request).expect("interrupts are enabled");
-        fds
     }
 
     pub(crate) fn unmask_intx(&self) {

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::{Bar, DmaBuffer, Function, Interrupts};
 
+use super::active;
 use super::error::{NvmeError, Result};
+use super::number;
 use super::queue::{QueuePair, Shadow};
 use super::spec::{
     CC_ENABLED, CLASS, CSTS_FATAL, CSTS_READY, Capabilities, Command, Completion, ERASE_USER_DATA,
@@ -273,13 +275,9 @@ impl Controller {
         })
     }
 
-    /// The numbers of the active namespaces, in ascending order; 1024 at most.
+    /// The numbers of the active namespaces, in ascending order.
     pub(crate) fn namespaces(&mut self) -> Result<Vec<u32>> {
-        let data = self.identify_page(cns::ACTIVE, 0)?;
-        Ok((0..data.len() / 4)
-            .map(|n| number(&data, 4 * n, 4) as u32)
-            .take_while(|namespace| *namespace != 0)
-            .collect())
+        active::namespaces(|after| self.identify_page(cns::ACTIVE, after))
     }
 
     /// A namespace's size in blocks, and a block's in bytes.
@@ -437,12 +435,4 @@ impl Waiter<'_> {
             }
         }
     }
-}
-
-/// A little-endian number of `bytes` bytes, at most 8; 0 where there are no such bytes.
-fn number(data: &[u8], at: usize, bytes: usize) -> u64 {
-    let part = data.get(at..at + bytes).unwrap_or_default();
-    part.iter()
-        .rev()
-        .fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

@@ -63,6 +63,9 @@ pub(crate) mod cns {
     pub(crate) const ACTIVE: u32 = 2;
 }
 
+/// The last number that a namespace can have (section 6.1).
+pub(crate) const LAST_NAMESPACE: u32 = 0xffff_fffe;
+
 /// The feature that says how many queues there are (section 5.21.1.7).
 pub(crate) const NUMBER_OF_QUEUES: u32 = 0x07;
 /// OACS bit 1: Format NVM.
