@@ -18,6 +18,7 @@ const MSIX_CONTROL: u64 = 2;
 const FUNCTION_MASK: u16 = 1 << 14;
 const ENTRY: u64 = 16;
 const VECTORS: usize = 10;
+/// What is written to [`VET`].
 pub(crate) const WRITTEN: u32 = 0x88a8;
 /// How long a driver leaves a function alone that it has reset (PCI Express Base 5.0, 6.6.2).
 const AFTER_RESET: Duration = Duration::from_millis(100);
@@ -35,21 +36,14 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     igb.exchanges(&eventfds, report)?;
     igb.one_by_one(report)?;
     user.signal(IrqIndex::MsiX, &eventfds)?;
-    igb.write(VET, WRITTEN)?;
     let before = user.configuration()?;
-    user.function_level_reset()?;
-    report.same(
-        "a function level reset reaches the device",
-        &VET_AFTER_RESET,
-        &igb.read(VET)?,
-    )?;
+    igb.is_reset_by("a function level reset", || user.function_level_reset(), report)?;
     report.same(
         "configuration space is as before it",
         &before,
         &user.configuration()?,
     )?;
-    igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
-    igb.vectors(&eventfds, report)?;
+    igb.vectors_after_reset(&eventfds, report)?;
     user.notices(report)?;
 
     igb.write(VET, WRITTEN)?;
@@ -72,8 +66,7 @@ pub(crate) fn vectors(user: &User, again: bool, report: &mut Report) -> Result<(
     if again {
         user.function_level_reset()?;
         std::thread::sleep(AFTER_RESET);
-        igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
-        igb.vectors(&eventfds, report)?;
+        igb.vectors_after_reset(&eventfds, report)?;
     }
     Ok(())
 }
@@ -87,6 +80,28 @@ impl Igb<'_> {
 
     pub(crate) fn write(&self, register: u64, value: u32) -> Result<()> {
         self.0.write(0, register, value)
+    }
+
+    /// A reset reaches the device: a register that is written before has its first value after it.
+    pub(crate) fn is_reset_by(
+        &self,
+        what: &str,
+        reset: impl FnOnce() -> Result<()>,
+        report: &mut Report,
+    ) -> Result<()> {
+        self.write(VET, WRITTEN)?;
+        reset()?;
+        report.same(
+            &format!("{what} reaches the device"),
+            &VET_AFTER_RESET,
+            &self.read(VET)?,
+        )
+    }
+
+    /// Every vector comes again, once the device is told to use more than one: a reset has made it forget that.
+    pub(crate) fn vectors_after_reset(&self, eventfds: &Eventfds, report: &mut Report) -> Result<()> {
+        self.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
+        self.vectors(eventfds, report)
     }
 
     /// Memory and bus master on, and all vectors enabled.
