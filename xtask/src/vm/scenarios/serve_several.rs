@@ -48,12 +48,14 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             checks,
         )?;
     }
-    checks.part("group");
-    guest.run(
-        &format!("serve_group_to_qemu {NVME} group-a group-b"),
-        STEP * 2,
-        checks,
-    )?;
+    for grant in ["trapped", "device-fd"] {
+        checks.part(&format!("group, {grant}"));
+        guest.run(
+            &format!("serve_group_to_qemu {NVME} group-a group-b {grant}"),
+            STEP * 2,
+            checks,
+        )?;
+    }
     checks.part("others");
     guest.run(&format!("serve_neighbours {EDU}"), STEP, checks)?;
     for id in [XHCI, IGB, E1000E] {
