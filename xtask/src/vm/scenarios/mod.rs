@@ -35,6 +35,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod parity;
+mod run_book;
 mod run_qemu;
 mod self_check;
 mod serve_hardware;
@@ -70,6 +71,7 @@ pub(super) const ALL: &[Scenario] = &[
     worker_killed::SCENARIO,
     abuse::SCENARIO,
     ioat::SCENARIO,
+    run_book::SCENARIO,
     run_qemu::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,

@@ -146,6 +146,8 @@ fn machine<'a>(context: &Context<'a>, nvme: &Device, twins: &[PathBuf; 2]) -> Bu
 fn twin(number: u32, image: &Path) -> Device {
     let mut twin = Device::qemu_nvme(&format!("twin{number}"), image).below("rp3");
     twin.description["drive"] = format!("disk{}", number + 1).into();
+    // The kernel's driver wants controllers to be told from one another.
+    twin.description["serial"] = format!("twin{number}").into();
     twin.description["addr"] = format!("0.{number}").into();
     twin.description["multifunction"] = (number == 0).into();
     twin
