@@ -63,3 +63,21 @@ serve_group_to_qemu() {
     kill "$(cat /tmp/qemu.pid)"
     serve_end group
 }
+
+# serve_taken_from_qemu VENDOR:DEVICE SERIAL: the kernel wants the controller back. QEMU attaches nothing to REQ, and goes on
+# with a device that is gone.
+serve_taken_from_qemu() {
+    nvme=$(pci_find "$1")
+    serve_as root nvme "$nvme --release-within 1" || return 1
+    qemu_without_processor /tmp/nvme.sock
+    logged nvme "a QEMU attaches to the function" "attached"
+    qemu_identifies 4 "$2" nvme
+    remover nvme "$(unbinding "$nvme")"
+    logged nvme "it is taken from the QEMU when the time is up" "it was not given back in time"
+    removed nvme "whoever takes it goes on" 30
+    check "QEMU goes on" kill -0 "$(cat /tmp/qemu.pid)"
+    refuses "with a device that is gone" "" \
+        uvfio-guest-tools qtest-identify /tmp/qtest.sock --slot 4 --serial "$2"
+    kill "$(cat /tmp/qemu.pid)"
+    server_gives_back nvme 30 "the kernel wanted the function back"
+}

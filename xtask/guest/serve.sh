@@ -36,6 +36,18 @@ serve_edu() {
     serve_end edu
 }
 
+# Its socket is the server's own until somebody gives it away.
+serve_given_away() {
+    edu=$(pci_find 1234:11e8)
+    rm -f /tmp/given.sock
+    serve_in_background given uvfio serve "$edu" --socket /tmp/given.sock
+    check "edu is served" eventually 60 test -S /tmp/given.sock
+    refuses "the socket is nobody else's" "Permission denied" su guest -c "uvfio show /tmp/given.sock"
+    chown guest /tmp/given.sock
+    check "whom it is given has the device" su guest -c "uvfio show /tmp/given.sock"
+    serve_end given
+}
+
 # The views that show the function's own registers: who may have which, and a driver in each.
 serve_views() {
     edu=$(pci_find 1234:11e8)

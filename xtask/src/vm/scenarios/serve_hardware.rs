@@ -43,6 +43,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("unbind_all shpchp", STEP, checks)?;
     guest.run("serve_not_viable", STEP, checks)?;
     guest.run("serve_edu", STEP, checks)?;
+    guest.run("serve_given_away", STEP, checks)?;
     guest.run("serve_views", STEP * 2, checks)?;
     guest.run("serve_edu_as_owner", STEP, checks)?;
     for step in [

@@ -56,6 +56,12 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             checks,
         )?;
     }
+    checks.part("taken");
+    guest.run(
+        &format!("serve_taken_from_qemu {NVME} {SERIAL}"),
+        STEP * 2,
+        checks,
+    )?;
     checks.part("others");
     guest.run(&format!("serve_neighbours {EDU}"), STEP, checks)?;
     for id in [XHCI, IGB, E1000E] {
