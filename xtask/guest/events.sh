@@ -1,6 +1,11 @@
 # Functions that are served while something happens to them: the kernel wants them back, they are unplugged, they report
 # errors, the machine sleeps.
 
+# vfio_serves NAME ADDRESS [OPTIONS]: the function goes to vfio-pci, and to a server of root's.
+vfio_serves() {
+    vfio_has "$2" && serve_as root "$1" "$2 $3"
+}
+
 # events_user NAME [OPTION...]: a user of that server who listens, and is on its own account.
 events_user() {
     name=$1
@@ -39,8 +44,7 @@ unbinding() {
 # Nobody uses it, and it is removed; the kernel finds it again.
 events_idle() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    serve_as root edu "$edu" || return 1
+    vfio_serves edu "$edu" || return 1
     remover edu "echo 1 >/sys/bus/pci/devices/$edu/remove"
     removed edu "a function that nobody uses is removed at once" 10
     server_gives_back edu 10 "the kernel wanted the function back"
@@ -53,8 +57,7 @@ events_idle() {
 # Its user is asked, and leaves.
 events_obliging() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    serve_as root edu "$edu --release-within 600" || return 1
+    vfio_serves edu "$edu" "--release-within 600" || return 1
     events_user edu --obliging
     remover edu "$(unbinding "$edu")"
     heard edu "the user is asked for the function by REQ" 10 "REQ"
@@ -70,8 +73,7 @@ events_obliging() {
 # Its user does not listen; the function is taken.
 events_stubborn() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    serve_as root edu "$edu --release-within 3" || return 1
+    vfio_serves edu "$edu" "--release-within 3" || return 1
     events_user edu
     remover edu "$(unbinding "$edu")"
     heard edu "the user is asked for the function by REQ" 10 "REQ"
@@ -90,8 +92,7 @@ events_stubborn() {
 # Its user keeps a mapping of its registers.
 events_mapped() {
     nvme=$(in_slot 4)
-    vfio_has "$nvme" || return 1
-    serve_as root nvme "$nvme --bars device-fd --release-within 1" || return 1
+    vfio_serves nvme "$nvme" "--bars device-fd --release-within 1" || return 1
     in_background nvme.user mapped su guest -c "exec uvfio-guest-tools keep-mapped /tmp/nvme.sock"
     remover nvme "$(unbinding "$nvme")"
     logged nvme "the function is taken from a user who maps its registers" "it was not given back in time"
@@ -114,8 +115,7 @@ is_beyond() {
 # It works on while the machine sleeps and wakes; the user's device does DMA all the time, and interrupts.
 events_sleep() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    serve_as root edu "$edu" || return 1
+    vfio_serves edu "$edu" || return 1
     serve_keep_busy --interrupts
     check "it does DMA and interrupts its user" eventually 20 is_beyond 3
     check "the machine wakes" sh -c 'echo mem >/sys/power/state' || return 1
@@ -131,8 +131,7 @@ events_sleep() {
 # Before the host has it report an error.
 events_erring_begins() {
     rng=$(in_slot 2)
-    vfio_has "$rng" || return 1
-    serve_as root rng "$rng" || return 1
+    vfio_serves rng "$rng" || return 1
     events_user rng --resets --bar 4
 }
 
@@ -179,8 +178,7 @@ events_injected() {
 # Before the host takes it out.
 events_unplug_begins() {
     igb=$(in_slot 3)
-    vfio_has "$igb" || return 1
-    serve_as root igb "$igb --release-within 14" || return 1
+    vfio_serves igb "$igb" "--release-within 14" || return 1
     events_user igb
 }
 
@@ -199,8 +197,7 @@ events_unplugged() {
 # It is pulled out, without a word before.
 events_pulled_out() {
     igb=$(in_slot 9)
-    vfio_has "$igb" || return 1
-    serve_as root pulled "$igb --release-within 600" || return 1
+    vfio_serves pulled "$igb" "--release-within 600" || return 1
     events_user pulled
     port_powers_off 9
     is_pulled_out pulled "$igb"
@@ -222,8 +219,7 @@ is_pulled_out() {
 # The same of one that nobody uses.
 events_pulled_out_idle() {
     igb=$(in_slot 10)
-    vfio_has "$igb" || return 1
-    serve_as root idle "$igb" || return 1
+    vfio_serves idle "$igb" || return 1
     port_powers_off 10
     server_gives_back idle 10 "the function is unplugged, or does not answer"
     logged idle "all of it is closed" "nothing of it is open here"
@@ -233,8 +229,7 @@ events_pulled_out_idle() {
 # Somebody switches the slot off by the kernel's file for it.
 events_powered_off() {
     edu=$(in_slot 5)
-    vfio_has "$edu" || return 1
-    serve_as root off "$edu --release-within 3" || return 1
+    vfio_serves off "$edu" "--release-within 3" || return 1
     events_user off
     remover off "echo 0 >/sys/bus/pci/slots/5/power"
     is_taken off "$edu"
@@ -286,8 +281,7 @@ events_virtual_pulled_out() {
 # The slot's power goes, and the kernel keeps the function: it waits for it to answer, in each reset and in each closing.
 events_stuck() {
     igb=$(in_slot 1)
-    vfio_has "$igb" || return 1
-    serve_as root igb "$igb" || return 1
+    vfio_serves igb "$igb" || return 1
     events_user igb
     port=$(basename "$(readlink -f "/sys/bus/pci/devices/$igb/..")")
     for byte in '\371 108' '\007 109'; do

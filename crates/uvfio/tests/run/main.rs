@@ -3,6 +3,9 @@
 //! Where this system refuses user namespaces, these tests fail: `uvfio doctor` says what to do.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test whose ground gives way has failed.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod book;
 mod ends;
 mod machine;
