@@ -8,30 +8,6 @@ driver_user() {
     same "there is an ordinary user" 1000 "$(su driver -c 'id -u')"
 }
 
-# runs WHAT COMMAND...: the command must succeed; what it prints is kept for `printed`.
-runs() {
-    what=$1
-    shift
-    "$@" >/tmp/printed 2>&1
-    status=$?
-    cat /tmp/printed
-    if [ $status = 0 ]; then
-        ok "$what"
-    else
-        fail "$what: expected $* to succeed got status $status $(tail -n 1 /tmp/printed)"
-        return 1
-    fi
-}
-
-# printed LINE: the last command printed such a line, as grep -E reads it.
-printed() {
-    if grep -qxE "$1" /tmp/printed; then
-        ok "it prints: $(grep -xE "$1" /tmp/printed | head -n 1)"
-    else
-        fail "it prints $1: got $(tr '\n' ';' </tmp/printed)"
-    fi
-}
-
 # driver_edu USER: the driver of the tutorial, as it is.
 driver_edu() {
     vfio_owns 1234:11e8 || return 1

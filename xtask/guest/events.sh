@@ -1,34 +1,9 @@
 # Functions that are served while something happens to them: the kernel wants them back, they are unplugged, they report
 # errors, the machine sleeps.
 
-# in_slot NUMBER: the address of the function below the root port of that slot.
-in_slot() {
-    echo "$(cat "/sys/bus/pci/slots/$1/address").0"
-}
-
-# vfio_has ADDRESS: gives the function to vfio-pci, wherever it is now.
-vfio_has() {
-    modprobe vfio_iommu_type1
-    modprobe vfio-pci
-    echo vfio-pci >"/sys/bus/pci/devices/$1/driver_override"
-    [ ! -e "/sys/bus/pci/devices/$1/driver" ] || echo "$1" >"/sys/bus/pci/devices/$1/driver/unbind"
-    echo "$1" >/sys/bus/pci/drivers_probe
-    check "vfio-pci has $1" test -e "/dev/vfio/$(group_of "$1")"
-}
-
-# events_serve NAME ADDRESS [OPTION...]: a server of the function; how it ends is kept.
-events_serve() {
-    name=$1
-    shift
-    rm -f "/tmp/$name.sock" "/tmp/$name.status"
-    (
-        uvfio serve "$@" --socket "/tmp/$name.sock" --log info >"/tmp/$name.log" 2>&1 &
-        echo $! >"/tmp/$name.pid"
-        wait $!
-        echo $? >"/tmp/$name.status"
-    ) &
-    check "$1 is served" eventually 60 test -S "/tmp/$name.sock" || { tail -n 1 "/tmp/$name.log"; return 1; }
-    chmod 666 "/tmp/$name.sock"
+# vfio_serves NAME ADDRESS [OPTIONS]: the function goes to vfio-pci, and to a server of root's.
+vfio_serves() {
+    vfio_has "$2" && serve_as root "$1" "$2 $3"
 }
 
 # events_user NAME [OPTION...]: a user of that server who listens, and is on its own account.
@@ -46,23 +21,6 @@ heard() {
 # unheard NAME WHAT NOTE: so far it has not.
 unheard() {
     same "$2" "" "$(grep "UVFIO note $3" "/tmp/$1.user.out")"
-}
-
-# user_leaves NAME: the user is killed; what it has checked is reported.
-user_leaves() {
-    kill -9 "$(cat "/tmp/$1.user.pid")" 2>/dev/null
-    grep -E '^UVFIO (ok|fail)' "/tmp/$1.user.out" >&3 || true
-}
-
-# server_ends NAME SECONDS SENTENCE: with status 3, and this in its last words.
-server_ends() {
-    check "the server of $1 ends" eventually "$2" test -s "/tmp/$1.status" || tail -n 3 "/tmp/$1.log"
-    same "with a status of its own" 3 "$(cat "/tmp/$1.status")"
-    logged "$1" "and says why" "$3"
-}
-
-server_serves() {
-    refuses "the server of $1 serves on" "" test -e "/tmp/$1.status"
 }
 
 # remover NAME COMMAND: somebody takes the function from vfio-pci, which waits until nobody has it.
@@ -86,11 +44,10 @@ unbinding() {
 # Nobody uses it, and it is removed; the kernel finds it again.
 events_idle() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    events_serve edu "$edu" || return 1
+    vfio_serves edu "$edu" || return 1
     remover edu "echo 1 >/sys/bus/pci/devices/$edu/remove"
     removed edu "a function that nobody uses is removed at once" 10
-    server_ends edu 10 "the kernel wanted the function back"
+    server_gives_back edu 10 "the kernel wanted the function back"
     logged edu "the log says that nobody had it" "the kernel wants the function back, and nobody uses it"
     refuses "it is not there any more" "" test -e "/sys/bus/pci/devices/$edu"
     echo 1 >/sys/bus/pci/rescan
@@ -100,25 +57,23 @@ events_idle() {
 # Its user is asked, and leaves.
 events_obliging() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    events_serve edu "$edu" --release-within 600 || return 1
+    vfio_serves edu "$edu" "--release-within 600" || return 1
     events_user edu --obliging
     remover edu "$(unbinding "$edu")"
     heard edu "the user is asked for the function by REQ" 10 "REQ"
     heard edu "and leaves" 10 "leaves"
     removed edu "whoever takes it goes on as soon as its user has left" 20
-    server_ends edu 10 "the kernel wanted the function back"
+    server_gives_back edu 10 "the kernel wanted the function back"
     logged edu "the log says who was asked" "is asked for it by REQ, and has 600 s"
     logged edu "the function was reset and closed in order" "nothing of it is open here"
     unheard edu "the user saw no device that is gone" "gone"
-    user_leaves edu
+    ends edu.user
 }
 
 # Its user does not listen; the function is taken.
 events_stubborn() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    events_serve edu "$edu" --release-within 3 || return 1
+    vfio_serves edu "$edu" "--release-within 3" || return 1
     events_user edu
     remover edu "$(unbinding "$edu")"
     heard edu "the user is asked for the function by REQ" 10 "REQ"
@@ -129,25 +84,24 @@ events_stubborn() {
     logged edu "the log says from whom it was taken" "it was not given back in time"
     logged edu "the log says when nobody is in the way any more" "nobody has anything of it any more"
     server_serves edu
-    same "the function has no driver" "" "$(readlink "/sys/bus/pci/devices/$edu/driver")"
-    user_leaves edu
-    server_ends edu 10 "the kernel wanted the function back"
+    same "the function has no driver" "" "$(driver_of "$edu")"
+    ends edu.user
+    server_gives_back edu 10 "the kernel wanted the function back"
 }
 
 # Its user keeps a mapping of its registers.
 events_mapped() {
     nvme=$(in_slot 4)
-    vfio_has "$nvme" || return 1
-    events_serve nvme "$nvme" --bars device-fd --release-within 1 || return 1
+    vfio_serves nvme "$nvme" "--bars device-fd --release-within 1" || return 1
     in_background nvme.user mapped su guest -c "exec uvfio-guest-tools keep-mapped /tmp/nvme.sock"
     remover nvme "$(unbinding "$nvme")"
     logged nvme "the function is taken from a user who maps its registers" "it was not given back in time"
     heard nvme "whose mapping answers no more" 20 "faults"
     logged nvme "it is said who keeps it by a mapping" "held: uvfio-guest-too"
     refuses "and whoever takes it waits" "" test -e /tmp/nvme.removed
-    user_leaves nvme
+    ends nvme.user
     removed nvme "until that user has ended" 20
-    server_ends nvme 10 "the kernel wanted the function back"
+    server_gives_back nvme 10 "the kernel wanted the function back"
 }
 
 rounds() {
@@ -161,32 +115,23 @@ is_beyond() {
 # It works on while the machine sleeps and wakes; the user's device does DMA all the time, and interrupts.
 events_sleep() {
     edu=$(in_slot 1)
-    vfio_has "$edu" || return 1
-    events_serve edu "$edu" || return 1
-    in_background busy busy su guest -c "exec uvfio-guest-tools keep-busy --interrupts /tmp/edu.sock"
+    vfio_serves edu "$edu" || return 1
+    serve_keep_busy --interrupts
     check "it does DMA and interrupts its user" eventually 20 is_beyond 3
     check "the machine wakes" sh -c 'echo mem >/sys/power/state' || return 1
     check "so it does after that" eventually 20 is_beyond $(($(rounds) + 5))
     same "the user's device goes on with its DMA" "" "$(grep -E "stopped|fail" /tmp/busy.out)"
     check "it masters the bus" masters_the_bus "$edu"
     refuses "its server has not lost it" "" grep -qE "taken from|does not answer|wants the function back" /tmp/edu.log
-    kill -9 "$(cat /tmp/busy.pid)"
+    ends busy
     serve_next_user
-    events_end edu
-}
-
-# events_end NAME: ends a server that still has its function.
-events_end() {
-    kill -TERM "$(cat "/tmp/$1.pid")"
-    check "the server of $1 ends when told to" eventually 30 test -s "/tmp/$1.status"
-    same "in order" 0 "$(cat "/tmp/$1.status")"
+    serve_end edu
 }
 
 # Before the host has it report an error.
 events_erring_begins() {
     rng=$(in_slot 2)
-    vfio_has "$rng" || return 1
-    events_serve rng "$rng" || return 1
+    vfio_serves rng "$rng" || return 1
     events_user rng --resets --bar 4
 }
 
@@ -201,12 +146,12 @@ events_erred() {
 # The user leaves; the next one has a function that works.
 events_erring_ends() {
     unheard "$1" "the user saw no device that is gone" "gone"
-    user_leaves "$1"
-    shift_name=$1
+    ends "$1.user"
+    server=$1
     shift
-    events_user "$shift_name" "$@"
-    user_leaves "$shift_name"
-    events_end "$shift_name"
+    events_user "$server" "$@"
+    ends "$server.user"
+    serve_end "$server"
 }
 
 # Errors that the kernel is told of, as if the function had reported them: one that is not fatal, and one that is, after
@@ -216,7 +161,7 @@ events_injected() {
     vfio_has "$igb" || return 1
     modprobe aer_inject
     check "the kernel takes errors" eventually 10 test -e /dev/aer_inject || return 1
-    events_serve igb "$igb" || return 1
+    serve_as root igb "$igb" || return 1
     events_user igb --resets
     bus=$(printf '%o' "0x$(echo "$igb" | cut -d : -f 2)")
     number=0
@@ -233,8 +178,7 @@ events_injected() {
 # Before the host takes it out.
 events_unplug_begins() {
     igb=$(in_slot 3)
-    vfio_has "$igb" || return 1
-    events_serve igb "$igb" --release-within 14 || return 1
+    vfio_serves igb "$igb" "--release-within 14" || return 1
     events_user igb
 }
 
@@ -246,50 +190,98 @@ events_unplugged() {
     logged igb "the log says from whom it was taken" "it was not given back in time"
     check "the function has left the guest" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
     server_serves igb
-    user_leaves igb
-    server_ends igb 10 "the kernel wanted the function back"
-}
-
-# port_powers_off SLOT: one write to the slot's control register, in PCI Express' structure at 0x54.
-port_powers_off() {
-    port=$(basename "$(readlink -f "/sys/bus/pci/devices/$(in_slot "$1")/..")")
-    printf '\371\007' | dd of="/sys/bus/pci/devices/$port/config" bs=2 seek=54 conv=notrunc 2>/dev/null
+    ends igb.user
+    server_gives_back igb 10 "the kernel wanted the function back"
 }
 
 # It is pulled out, without a word before.
 events_pulled_out() {
     igb=$(in_slot 9)
-    vfio_has "$igb" || return 1
-    events_serve pulled "$igb" --release-within 600 || return 1
+    vfio_serves pulled "$igb" "--release-within 600" || return 1
     events_user pulled
     port_powers_off 9
-    heard pulled "the device of its user is gone at once" 10 "gone"
-    heard pulled "whose requests are acknowledged" 10 "acknowledged"
-    logged pulled "the log says why" "the function does not answer any more"
-    logged pulled "all of it is closed" "nothing of it is open here"
-    check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
-    logged pulled "and the log says so" "it is no longer in the machine"
-    server_serves pulled
-    user_leaves pulled
-    server_ends pulled 10 "the function is unplugged, or does not answer"
+    is_pulled_out pulled "$igb"
+}
+
+# is_pulled_out NAME ADDRESS: the user of that server has a device that is gone, though it would have time, and nothing hangs.
+is_pulled_out() {
+    heard "$1" "the device of its user is gone at once" 10 "gone"
+    heard "$1" "whose requests are acknowledged" 10 "acknowledged"
+    logged "$1" "the log says why" "the function does not answer any more"
+    logged "$1" "all of it is closed" "nothing of it is open here"
+    check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$2"
+    logged "$1" "and the log says so" "it is no longer in the machine"
+    server_serves "$1"
+    ends "$1.user"
+    server_gives_back "$1" 10 "the function is unplugged, or does not answer"
 }
 
 # The same of one that nobody uses.
 events_pulled_out_idle() {
     igb=$(in_slot 10)
-    vfio_has "$igb" || return 1
-    events_serve idle "$igb" || return 1
+    vfio_serves idle "$igb" || return 1
     port_powers_off 10
-    server_ends idle 10 "the function is unplugged, or does not answer"
+    server_gives_back idle 10 "the function is unplugged, or does not answer"
     logged idle "all of it is closed" "nothing of it is open here"
     check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$igb"
+}
+
+# Somebody switches the slot off by the kernel's file for it.
+events_powered_off() {
+    edu=$(in_slot 5)
+    vfio_serves off "$edu" "--release-within 3" || return 1
+    events_user off
+    remover off "echo 0 >/sys/bus/pci/slots/5/power"
+    is_taken off "$edu"
+}
+
+# is_taken NAME ADDRESS: the user of that server is asked, does not leave, and has a device that is gone; whoever takes it
+# goes on.
+is_taken() {
+    heard "$1" "the user is asked for the function by REQ" 10 "REQ"
+    heard "$1" "it sees a device that is gone when its time is up" 20 "gone"
+    heard "$1" "whose requests are acknowledged" 10 "acknowledged"
+    removed "$1" "whoever takes it goes on" 20
+    check "the kernel has removed it" eventually 20 test ! -e "/sys/bus/pci/devices/$2"
+    server_serves "$1"
+    ends "$1.user"
+    server_gives_back "$1" 10 "the kernel wanted the function back"
+}
+
+# The physical function of slot 11 makes a virtual one for vfio-pci: $physical, $virtual.
+events_virtual() {
+    physical=$(in_slot 11)
+    modprobe igb
+    check "its own driver has the physical function" eventually 30 test -e "/sys/bus/pci/drivers/igb/$physical"
+    check "it makes a virtual function" sh -c "echo 1 >/sys/bus/pci/devices/$physical/sriov_numvfs" || return 1
+    virtual=$(basename "$(readlink "/sys/bus/pci/devices/$physical/virtfn0")")
+    vfio_has "$virtual"
+}
+
+# The physical function's driver takes its virtual one away.
+events_virtual_taken() {
+    events_virtual || return 1
+    serve_as root virtual "$virtual --release-within 3" || return 1
+    events_user virtual
+    remover virtual "echo 0 >/sys/bus/pci/devices/$physical/sriov_numvfs"
+    is_taken virtual "$virtual"
+    same "the physical function has its driver still" igb "$(driver_of "$physical")"
+}
+
+# The physical function is pulled out, and its virtual one with it.
+events_virtual_pulled_out() {
+    events_virtual || return 1
+    serve_as root virtual "$virtual --release-within 600" || return 1
+    events_user virtual
+    port_powers_off 11
+    is_pulled_out virtual "$virtual"
+    check "the physical function is gone, too" eventually 20 test ! -e "/sys/bus/pci/devices/$physical"
 }
 
 # The slot's power goes, and the kernel keeps the function: it waits for it to answer, in each reset and in each closing.
 events_stuck() {
     igb=$(in_slot 1)
-    vfio_has "$igb" || return 1
-    events_serve igb "$igb" || return 1
+    vfio_serves igb "$igb" || return 1
     events_user igb
     port=$(basename "$(readlink -f "/sys/bus/pci/devices/$igb/..")")
     for byte in '\371 108' '\007 109'; do
@@ -300,7 +292,7 @@ events_stuck() {
     logged igb "the log says why" "the function does not answer any more"
     logged igb "and that closing it takes long" "still being closed after"
     refuses "while it is not closed" "" grep -q "nothing of it is open here" /tmp/igb.log
-    user_leaves igb
-    server_ends igb 400 "the function is unplugged, or does not answer"
+    ends igb.user
+    server_gives_back igb 400 "the function is unplugged, or does not answer"
     logged igb "which is when all of it is closed" "nothing of it is open here"
 }

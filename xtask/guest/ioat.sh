@@ -58,8 +58,6 @@ ioat_abuse() {
 # ioat_comes_home CHANNELS: from vfio-pci to the kernel's driver.
 ioat_comes_home() {
     address=$(pci_find 8086:2021) || { fail "a function 8086:2021 is there"; return 1; }
-    echo "$address" >"/sys/bus/pci/devices/$address/driver/unbind"
-    echo >"/sys/bus/pci/devices/$address/driver_override"
-    echo "$address" >/sys/bus/pci/drivers/ioatdma/bind
+    driver_has "$address" ioatdma
     ioat_works "$1"
 }

@@ -5,43 +5,29 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use page::{blocks, included};
+
+#[path = "../../uvfio/tests/common/page.rs"]
+mod page;
+
 fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().and_then(Path::parent).unwrap().to_path_buf()
 }
 
-fn page() -> String {
+fn tutorial() -> String {
     std::fs::read_to_string(workspace().join("docs/src/tutorial.md")).unwrap()
-}
-
-/// The page's blocks of code: (what stands after the fence, the text).
-fn blocks(page: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut open: Option<(String, String)> = None;
-    for line in page.lines() {
-        match (line.strip_prefix("```"), &mut open) {
-            (Some(kind), None) => open = Some((kind.to_owned(), String::new())),
-            (Some(_), Some(_)) => found.extend(open.take()),
-            (None, Some((_, text))) => *text += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    found
 }
 
 #[test]
 fn every_piece_of_code_on_the_page_is_a_piece_of_the_driver() {
     let book = workspace().join("docs/src");
     let mut pieces = 0;
-    for (kind, text) in blocks(&page()) {
+    for (kind, text) in blocks(&tutorial()) {
         if !kind.starts_with("rust") {
             continue;
         }
-        let target = text
-            .trim()
-            .strip_prefix("{{#include ")
-            .and_then(|t| t.strip_suffix("}}"));
-        let target = target.unwrap_or_else(|| panic!("code that no test compiles:\n{text}"));
+        let target = included(&text).unwrap_or_else(|| panic!("code that no test compiles:\n{text}"));
         let (file, anchor) = target.split_once(':').unwrap_or((target, ""));
         let code = std::fs::read_to_string(book.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         if !anchor.is_empty() {
@@ -104,7 +90,7 @@ fn the_commands_of_the_page_end_with_a_driver_that_works() {
     let mut folder = place;
     let mut servers = Vec::new();
     let mut said = String::new();
-    for (kind, commands) in blocks(&page()) {
+    for (kind, commands) in blocks(&tutorial()) {
         match kind.as_str() {
             "sh" => {
                 let output = shell(&folder, &socket, &commands).output().unwrap();

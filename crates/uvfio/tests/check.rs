@@ -4,7 +4,8 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+
+mod common;
 
 /// A process that ends with the test.
 struct Running(Child);
@@ -33,11 +34,7 @@ fn start(args: &[&str], socket: &Path) -> Running {
         .stderr(Stdio::null())
         .spawn()
         .expect("the command starts");
-    let late = Instant::now() + Duration::from_secs(20);
-    while !socket.exists() {
-        assert!(Instant::now() < late, "there is no socket");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    common::eventually("there is no socket", || socket.exists());
     Running(child)
 }
 

@@ -7,13 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use uvfio_core::region_index::CONFIG;
 use uvfio_proto::Client;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use common::eventually;
+
+mod common;
 
 /// A server that ends with the test.
 struct Server(Child);
@@ -24,16 +25,14 @@ impl Server {
             &["serve", device, "--socket", &socket.display().to_string()],
             Stdio::null(),
         );
-        let late = Instant::now() + PATIENCE;
-        while !socket.exists() {
+        eventually("there is no socket", || {
             assert!(
                 server.0.try_wait().expect("its status").is_none(),
                 "the server has ended: {}",
                 server.said()
             );
-            assert!(Instant::now() < late, "no socket after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            socket.exists()
+        });
         server
     }
 
@@ -52,14 +51,9 @@ impl Server {
     }
 
     fn wait(&mut self) -> ExitStatus {
-        let late = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.0.try_wait().expect("its status") {
-                return status;
-            }
-            assert!(Instant::now() < late, "the server still runs after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let has_ended = || self.0.try_wait().expect("its status").is_some();
+        eventually("the server still runs", has_ended);
+        self.0.wait().expect("its status")
     }
 
     /// All that an ended server wrote to stderr.
@@ -132,11 +126,9 @@ fn sigusr1_takes_the_device_away_and_the_server_ends_when_its_user_leaves() {
     let mut server = Server::listening("edu", &socket);
     let mut user = Client::connect(&socket).expect("attached");
     server.signal(Signal::USR1);
-    let late = Instant::now() + PATIENCE;
-    while identity(&mut user) != [0xff; 4] {
-        assert!(Instant::now() < late, "the device is still there after SIGUSR1");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("SIGUSR1: the device is still there", || {
+        identity(&mut user) == [0xff; 4]
+    });
     drop(user);
     assert!(server.wait().success());
     let said = server.said();
@@ -157,14 +149,12 @@ fn a_socket_left_by_a_killed_server_is_taken_over() {
         &["serve", "edu", "--socket", &socket.display().to_string()],
         Stdio::null(),
     );
-    let late = Instant::now() + PATIENCE;
-    let mut user = loop {
-        match Client::connect(&socket) {
-            Ok(user) => break user,
-            Err(error) => assert!(Instant::now() < late, "no server after {PATIENCE:?}: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let mut user = None;
+    eventually("there is no server", || {
+        user = Client::connect(&socket).ok();
+        user.is_some()
+    });
+    let mut user = user.expect("attached");
     assert_eq!(identity(&mut user), [0x34, 0x12, 0xe8, 0x11]);
 }
 

@@ -7,15 +7,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use uvfio_core::region_index::CONFIG;
 use uvfio_proto::Client;
 
 mod common;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// BAR 0 in configuration space.
 const BAR0: u64 = 0x10;
@@ -44,11 +41,7 @@ impl Server {
     }
 
     fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        let late = Instant::now() + PATIENCE;
-        while !done(self) {
-            assert!(Instant::now() < late, "{what} after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        common::eventually(what, || done(self));
     }
 
     fn terminate(&mut self) -> ExitStatus {

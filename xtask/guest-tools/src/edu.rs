@@ -206,7 +206,7 @@ pub(crate) fn wait(eventfd: &OwnedFd, patience: Duration) -> Result<bool> {
 }
 
 /// The eventfds that were signalled since the last call, with how often.
-fn counts(eventfds: &[OwnedFd]) -> Result<Vec<(u32, u64)>> {
+pub(crate) fn counts(eventfds: &[OwnedFd]) -> Result<Vec<(u32, u64)>> {
     let mut signalled = Vec::new();
     for (number, eventfd) in (0..).zip(eventfds) {
         let mut count = [0; 8];

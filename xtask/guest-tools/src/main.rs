@@ -127,6 +127,13 @@ enum Task {
         /// How many it must offer
         count: u32,
     },
+    /// Sets more and more MSI messages of an edu that is served, while it raises those that are set
+    Growing {
+        /// The server's socket
+        socket: PathBuf,
+        /// How many it offers
+        count: u32,
+    },
     /// Two users of two edus that are served try each other's memory
     Neighbours {
         /// The one's socket
@@ -224,6 +231,7 @@ fn main() -> ExitCode {
         } => events::listen(&socket, bar, [obliging, resets], &mut report),
         Task::Face { target } => face::of(&target).map(|line| println!("{line}")),
         Task::Messages { socket, count } => served::messages(&socket, count, &mut report),
+        Task::Growing { socket, count } => served::growing(&socket, count, &mut report),
         Task::Neighbours { first, second } => served::neighbours([&first, &second], &mut report),
         Task::Siblings { first, second } => siblings::try_them([&first, &second], &mut report),
         Task::Stay { socket } => siblings::stay(&socket, &mut report),

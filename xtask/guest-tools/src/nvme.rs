@@ -47,6 +47,7 @@ const DATA: u64 = 4 * BLOCK;
 pub(crate) const MEMORY: u64 = 8 * BLOCK;
 /// Entries in each queue.
 const ENTRIES: u16 = 16;
+const COMPLETION_BYTES: usize = 16;
 
 /// How long the device may take for one command.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -231,6 +232,9 @@ impl<R: Reach> Nvme<R> {
         self.stride = 4 << ((cap >> 32) & 0xf);
         self.reach.write(CC, &0u32.to_le_bytes())?;
         self.wait_ready(0)?;
+        // Another controller's completions may be there, which would be taken for this one's.
+        let none = [0; ENTRIES as usize * COMPLETION_BYTES];
+        self.reach.memory_write(self.admin.completions(), &none)?;
         let last = u32::from(ENTRIES - 1);
         self.reach.write(AQA, &(last << 16 | last).to_le_bytes())?;
         self.reach
@@ -358,7 +362,10 @@ fn command(reach: &mut impl Reach, stride: u64, queue: &mut Queue, submission: &
     let start = Instant::now();
     loop {
         let mut status = [0; 2];
-        reach.memory_read(queue.completions() + u64::from(queue.head) * 16 + 14, &mut status)?;
+        reach.memory_read(
+            queue.completions() + u64::from(queue.head) * COMPLETION_BYTES as u64 + 14,
+            &mut status,
+        )?;
         let status = u16::from_le_bytes(status);
         if (status & 1 == 1) == queue.phase {
             queue.head = (queue.head + 1) % ENTRIES;

@@ -19,7 +19,7 @@ use crate::edu::{
     INTERRUPT_ACKNOWLEDGE, INTERRUPT_RAISE, Registers,
 };
 use crate::report::Report;
-use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, MSI, TO_EVENTFDS};
+use crate::vfio::{COMMAND, COMMAND_MEMORY_AND_MASTER, CONFIG, DISABLE, MSI, TO_EVENTFDS};
 
 pub(crate) const PAGE: u64 = 4096;
 /// Where the first user's memory lies for the device, and where the second one's does.
@@ -270,6 +270,38 @@ pub(crate) fn messages(socket: &Path, count: u32, report: &mut Report) -> Result
     let mut edu = Edu::open(socket, FIRST, OWN)?;
     let offered = edu.client.get_irq_info(MSI)?.count;
     report.same("the device offers MSI messages", &count, &offered)?;
+    let eventfds = edu.eventfds(count)?;
+    edu::interrupts(&mut edu, &eventfds, report)
+}
+
+/// Gives an edu of `count` MSI messages one eventfd after another, each while those before it are on their way: none is lost.
+pub(crate) fn growing(socket: &Path, count: u32, report: &mut Report) -> Result<()> {
+    const ROUNDS: u32 = 10;
+    let mut edu = Edu::open(socket, FIRST, OWN)?;
+    let eventfds = edu::eventfds(count)?;
+    let mut lost = Vec::new();
+    for round in 0..ROUNDS {
+        for (have, next) in (0..).zip(&eventfds) {
+            edu.write(INTERRUPT_ACKNOWLEDGE, u32::MAX)?;
+            edu::counts(&eventfds)?;
+            for message in 0..have {
+                edu.write(INTERRUPT_RAISE, 1 << message)?;
+            }
+            edu.client
+                .set_irqs(MSI, TO_EVENTFDS, have, 1, &[next.as_raw_fd()])?;
+            for (message, eventfd) in (0..have).zip(&eventfds) {
+                if !edu::wait(eventfd, PATIENCE)? {
+                    lost.push((round, have, message));
+                }
+            }
+        }
+        edu.client.set_irqs(MSI, DISABLE, 0, 0, &[])?;
+    }
+    report.same(
+        "messages that did not come, raised while another one got its eventfd: (round, eventfds before, message)",
+        &Vec::new(),
+        &lost,
+    )?;
     let eventfds = edu.eventfds(count)?;
     edu::interrupts(&mut edu, &eventfds, report)
 }

@@ -16,6 +16,9 @@ use crate::vfio::CONFIG;
 /// Where both functions have the same memory, mapped by both sockets.
 const COMMON: u64 = 0x30_0000;
 
+/// Where the memory of somebody who does nothing with it lies, out of the way of whoever has another function of the group.
+const FAR: u64 = 0x70_0000_0000;
+
 /// Maps memory by the one socket and by the other, and has each function look for it; then keeps both busy until they are
 /// gone, and stays.
 pub(crate) fn try_them(sockets: [&Path; 2], report: &mut Report) -> Result<()> {
@@ -95,7 +98,7 @@ fn finds(edu: &mut Edu, iova: u64) -> Result<u64> {
 
 /// Has any function, until it is killed; says when the function is gone.
 pub(crate) fn stay(socket: &Path, report: &mut Report) -> Result<()> {
-    let mut function = Edu::open(socket, FIRST, SECRET)?;
+    let mut function = Edu::open(socket, FAR, SECRET)?;
     report.note("attached")?;
     let mut identity = [0; 4];
     while identity != [0xff; 4] {
@@ -103,7 +106,7 @@ pub(crate) fn stay(socket: &Path, report: &mut Report) -> Result<()> {
         function.client.region_read(CONFIG, 0, &mut identity)?;
     }
     report.note("stopped: the device reads all ones")?;
-    function.client.dma_unmap(FIRST, PAGE)?;
+    function.client.dma_unmap(FAR, PAGE)?;
     report.note("unmapped")?;
     park()
 }

@@ -33,6 +33,8 @@ pub(crate) const MSI: u32 = sys::VFIO_PCI_MSI_IRQ_INDEX;
 pub(crate) const MSIX: u32 = sys::VFIO_PCI_MSIX_IRQ_INDEX;
 /// SET_IRQS' flags for vectors that signal eventfds.
 pub(crate) const TO_EVENTFDS: u32 = sys::VFIO_IRQ_SET_DATA_EVENTFD | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
+/// With a count of 0.
+pub(crate) const DISABLE: u32 = sys::VFIO_IRQ_SET_DATA_NONE | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
 /// Index of the configuration space's region.
 pub(crate) const CONFIG: u32 = sys::VFIO_PCI_CONFIG_REGION_INDEX;
 /// PCI's register for what a function may do, and its bits for memory and bus master.
@@ -163,8 +165,7 @@ impl Device {
 
     /// Disables an interrupt index.
     pub(crate) fn disable(&self, index: u32) -> Result<()> {
-        let flags = sys::VFIO_IRQ_SET_DATA_NONE | sys::VFIO_IRQ_SET_ACTION_TRIGGER;
-        self.set_irqs(flags, index, &[])?;
+        self.set_irqs(DISABLE, index, &[])?;
         Ok(())
     }
 

@@ -150,7 +150,7 @@ mod tests {
             beside: "y",
             ours: ours.to_vec(),
             theirs: theirs.to_vec(),
-            unit: "us",
+            unit: "µs",
             limit: Some(limit),
         }
     }

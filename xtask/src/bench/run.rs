@@ -149,13 +149,13 @@ fn described(
 fn calls(effort: Effort, program: &Path, report: &mut Report) -> Result<()> {
     for way in WAYS {
         let names: [(_, _, &'static str, _, _); 2] = [
-            ("ioctl", "ioctl GET_INFO", "ioctl of a pipe", 1e-3, "us"),
+            ("ioctl", "ioctl GET_INFO", "ioctl of a pipe", 1e-3, "µs"),
             (
                 "config",
                 "read of a config register",
                 "pread of a memfd",
                 1e-3,
-                "us",
+                "µs",
             ),
         ];
         described(effort, program, (way, "calls"), &names, report)?;
@@ -165,7 +165,7 @@ fn calls(effort: Effort, program: &Path, report: &mut Report) -> Result<()> {
 
 fn registers(effort: Effort, program: &Path, report: &mut Report) -> Result<()> {
     let names: [(_, _, &'static str, _, _); 2] = [
-        ("trapped", "load of a mapped register", "pread of it", 1e-3, "us"),
+        ("trapped", "load of a mapped register", "pread of it", 1e-3, "µs"),
         (
             "mapped",
             "load of a mapped doorbell",
@@ -208,7 +208,7 @@ fn busy(effort: Effort, program: &Path, report: &mut Report) -> Result<()> {
             beside: "without `uvfio run`",
             ours,
             theirs,
-            unit: "us",
+            unit: "µs",
             limit,
         });
     }

@@ -57,6 +57,8 @@ pub(super) struct Builder<'a> {
     contents: initramfs::Contents,
     may_reboot: bool,
     processor: &'static str,
+    /// More words on the kernel's command line
+    kernel_words: &'static str,
     /// A command that starts the program that follows it
     launcher: Option<Command>,
 }
@@ -81,6 +83,7 @@ impl<'a> Builder<'a> {
             may_reboot: false,
             // Without RDRAND the guest's first use of randomness waits for seconds.
             processor: "qemu64,+rdrand",
+            kernel_words: "",
             launcher: None,
         }
     }
@@ -175,6 +178,12 @@ impl<'a> Builder<'a> {
     /// Gives the machine a processor that can run virtual machines, AMD's way.
     pub(super) fn virtualization(mut self) -> Self {
         self.processor = "max";
+        self
+    }
+
+    /// Adds words to the kernel's command line.
+    pub(super) fn kernel_words(mut self, words: &'static str) -> Self {
+        self.kernel_words = words;
         self
     }
 
@@ -312,9 +321,10 @@ impl<'a> Builder<'a> {
             "intel_iommu=off"
         };
         // The kernel counts timer interrupts as it boots, and gives up where a busy host keeps QEMU from making them.
-        command
-            .arg("-append")
-            .arg(format!("console=ttyS0 quiet panic=-1 no_timer_check {iommu}"));
+        command.arg("-append").arg(format!(
+            "console=ttyS0 quiet panic=-1 no_timer_check {iommu} {}",
+            self.kernel_words
+        ));
     }
 }
 

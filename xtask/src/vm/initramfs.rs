@@ -37,6 +37,8 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/list.sh", include_str!("../../guest/list.sh")),
     ("lib/uvfio/driver.sh", include_str!("../../guest/driver.sh")),
     ("lib/uvfio/serve.sh", include_str!("../../guest/serve.sh")),
+    ("lib/uvfio/group.sh", include_str!("../../guest/group.sh")),
+    ("lib/uvfio/qemu.sh", include_str!("../../guest/qemu.sh")),
     ("lib/uvfio/events.sh", include_str!("../../guest/events.sh")),
     ("lib/uvfio/rates.sh", include_str!("../../guest/rates.sh")),
     ("lib/uvfio/kvm.sh", include_str!("../../guest/kvm.sh")),

@@ -2,18 +2,16 @@
 //! and power states.
 
 use anyhow::Result;
-use uvfio_core::{DmaAccess, IrqIndex};
+use uvfio_core::{DmaAccess, IrqAction, IrqIndex};
 
 use crate::nvme::{self, IOVA, MEMORY, READY, STATUS};
-use crate::owned::{Eventfds, eventually};
+use crate::owned::Eventfds;
 use crate::report::Report;
 use crate::virtual_view::{
-    BUS_MASTER, COMMAND, EXPRESS, MEMORY as MEMORY_SPACE, MSIX, MSIX_PENDING, MSIX_TABLE, POWER, User,
-    UserMemory, VECTOR_CONTROL,
+    BUS_MASTER, COMMAND, D0, D3HOT, EXPRESS, MEMORY as MEMORY_SPACE, MSIX, MSIX_PENDING, MSIX_TABLE, POWER,
+    User, UserMemory, VECTOR_CONTROL,
 };
 
-/// PMCSR (PCI Bus Power Management 1.2, 3.2.4).
-const POWER_STATE: u64 = 4;
 const VECTORS: usize = 4;
 
 pub(crate) fn run(address: &str, serial: &str, report: &mut Report) -> Result<()> {
@@ -27,14 +25,14 @@ pub(crate) fn run(address: &str, serial: &str, report: &mut Report) -> Result<()
     nvme.resets(serial, report)?;
     nvme.sleeps(serial, report)?;
 
-    let state = user.capability(POWER)? + POWER_STATE;
-    user.set_config(state, 3_u16)?;
-    eventually("D3hot", || hardware_state(&user).is_ok_and(|state| state == 3))?;
+    nvme.intx(serial, report)?;
+
+    user.set_power_state(D3HOT)?;
     user.next()?;
     report.same(
         "a user who leaves it asleep leaves it awake",
-        &0,
-        &hardware_state(&user)?,
+        &D0,
+        &user.hardware_power_state()?,
     )?;
     report.same(
         "the next user finds configuration space as the first did",
@@ -133,31 +131,48 @@ impl<'a> Nvme<'a> {
     }
 
     fn sleeps(&mut self, serial: &str, report: &mut Report) -> Result<()> {
-        let state = self.user.capability(POWER)? + POWER_STATE;
-        self.user.set_config(state, 3_u16)?;
-        eventually("D3hot", || {
-            hardware_state(self.user).is_ok_and(|state| state == 3)
-        })?;
+        self.user.set_power_state(D3HOT)?;
         report.ok("D3hot reaches the hardware")?;
         let asleep: u32 = self.user.read(0, STATUS)?;
         report.same("asleep, registers read all ones", &u32::MAX, &asleep)?;
-        self.user.set_config(state, 0_u16)?;
-        eventually("D0", || hardware_state(self.user).is_ok_and(|state| state == 0))?;
-        // A reset follows where the function says that it loses its registers; a driver waits 10 ms.
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        self.user.set_power_state(D0)?;
+        // A reset follows where the function says that it loses its registers.
+        self.user.virt.settle();
         self.user.set_config(COMMAND, MEMORY_SPACE | BUS_MASTER)?;
         self.user.signal(IrqIndex::MsiX, &self.eventfds)?;
         self.controller.enable()?;
         self.works("awake again, it works", serial, report)
     }
-}
 
-/// The power state that the hardware has.
-fn hardware_state(user: &User) -> Result<u16> {
-    let config = user.device.config()?;
-    let mut at = u64::from(config.read_word::<u8>(0x34)?);
-    while at != 0 && config.read_word::<u8>(at)? != POWER {
-        at = u64::from(config.read_word::<u8>(at + 1)?);
+    /// INTx, which a completion asserts until it is taken from the queue. A function that sleeps has none.
+    fn intx(&mut self, serial: &str, report: &mut Report) -> Result<()> {
+        let user = self.user;
+        user.set_interrupt(IrqIndex::MsiX, 0, IrqAction::Trigger)?;
+        let line = Eventfds::new(1)?;
+        user.signal(IrqIndex::Intx, &line)?;
+        let unmask = || user.set_interrupt(IrqIndex::Intx, 1, IrqAction::Unmask);
+        let named = self.controller.identify(|_| {
+            report.same("INTx comes with a completion", &vec![(0, 1)], &line.after(0)?)?;
+            user.set_power_state(D3HOT)?;
+            unmask()?;
+            report.same("unmasked in D3hot, it does not come", &vec![], &line.quiet()?)?;
+            user.set_power_state(D0)?;
+            report.same(
+                "awake again, it comes, as it is still asserted",
+                &vec![(0, 1)],
+                &line.after(0)?,
+            )
+        })?;
+        report.same("the command is taken from the queue", &serial.to_owned(), &named)?;
+        unmask()?;
+        report.same("then INTx comes no more", &vec![], &line.quiet()?)?;
+        user.set_power_state(D3HOT)?;
+        user.set_power_state(D0)?;
+        report.same("nor by a sleep", &vec![], &line.quiet()?)?;
+        let named = self
+            .controller
+            .identify(|_| report.same("but with the next completion", &vec![(0, 1)], &line.after(0)?))?;
+        report.same("which is right", &serial.to_owned(), &named)?;
+        user.set_interrupt(IrqIndex::Intx, 0, IrqAction::Trigger)
     }
-    Ok(config.read_word::<u16>(at + POWER_STATE)? & 3)
 }

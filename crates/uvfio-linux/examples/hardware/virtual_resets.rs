@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use uvfio_core::ResetProgress;
 
-use crate::igb::{GPIE, GPIE_MULTIPLE_VECTORS, VET, VET_AFTER_RESET};
+use crate::igb::{VET, VET_AFTER_RESET};
 use crate::owned::eventually;
 use crate::report::Report;
 use crate::virtual_igb::{Igb, WRITTEN};
@@ -24,13 +24,7 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     let header = user.hardware_header()?;
     let whole = user.configuration()?;
 
-    igb.write(VET, WRITTEN)?;
-    user.function_level_reset()?;
-    report.same(
-        "a function level reset reaches the device",
-        &VET_AFTER_RESET,
-        &igb.read(VET)?,
-    )?;
+    igb.is_reset_by("a function level reset", || user.function_level_reset(), report)?;
     report.same(
         "identity, COMMAND and BARs in the hardware are as before it",
         &header,
@@ -38,18 +32,10 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
     )?;
     slow(&igb, &whole, report)?;
     report.same("and they are after a slow one", &header, &user.hardware_header()?)?;
-    igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
-    igb.vectors(&eventfds, report)?;
+    igb.vectors_after_reset(&eventfds, report)?;
 
-    igb.write(VET, WRITTEN)?;
-    user.reset_by_sysfs()?;
-    report.same(
-        "a reset by root through /sys reaches the device",
-        &VET_AFTER_RESET,
-        &igb.read(VET)?,
-    )?;
-    igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
-    igb.vectors(&eventfds, report)?;
+    igb.is_reset_by("a reset by root through /sys", || user.reset_by_sysfs(), report)?;
+    igb.vectors_after_reset(&eventfds, report)?;
 
     igb.write(VET, WRITTEN)?;
     user.reset_behind_our_back()?;
@@ -61,8 +47,7 @@ pub(crate) fn run(address: &str, report: &mut Report) -> Result<()> {
         &igb.read(VET)?,
     )?;
     report.same("BARs and COMMAND are back", &header, &user.hardware_header()?)?;
-    igb.write(GPIE, GPIE_MULTIPLE_VECTORS)?;
-    igb.vectors(&eventfds, report)?;
+    igb.vectors_after_reset(&eventfds, report)?;
 
     igb.write(VET, WRITTEN)?;
     user.hardware_config()?.write_all_at(&[0; 4], BAR0)?;

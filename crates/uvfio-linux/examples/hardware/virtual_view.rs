@@ -38,6 +38,11 @@ pub(crate) const EXPRESS: u8 = 0x10;
 /// What may be shown, with the bytes that each has: MSI's with a 64-bit address, whose mask bits are 0 as yet
 const SHOWN: [(u8, u64); 5] = [(POWER, 8), (MSI, 14), (MSIX, 12), (EXPRESS, 60), (0x13, 6)];
 
+/// PMCSR in the power management capability (PCI Bus Power Management 1.2, 3.2.4).
+const POWER_STATE: u64 = 4;
+pub(crate) const D0: u16 = 0;
+pub(crate) const D3HOT: u16 = 3;
+
 /// Where MSI-X says that its table is, and its pending bits (PCI Local Bus 3.0, 6.8.2).
 pub(crate) const MSIX_TABLE: u64 = 4;
 pub(crate) const MSIX_PENDING: u64 = 8;
@@ -161,20 +166,45 @@ impl User {
     /// Resets the function behind the back of everybody, as nothing restores what it loses by that.
     pub(crate) fn reset_behind_our_back(&self) -> Result<()> {
         let config = self.hardware_config()?;
-        let byte = |at| {
-            let mut byte = [0];
-            config.read_exact_at(&mut byte, at).map(|()| byte[0])
-        };
-        let mut at = u64::from(byte(CAPABILITIES)?);
-        while byte(at)? != EXPRESS {
-            at = u64::from(byte(at + 1)?);
-        }
-        let control = at + DEVICE_CONTROL;
-        let value = u16::from_le_bytes([byte(control)?, byte(control + 1)?]) | INITIATE_FLR;
+        let control = self.hardware_capability(EXPRESS)? + DEVICE_CONTROL;
+        let mut value = [0; 2];
+        config.read_exact_at(&mut value, control)?;
+        let value = u16::from_le_bytes(value) | INITIATE_FLR;
         config.write_all_at(&value.to_le_bytes(), control)?;
         // As long as a device may take (PCI Express Base 5.0, 6.6.2).
         std::thread::sleep(Duration::from_millis(100));
         Ok(())
+    }
+
+    /// Where the hardware has a capability, whether it is shown or not.
+    pub(crate) fn hardware_capability(&self, id: u8) -> Result<u64> {
+        let byte = |at: u8| self.hardware.get(usize::from(at)).copied().unwrap_or_default();
+        let mut at = self
+            .hardware
+            .get(CAPABILITIES as usize)
+            .copied()
+            .unwrap_or_default();
+        while at != 0 && byte(at) != id {
+            at = byte(at + 1);
+        }
+        match at {
+            0 => Err(anyhow!("the hardware has no capability {id:#x}")),
+            _ => Ok(at.into()),
+        }
+    }
+
+    /// The power state that the hardware has (PCI Bus Power Management 1.2, 3.2.4).
+    pub(crate) fn hardware_power_state(&self) -> Result<u16> {
+        let state = self.hardware_capability(POWER)? + POWER_STATE;
+        Ok(self.device.config()?.read_word::<u16>(state)? & 3)
+    }
+
+    /// Changes the power state by the virtual view, and waits until the hardware has it.
+    pub(crate) fn set_power_state(&self, state: u16) -> Result<()> {
+        self.set_config(self.capability(POWER)? + POWER_STATE, state)?;
+        crate::owned::eventually("a change of the power state", || {
+            self.hardware_power_state().is_ok_and(|has| has == state)
+        })
     }
 
     /// Resets the function by the kernel, as root does.

@@ -6,12 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use uvfio_core::{DmaAccess, Iommu, IommuError};
 
 use crate::vfio::{Access, AddressSpace, Container, Result, SharedMemory, VfioError};
+
+/// How long a function's new mapping waits for another function's old one to be undone. A virtual machine that changes its
+/// memory map sends all of it at once, by the socket of each function, and these are read by a thread each; it waits for
+/// answers longer than this (QEMU: 5 s).
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The address space of an IOMMU group. What is mapped stays mapped when the caller's descriptor is closed: the kernel pins
 /// it, and counts it against RLIMIT_MEMLOCK of this process.
@@ -25,6 +31,9 @@ pub struct GroupSpace {
     /// another, and for nobody else; they are one user's. Nothing is waited for in it that a user gives: the memory is
     /// of shmem or hugetlbfs, as the space above has seen to.
     ranges: Mutex<BTreeMap<u64, Range>>,
+    /// Something was undone in the kernel.
+    undone: Condvar,
+    patience: Duration,
 }
 
 /// What is mapped in a range.
@@ -67,15 +76,32 @@ impl GroupSpace {
                     .collect()
             },
         );
-        Ok(Self::over(Box::new(container), usable))
+        Ok(Self::over(Box::new(container), usable, PATIENCE))
     }
 
-    fn over(container: Box<dyn AddressSpace>, usable: Vec<(u64, u64)>) -> Arc<Self> {
+    fn over(container: Box<dyn AddressSpace>, usable: Vec<(u64, u64)>, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             container,
             usable,
             ranges: Mutex::default(),
+            undone: Condvar::new(),
+            patience,
         })
+    }
+
+    /// Waits until nothing other than `what` is mapped in its range, or patience ends. No lock is held over it but those of
+    /// the function whose user asks, and what is waited for is another function's thread, which needs none of them.
+    fn wait_for_room(&self, iova: u64, what: &What) {
+        let taken = |ranges: &mut BTreeMap<u64, Range>| {
+            let same = ranges.get(&iova).is_some_and(|range| range.what == *what);
+            let before = ranges.range(..=what.last).next_back();
+            !same && before.is_some_and(|(_, range)| range.what.last >= iova && range.functions > 0)
+        };
+        // Out of patience: the caller finds what is in the way, and says so.
+        drop(
+            self.undone
+                .wait_timeout_while(lock(&self.ranges), self.patience, taken),
+        );
     }
 
     /// One function's part of it.
@@ -96,6 +122,8 @@ impl GroupSpace {
             // An empty range.
             None => Ok(0),
         };
+        // Whoever waits looks again when the lock of the ranges is free.
+        self.undone.notify_all();
         done.map(drop)
     }
 
@@ -149,6 +177,7 @@ impl Iommu for Space {
             file: (stat.st_dev, stat.st_ino),
             offset,
         };
+        self.group.wait_for_room(iova, &what);
         let mut ranges = lock(&self.group.ranges);
         // The file of what is left over may be closed, and its number another file's: it is never what is asked for.
         let left: Vec<_> = left_over(&ranges, iova, last).collect();
@@ -324,7 +353,7 @@ mod tests {
     fn space() -> (Space, Recorder) {
         let recorder = Recorder::default();
         (
-            GroupSpace::over(Box::new(recorder.clone()), Vec::new()).part(),
+            GroupSpace::over(Box::new(recorder.clone()), Vec::new(), Duration::ZERO).part(),
             recorder,
         )
     }
@@ -384,7 +413,7 @@ mod tests {
     /// Two functions of one group, a file of three pages, and another one.
     fn two() -> ([Space; 2], Recorder, [File; 2]) {
         let recorder = Recorder::default();
-        let group = GroupSpace::over(Box::new(recorder.clone()), Vec::new());
+        let group = GroupSpace::over(Box::new(recorder.clone()), Vec::new(), Duration::ZERO);
         let files = [0, 0].map(|_| {
             let file = tempfile::tempfile().unwrap();
             file.set_len(0x3000).unwrap();
@@ -429,6 +458,39 @@ mod tests {
         assert_eq!(
             recorder.0.lock().unwrap().last(),
             Some(&Asked::Unmap(0x2000, 0x1000))
+        );
+    }
+
+    /// As QEMU changes its memory map: each function's unmap and map are sent without waiting for the other's.
+    #[test]
+    fn a_mapping_waits_until_the_other_function_has_undone_its_old_one() {
+        let recorder = Recorder::default();
+        let group = GroupSpace::over(Box::new(recorder.clone()), Vec::new(), Duration::from_secs(60));
+        let (a, b) = (group.part(), group.part());
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x3000).unwrap();
+        for function in [&a, &b] {
+            function.map(0x1000, 0x3000, BOTH, file.as_fd(), 0).unwrap();
+        }
+        a.unmap(0x1000, 0x3fff).unwrap();
+        let smaller = |function: &Space| function.map(0x1000, 0x1000, BOTH, file.as_fd(), 0);
+        let (answer, answered) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| answer.send(smaller(&a)).unwrap());
+            // One that is refused at once is answered by then.
+            let early = answered.recv_timeout(Duration::from_millis(100));
+            assert!(
+                early.is_err(),
+                "{early:?} while the other function has its old mapping"
+            );
+            b.unmap(0x1000, 0x3fff).unwrap();
+            smaller(&b).unwrap();
+            answered.recv().unwrap().unwrap();
+        });
+        let mapped = |bytes| Asked::Map(0x1000, bytes, 0, Access::ReadWrite);
+        assert_eq!(
+            *recorder.0.lock().unwrap(),
+            [mapped(0x3000), Asked::Unmap(0x1000, 0x3000), mapped(0x1000)]
         );
     }
 

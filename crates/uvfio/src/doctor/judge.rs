@@ -68,7 +68,7 @@ fn kernel(release: &str, kernel: &Kernel) -> Line {
             Status::No,
             SUBJECT,
             format!("Linux {release}, without sealed memfds ({why}), {rest}"),
-            "software devices won't work: their memory and their journal are sealed memfds",
+            "software devices won't work, whose memory is made of them",
         )
         .fix("use a kernel with CONFIG_MEMFD_CREATE, and a container that allows memfd_create"),
     }
@@ -77,36 +77,35 @@ fn kernel(release: &str, kernel: &Kernel) -> Line {
 fn confinement(confinement: &Confinement) -> Line {
     const SUBJECT: &str = "confinement";
     let notification = match confinement.seccomp_notification {
-        Known::Yes => "with user notification",
-        Known::No => "without user notification, which is not needed",
-        Known::CantTell => "user notification: can't tell, and not needed",
+        Known::Yes => "with notification",
+        Known::No => "without notification, which is not needed",
+        Known::CantTell => "notification: can't tell, and not needed",
     };
     let landlock = confinement.landlock.map_or_else(
         || "no Landlock".to_owned(),
         |version| format!("Landlock {version}"),
     );
-    let found = format!("a worker was started and confined: seccomp ({notification}), {landlock}");
+    let found = format!("a worker was confined: seccomp ({notification}), {landlock}");
     match (&confinement.trial, confinement.landlock) {
         (Err(why), _) => line(
             Status::No,
             SUBJECT,
             format!("a worker could not be started and confined ({why}); {landlock}"),
-            "software devices won't work: no process may read what a user sends that is not confined",
+            "software devices won't work",
         )
-        .fix("use Linux 5.9 or later with CONFIG_SECCOMP_FILTER, with /proc mounted, in a container that allows seccomp"),
+        .fix("use Linux 5.9 or later with CONFIG_SECCOMP_FILTER, and /proc, in a container that allows seccomp"),
         (Ok(()), None) => line(
             Status::Note,
             SUBJECT,
             found,
-            "software devices work; the list of system calls alone keeps their workers from files",
+            "only seccomp keeps it from files",
         )
         .fix("use a kernel with CONFIG_SECURITY_LANDLOCK, with landlock in its lsm= list"),
         (Ok(()), Some(version)) if version < LANDLOCK_KNOWN => line(
             Status::Note,
             SUBJECT,
             found,
-            "software devices work; what this Landlock has no rule for (TCP before 4, signals before 6), the list of \
-             system calls alone keeps from their workers",
+            "seccomp does the rest",
         ),
         (Ok(()), Some(_)) => line(
             Status::Ok,
@@ -119,13 +118,13 @@ fn confinement(confinement: &Confinement) -> Line {
 
 fn namespaces(namespaces: &Namespaces) -> Line {
     const SUBJECT: &str = "user namespaces";
-    const WITHOUT: &str = "`uvfio demo` runs its user in the server's namespace; nothing else needs one";
+    const WITHOUT: &str = "`uvfio run` needs one; `uvfio demo` does without";
     match namespaces {
         Namespaces::Work => line(
             Status::Ok,
             SUBJECT,
             "an ordinary user can make one and has rights in it",
-            "`uvfio demo` gives its user one of its own",
+            "`uvfio run` works, and `uvfio demo` gives its user one of its own",
         ),
         Namespaces::Refused(why) => line(
             Status::Note,
@@ -133,12 +132,12 @@ fn namespaces(namespaces: &Namespaces) -> Line {
             format!("an ordinary user can make none ({why})"),
             WITHOUT,
         )
-        .fix("as root, `sysctl user.max_user_namespaces=10000`, on Debian also kernel.unprivileged_userns_clone=1; a container may forbid them as well"),
+        .fix("as root, `sysctl user.max_user_namespaces=10000`, on Debian also kernel.unprivileged_userns_clone=1"),
         Namespaces::Powerless(why) => line(
             Status::Note,
             SUBJECT,
             format!("an ordinary user can make one, but has no rights in it ({why})"),
-            "`uvfio demo` gives its user one of its own; what needs rights in one won't work",
+            "`uvfio run` needs them",
         )
         .fix("as root, `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or an AppArmor profile with userns"),
         Namespaces::CantTell(why) => line(Status::Note, SUBJECT, format!("can't tell ({why})"), WITHOUT),
@@ -153,13 +152,13 @@ fn huge_pages(pages: HugePages) -> Line {
             Status::Note,
             SUBJECT,
             "this kernel has none",
-            "DMA memory is of small pages, which works; a real device's takes longer to map",
+            "a real device's DMA memory takes longer to map",
         ),
         HugePages { total: 0, .. } => line(
             Status::Note,
             SUBJECT,
             format!("none of {size} is set aside"),
-            "DMA memory is of small pages, which works; a real device's takes longer to map",
+            "a real device's DMA memory takes longer to map",
         )
         .fix("where that matters, as root, `sysctl vm.nr_hugepages=N`"),
         HugePages { total, free, .. } => line(
@@ -183,7 +182,10 @@ fn locked_memory(memory: LockedMemory) -> Line {
         } => line(
             Status::Ok,
             SUBJECT,
-            format!("at most {}, which does not bind this user (CAP_IPC_LOCK)", about(bytes)),
+            format!(
+                "at most {}, which does not bind this user (CAP_IPC_LOCK)",
+                about(bytes)
+            ),
             ENOUGH,
         ),
         LockedMemory {
@@ -193,21 +195,20 @@ fn locked_memory(memory: LockedMemory) -> Line {
             Status::Note,
             SUBJECT,
             format!("at most {}", about(bytes)),
-            format!(
-                "a real device can be given {} of DMA memory, and no virtual machine with more; software devices lock none",
-                about(bytes)
-            ),
+            "a real device's user, such as a virtual machine, can have no more DMA memory",
         )
-        .fix("raise it to the memory of the users of real devices: LimitMEMLOCK= of the service, or memlock in /etc/security/limits.conf"),
+        .fix(
+            "raise it to their memory: LimitMEMLOCK= of the service, or memlock in /etc/security/limits.conf",
+        ),
     }
 }
 
 fn iommu(iommu: &Iommu) -> Line {
     const SUBJECT: &str = "IOMMU";
-    const WITHOUT: &str = "no real device can be given to a user, since its DMA would reach all memory; software devices need none";
+    const WITHOUT: &str = "real devices won't work";
     match (iommu.groups, iommu.names.is_empty()) {
         (0, true) => line(Status::No, SUBJECT, "none", WITHOUT).fix(
-            "switch on VT-d, AMD-Vi or the SMMU in the firmware, and boot with intel_iommu=on where that is Intel's; a virtual machine gets one from its host",
+            "switch on VT-d, AMD-Vi or the SMMU in the firmware, and boot with intel_iommu=on where it is Intel's",
         ),
         (0, false) => line(
             Status::No,
@@ -248,28 +249,28 @@ fn remapping(remapping: &Remapping) -> Line {
             Status::No,
             SUBJECT,
             format!("off ({because})"),
-            "the kernel gives no real device to a user, since it could raise any interrupt; software devices need none",
+            "real devices won't work",
         )
-        .fix("switch it on with the IOMMU in the firmware, and boot without nointremap or intremap=off; or, where every user is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1, and serve with --unsafe-interrupts"),
+        .fix("switch it on with the IOMMU in the firmware, and boot without nointremap or intremap=off"),
         (Some(false), false) => line(
             Status::Note,
             SUBJECT,
-            format!("off ({because}), and {allowed} may do without"),
-            "real devices work with `serve --unsafe-interrupts`, and each can raise any interrupt of the machine: their users must be trusted",
+            format!("off ({because}); {allowed} may do without"),
+            "users of real devices must be trusted",
         )
         .fix("switch it on with the IOMMU in the firmware, and take allow_unsafe_interrupts away"),
         (None, true) => line(
             Status::Note,
             SUBJECT,
             format!("can't tell ({because})"),
-            "where it is off, the kernel gives no real device to a user; software devices need none",
+            "where it is off, real devices won't work",
         )
         .fix("as root, look for `remapping` in what dmesg prints"),
         (None, false) => line(
             Status::Note,
             SUBJECT,
-            format!("can't tell ({because}), and {allowed} may do without"),
-            "real devices work with `serve --unsafe-interrupts`; where it is off, each can raise any interrupt of the machine",
+            format!("can't tell ({because}); {allowed} may do without"),
+            "serve them with --unsafe-interrupts",
         )
         .fix("as root, look for `remapping` in what dmesg prints"),
     }
@@ -293,7 +294,7 @@ fn modules(vfio: &Vfio) -> Line {
         (Module::There, "in the kernel"),
         (Module::Available, "to be loaded"),
         (Module::Missing, "missing"),
-        (Module::CantTell, "can't tell whether there"),
+        (Module::CantTell, "perhaps there, can't tell"),
     ];
     let found: Vec<String> = parts
         .into_iter()
@@ -308,27 +309,14 @@ fn modules(vfio: &Vfio) -> Line {
             found,
             "real devices can be bound to vfio-pci",
         ),
-        Module::Available => line(
-            Status::Note,
-            SUBJECT,
-            found,
-            "real devices can be bound to vfio-pci once it is loaded",
-        )
-        .fix("as root, `modprobe vfio-pci`"),
-        Module::CantTell => line(
-            Status::Note,
-            SUBJECT,
-            found,
-            "whether real devices can be bound to vfio-pci shows when it is tried",
-        )
-        .fix("as root, try `modprobe vfio-pci`"),
-        Module::Missing => line(
-            Status::No,
-            SUBJECT,
-            found,
-            "no real device can be given to a user; software devices need none of them",
-        )
-        .fix("use a kernel with CONFIG_VFIO_PCI and CONFIG_VFIO_IOMMU_TYPE1, and its modules"),
+        Module::Available => {
+            line(Status::Note, SUBJECT, found, "real devices need it").fix("as root, `modprobe vfio-pci`")
+        }
+        Module::CantTell => {
+            line(Status::Note, SUBJECT, found, "real devices need it").fix("as root, try `modprobe vfio-pci`")
+        }
+        Module::Missing => line(Status::No, SUBJECT, found, "real devices won't work")
+            .fix("use a kernel with CONFIG_VFIO_PCI and CONFIG_VFIO_IOMMU_TYPE1, and its modules"),
     }
 }
 
@@ -358,7 +346,7 @@ fn nodes(vfio: &Vfio) -> Line {
             Status::Note,
             SUBJECT,
             "no group",
-            "no device is bound to vfio-pci, so there is none to be given to a user",
+            "no device is bound to vfio-pci",
         )
         .fix("as root, bind one to vfio-pci: `uvfio list`, then `uvfio bind ADDRESS`"),
         Some(node) if !node.accessible => line(
@@ -372,7 +360,7 @@ fn nodes(vfio: &Vfio) -> Line {
             Status::No,
             SUBJECT,
             "groups, but no /dev/vfio/vfio",
-            "no real device can be given to a user",
+            "real devices won't work",
         )
         .fix("in a container, pass /dev/vfio/vfio on as well"),
         Some(_) if ours.is_empty() => line(
@@ -399,8 +387,7 @@ fn nodes(vfio: &Vfio) -> Line {
 
 fn lockdown(lockdown: Lockdown) -> Line {
     const SUBJECT: &str = "lockdown";
-    const HELD: &str =
-        "VFIO works; setpci, sysfs files of BARs, and modules that are not signed don't, for root neither";
+    const HELD: &str = "setpci, `serve --view raw` and unsigned modules won't work, for root neither";
     match lockdown {
         Lockdown::None => line(
             Status::Ok,
@@ -413,8 +400,8 @@ fn lockdown(lockdown: Lockdown) -> Line {
         Lockdown::CantTell => line(
             Status::Note,
             SUBJECT,
-            "can't tell (there is no /sys/kernel/security/lockdown: the kernel hasn't it, or securityfs is not mounted)",
-            "where it is on, setpci, sysfs files of BARs, and modules that are not signed don't work",
+            "can't tell (no /sys/kernel/security/lockdown)",
+            "where it is on, setpci and `serve --view raw` don't work",
         ),
     }
 }
@@ -422,7 +409,7 @@ fn lockdown(lockdown: Lockdown) -> Line {
 fn devmem(devmem: &Devmem) -> Line {
     const SUBJECT: &str = "strict devmem";
     let because = &devmem.because;
-    const OFF: &str = "root can map a BAR, through sysfs or /dev/mem, while a user has the device";
+    const OFF: &str = "root can map a BAR while a user has the device";
     match devmem.io_strict {
         Known::Yes => line(
             Status::Ok,

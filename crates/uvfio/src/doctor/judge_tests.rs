@@ -10,6 +10,9 @@ use super::findings::{
 use super::judge::judge;
 use super::report::{Line, Report, Status};
 
+/// Columns of a terminal that most have; reasons of a machine's own may take more.
+const WIDTH: usize = 120;
+
 fn node(name: &str, accessible: bool) -> Node {
     Node {
         name: name.into(),
@@ -97,6 +100,9 @@ fn changed(
         line.fix.clone().unwrap_or_default()
     );
     assert!(all.contains(says), "{says:?} is not in: {all}");
+    for printed in report.text().lines() {
+        assert!(printed.chars().count() <= WIDTH, "too long for a line: {printed}");
+    }
     let others = report
         .findings
         .iter()
@@ -342,7 +348,7 @@ fn the_weakest_module_decides() {
         SUBJECT,
         pci(Module::CantTell),
         Status::Note,
-        "can't tell whether there",
+        "perhaps there, can't tell",
         None,
     );
     let mixed = |findings: &mut Findings| {

@@ -1,4 +1,4 @@
-//! How it is printed: one paragraph for each finding, and two verdicts.
+//! How it is printed: a line for each finding, one more where something is to be done, and two verdicts.
 
 use serde::Serialize;
 
@@ -45,9 +45,6 @@ pub(super) struct Report {
     pub(super) real_devices: Verdict,
 }
 
-/// Columns of a page.
-const WIDTH: usize = 110;
-
 /// Columns before a finding's text.
 const INDENT: usize = 6;
 
@@ -60,12 +57,15 @@ impl Report {
                 Status::Note => "note",
                 Status::No => "no",
             };
-            let fix = line
-                .fix
-                .as_ref()
-                .map_or(String::new(), |fix| format!(" Fix: {fix}."));
-            let sentence = format!("{}: {}. {}.{fix}", line.subject, line.found, capital(&line.means));
-            text += &paragraph(status, &sentence);
+            text += &format!("{status:<INDENT$}{}: {}", line.subject, line.found);
+            // What is as it should be has no consequence that anybody has to know.
+            if line.status != Status::Ok {
+                text += &format!("; {}", line.means);
+            }
+            text.push('\n');
+            if let Some(fix) = &line.fix {
+                text += &format!("{:INDENT$}{fix}\n", "");
+            }
         }
         text.push('\n');
         text += &self.software_devices.text("software devices", "will work");
@@ -81,37 +81,8 @@ impl Verdict {
         let work = if self.work { will } else { "won't work" };
         let because = self.because.join("; ");
         let colon = if because.is_empty() { "" } else { ": " };
-        // Hung like the findings, with nothing before it.
-        let sentence = format!("{kind}: {work}{colon}{because}");
-        paragraph("", &sentence).trim_start().to_owned()
+        format!("{kind}: {work}{colon}{because}\n")
     }
-}
-
-/// The same with its first letter large.
-fn capital(sentence: &str) -> String {
-    let mut letters = sentence.chars();
-    let first = letters.next().map(|first| first.to_uppercase().to_string());
-    first.unwrap_or_default() + letters.as_str()
-}
-
-/// A sentence in lines of at most [`WIDTH`] columns where its words allow, the first of them after `head`.
-fn paragraph(head: &str, sentence: &str) -> String {
-    let mut text = format!("{head:<INDENT$}");
-    let mut column = INDENT;
-    for (number, word) in sentence.split(' ').enumerate() {
-        let length = word.chars().count();
-        if number > 0 && column + 1 + length > WIDTH {
-            text += &format!("\n{:INDENT$}", "");
-            column = INDENT;
-        } else if number > 0 {
-            text.push(' ');
-            column += 1;
-        }
-        text += word;
-        column += length;
-    }
-    text.push('\n');
-    text
 }
 
 #[cfg(test)]
@@ -129,9 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_is_a_paragraph_and_the_verdicts_close_the_page() {
+    fn a_finding_is_a_line_with_one_more_for_what_to_do_and_the_verdicts_close_the_page() {
         let report = Report {
-            findings: vec![line(Status::Ok, None), line(Status::No, Some("do this"))],
+            findings: vec![
+                line(Status::Ok, None),
+                line(Status::Note, None),
+                line(Status::No, Some("do this")),
+            ],
             software_devices: Verdict {
                 work: true,
                 because: vec![],
@@ -143,26 +118,13 @@ mod tests {
         };
         assert_eq!(
             report.text(),
-            "ok    subject: found. Something works.\n\
-             no    subject: found. Something works. Fix: do this.\n\
+            "ok    subject: found\n\
+             note  subject: found; something works\n\
+             no    subject: found; something works\n      \
+             do this\n\
              \n\
              software devices: will work\n\
              real devices: won't work: no this; no that\n"
         );
-    }
-
-    #[test]
-    fn long_paragraphs_are_folded_at_words_and_indented() {
-        let text = paragraph("note", &"seventeen letters ".repeat(20));
-        assert!(text.lines().count() > 2, "{text}");
-        for line in text.lines() {
-            assert!(line.chars().count() <= WIDTH, "{line}");
-            assert!(
-                line.starts_with("note  s") || line.starts_with("      s") || line.starts_with("      l"),
-                "{line}"
-            );
-        }
-        let words: Vec<&str> = text.split_whitespace().skip(1).collect();
-        assert_eq!(words.len(), 40, "{text}");
     }
 }

@@ -10,6 +10,16 @@ use rustix::process::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Waits until something is so; `what` says what is not, where it does not become so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+    let late = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < late, "{what} after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// The server; dropping it kills it.
 pub(crate) struct Server(pub(crate) Child);
 
@@ -27,14 +37,7 @@ impl Server {
             .spawn()
             .expect("the server starts");
         let server = Self(child);
-        let late = Instant::now() + PATIENCE;
-        while !socket.exists() {
-            assert!(
-                Instant::now() < late,
-                "{device:?} is not served after {PATIENCE:?}"
-            );
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        eventually(&format!("{device:?} is not served"), || socket.exists());
         server
     }
 

@@ -4,13 +4,10 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{build_preload, told, uvfio_run};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn the_exit_status_is_the_programs() {
@@ -93,15 +90,9 @@ impl UnderWay {
 
     /// Waits until none of its processes is left.
     fn nothing_is_left(&self) {
-        let late = Instant::now() + PATIENCE;
         for process in &self.processes {
-            while is_alive(*process) {
-                assert!(
-                    Instant::now() < late,
-                    "process {process:?} of the program is left"
-                );
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            let left = format!("process {process:?} of the program is left");
+            crate::common::eventually(&left, || !is_alive(*process));
         }
     }
 }

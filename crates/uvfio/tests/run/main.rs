@@ -3,6 +3,10 @@
 //! Where this system refuses user namespaces, these tests fail: `uvfio doctor` says what to do.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test whose ground gives way has failed.
 
+#[path = "../common/mod.rs"]
+mod common;
+
+mod book;
 mod ends;
 mod machine;
 mod parity;
@@ -56,8 +60,18 @@ fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
 
 fn uvfio_run_verb(devices: &[&str]) -> Command {
     build_preload();
+    let mut command = ordinary_uvfio();
+    command.arg("run");
+    for device in devices {
+        command.args(["--device", device]);
+    }
+    command
+}
+
+/// The command, of an ordinary user without capabilities, whoever runs the tests.
+fn ordinary_uvfio() -> Command {
     let uvfio = env!("CARGO_BIN_EXE_uvfio");
-    let mut command = if rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() {
         let mut command = Command::new("setpriv");
         command.args([
             "--reuid=65534",
@@ -69,12 +83,7 @@ fn uvfio_run_verb(devices: &[&str]) -> Command {
         command
     } else {
         Command::new(uvfio)
-    };
-    command.arg("run");
-    for device in devices {
-        command.args(["--device", device]);
     }
-    command
 }
 
 /// What a shell prints under `uvfio run`, which must end with status 0.

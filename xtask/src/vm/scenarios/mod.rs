@@ -10,6 +10,7 @@ use super::device::{self, Device};
 use super::guest::{Builder, Guest};
 use super::server::Server;
 use super::testbed::Testbed;
+use crate::paths::as_option;
 
 mod abuse;
 pub(in crate::vm) mod disk_rates;
@@ -25,6 +26,7 @@ mod hardware_virtual;
 mod ioat;
 mod kvm;
 mod list_bind;
+mod locked_down;
 mod lspci;
 mod machine_killed;
 mod nvme_files;
@@ -33,6 +35,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod parity;
+mod run_book;
 mod run_qemu;
 mod self_check;
 mod serve_hardware;
@@ -68,6 +71,7 @@ pub(super) const ALL: &[Scenario] = &[
     worker_killed::SCENARIO,
     abuse::SCENARIO,
     ioat::SCENARIO,
+    run_book::SCENARIO,
     run_qemu::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
@@ -76,6 +80,7 @@ pub(super) const ALL: &[Scenario] = &[
     serve_hardware::SCENARIO,
     serve_several::SCENARIO,
     serve_liar::SCENARIO,
+    locked_down::SCENARIO,
     hardware_events::SCENARIO,
     kvm::SCENARIO,
 ];
@@ -174,7 +179,7 @@ impl<'a> Context<'a> {
         let Some(uvfio) = &self.programs.uvfio else {
             return Ok(Device::qemu_nvme("nvme", image));
         };
-        let mut device = format!("nvme,file={}", image.display());
+        let mut device = format!("nvme,file={}", as_option(image));
         options.iter().for_each(|option| {
             device.push(',');
             device.push_str(option);

@@ -45,8 +45,8 @@ fn run(reach: Reach, options: &[&str], context: &Context<'_>, checks: &mut Check
     checks.ok("the guest reboots");
     guest.run("nvme_find_files", STEP, checks)?;
     // A reset of the machine while writes are under way: the file system's journal has to do.
-    guest.tell("nvme_mount; while :; do dd if=/dev/zero of=/mnt/more bs=64k count=64; done")?;
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    guest.tell("nvme_mount; while :; do dd if=/dev/zero of=/mnt/more bs=64k count=64; note written; done")?;
+    guest.note(STEP, checks)?;
     guest.reboot()?;
     guest.run(
         "nvme_appears; nvme_mount; check 'the files are as written' nvme_verify; nvme_unmount",

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{Context, STEP, Scenario};
+use crate::paths::as_option;
 use crate::vm::checks::Checks;
 use crate::vm::device::Device;
 
@@ -36,7 +37,7 @@ fn by_group(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Chec
     let nvme = Device::by_vfio("nvme", ADDRESS).below("rp1");
     let mut guest = context
         .guest()
-        .launcher(launcher(uvfio, &format!("nvme,file={}", image.display())))
+        .launcher(launcher(uvfio, &format!("nvme,file={}", as_option(image))))
         .root_ports(1)
         .attach(&nvme)
         .may_reboot()
@@ -70,7 +71,7 @@ fn by_iommufd(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Ch
     checks.part("by iommufd");
     let mut nvme = Device::by_vfio("nvme", ADDRESS);
     nvme.description["iommufd"] = "iommufd0".into();
-    let device = format!("nvme,file={},poll=always", image.display());
+    let device = format!("nvme,file={},poll=always", as_option(image));
     let mut guest = context
         .guest()
         .launcher(launcher(uvfio, &device))

@@ -4,7 +4,7 @@
 //! Drivers are the examples of `uvfio-driver`, and small ones over the client that Cloud Hypervisor uses. What an NVMe
 //! controller's user wrote is looked for in QEMU's own image file, too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::functions::{image_is_as_written, wipe};
 use super::{Context, STEP, Scenario, flushed_so_far};
 use crate::vm::checks::Checks;
-use crate::vm::device::Device;
+use crate::vm::device::{self, Device};
 use crate::vm::guest::{Builder, Guest};
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -22,12 +22,19 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// Size of the disks of two controllers that are served together, MiB.
+const TWIN_MIB: u64 = 64;
+
 fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     let Some(uvfio) = &context.programs.uvfio else {
         return Ok(());
     };
     let image = context.image()?;
-    let mut guest = machine(context, &Device::qemu_nvme("nvme", &image).below("rp2"))
+    let twins = [0, 1].map(|number| context.scratch.join(format!("twin{number}.img")));
+    for twin in &twins {
+        device::make_image(twin, TWIN_MIB)?;
+    }
+    let mut guest = machine(context, &Device::qemu_nvme("nvme", &image).below("rp2"), &twins)
         .dynamic_tool(uvfio)
         .start()?;
     guest.run("iommu_groups_exist", STEP, checks)?;
@@ -36,6 +43,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     guest.run("unbind_all shpchp", STEP, checks)?;
     guest.run("serve_not_viable", STEP, checks)?;
     guest.run("serve_edu", STEP, checks)?;
+    guest.run("serve_given_away", STEP, checks)?;
     guest.run("serve_views", STEP * 2, checks)?;
     guest.run("serve_edu_as_owner", STEP, checks)?;
     for step in [
@@ -54,6 +62,15 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     checks.part("group");
     guest.run("serve_group", STEP * 2, checks)?;
     guest.run("serve_group_again", STEP * 2, checks)?;
+    guest.run("serve_group_mapped", STEP * 2, checks)?;
+    guest.run("serve_group_to_be_erased", STEP * 3, checks)?;
+    for twin in &twins {
+        checks.same("the disk has something", &true, &(bytes_in(twin)? > 0));
+    }
+    guest.run("serve_group_erased", STEP * 2, checks)?;
+    for twin in &twins {
+        checks.same("and then nothing; bytes that are not 0", &0, &bytes_in(twin)?);
+    }
     nvme(context, &image, &mut guest, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
@@ -106,7 +123,7 @@ fn bytes_in(image: &Path) -> Result<usize> {
 
 /// A machine with the devices: those that a bus reset reaches below root ports, one that nothing resets on the root bus,
 /// four of one group behind a bridge, two controllers in one slot, which are of one group, too.
-fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
+fn machine<'a>(context: &Context<'a>, nvme: &Device, twins: &[PathBuf; 2]) -> Builder<'a> {
     context
         .guest()
         .iommu()
@@ -122,8 +139,17 @@ fn machine<'a>(context: &Context<'a>, nvme: &Device) -> Builder<'a> {
         .device(json!({ "driver": "virtio-rng-pci", "bus": "bridge", "addr": "2" }))
         .device(json!({ "driver": "edu", "bus": "bridge", "addr": "3" }))
         .device(json!({ "driver": "edu", "bus": "bridge", "addr": "4" }))
-        .device(
-            json!({ "driver": "nvme", "serial": "a", "bus": "rp3", "addr": "0.0", "multifunction": true }),
-        )
-        .device(json!({ "driver": "nvme", "serial": "b", "bus": "rp3", "addr": "0.1" }))
+        .attach(&twin(0, &twins[0]))
+        .attach(&twin(1, &twins[1]))
+}
+
+/// One of two controllers in one slot, each with a disk of its own behind that of the machine's first.
+fn twin(number: u32, image: &Path) -> Device {
+    let mut twin = Device::qemu_nvme(&format!("twin{number}"), image).below("rp3");
+    twin.description["drive"] = format!("disk{}", number + 1).into();
+    // The kernel's driver wants controllers to be told from one another.
+    twin.description["serial"] = format!("twin{number}").into();
+    twin.description["addr"] = format!("0.{number}").into();
+    twin.description["multifunction"] = (number == 0).into();
+    twin
 }

@@ -48,9 +48,17 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
             checks,
         )?;
     }
-    checks.part("group");
+    for grant in ["trapped", "device-fd"] {
+        checks.part(&format!("group, {grant}"));
+        guest.run(
+            &format!("serve_group_to_qemu {NVME} group-a group-b {grant}"),
+            STEP * 2,
+            checks,
+        )?;
+    }
+    checks.part("taken");
     guest.run(
-        &format!("serve_group_to_qemu {NVME} group-a group-b"),
+        &format!("serve_taken_from_qemu {NVME} {SERIAL}"),
         STEP * 2,
         checks,
     )?;
