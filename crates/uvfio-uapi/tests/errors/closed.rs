@@ -76,6 +76,8 @@ fn closed_during(program: &Program, number: i32, request: u32, argument: &[u8], 
     std::thread::scope(|scope| {
         let call = scope.spawn(|| program.uapi.ioctl(file, request, memory.address(), &held));
         told.recv().expect("it has begun");
+        // Here, so that the call ends also where something below fails.
+        let go = go;
         program.close(number);
         meanwhile();
         go.send(()).expect("it waits");
