@@ -19,10 +19,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-linux", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
-    // For its tests it brings devices.
+    // What an address of a PCI function is, sysfs knows. For its tests it brings devices.
     (
         "uvfio-uapi",
-        &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
+        &[
+            "uvfio-core",
+            "uvfio-linux",
+            "uvfio-nvme",
+            "uvfio-pci",
+            "uvfio-soft",
+        ],
     ),
     // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
     ("uvfio-calls", &[]),

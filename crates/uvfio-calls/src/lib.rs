@@ -7,7 +7,8 @@
 //! Files of VFIO's are, in the program, descriptors of UNIX sockets that the supervisor holds the other ends of. The
 //! kernel then does three things that would otherwise have to be done here: it keeps one identity for what `dup`, `fork`
 //! and `SCM_RIGHTS` multiply; it tells the other end when the last of them is closed; and it refuses `pread`, `pwrite`
-//! (ESPIPE) and `mmap` (ENODEV), so that only calls that have failed need be looked at.
+//! (ESPIPE), `write` (EPIPE) and `mmap` (ENODEV), and reads nothing by `read`, so that only calls that have come to nothing
+//! need be looked at.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -29,7 +30,7 @@ pub mod op {
     pub const OPEN: u32 = 1;
     /// ioctl `request` of descriptor `descriptor` with argument `address`.
     pub const IOCTL: u32 = 2;
-    /// pread of `bytes` bytes at `offset` of `descriptor` to `address`.
+    /// pread of `bytes` bytes at `offset` of `descriptor` to `address`; with [`AT_POSITION`](super::AT_POSITION), read.
     pub const READ: u32 = 3;
     /// pwrite, likewise.
     pub const WRITE: u32 = 4;
@@ -41,7 +42,16 @@ pub mod op {
     pub const STORE: u32 = 7;
     /// By which node `descriptor` was opened.
     pub const STAT: u32 = 8;
+    /// preadv2 at `offset` of `descriptor`, by the array of `bytes` times `struct iovec` at `address`, with the flags
+    /// `request` (RWF_...); with [`AT_POSITION`](super::AT_POSITION), as readv.
+    pub const READ_VECTOR: u32 = 9;
+    /// pwritev2, likewise.
+    pub const WRITE_VECTOR: u32 = 10;
 }
+
+/// The offset of who gives none: where the file's last read or write without one has ended. It is what preadv2 takes
+/// for that, too; no file has as many bytes.
+pub const AT_POSITION: u64 = u64::MAX;
 
 /// What a call asks for; which fields count stands at its [`op`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -75,6 +85,8 @@ pub mod kind {
     pub const PARTS: u32 = 4;
     /// The node with device number `value`, and the inode number that is the first part's `offset`.
     pub const NODE: u32 = 5;
+    /// It was opened by no node: a device, of which the kernel makes a file without a place.
+    pub const ANONYMOUS: u32 = 6;
 }
 
 /// Most parts in one reply.

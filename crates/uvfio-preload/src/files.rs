@@ -1,16 +1,16 @@
 //! Opening nodes, and calls on files of VFIO's.
 #![allow(unsafe_code)] // These are libc's functions, called with pointers by C.
 
-use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
+use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong};
 use std::os::fd::{BorrowedFd, IntoRawFd as _, OwnedFd};
 
-use libc::{EACCES, ESPIPE, SYS_ioctl, SYS_openat, SYS_pread64, SYS_pwrite64, off_t, size_t, ssize_t};
-use rustix::fs::{AtFlags, FileType, OFlags, statat};
+use libc::{EACCES, SYS_ioctl, SYS_openat};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, statat};
 use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use uvfio_calls::{Call, Reply, is_vfio_request, kind, op};
 
 use crate::ask::{Descriptors, ask};
-use crate::raw::{int, returned, system_call};
+use crate::raw::{int, system_call};
 
 exported!([open, open64](path: *const c_char, flags: c_int, mode: c_uint) -> c_int {
     opened(libc::AT_FDCWD, path, flags, mode)
@@ -54,9 +54,13 @@ fn opened(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_i
 fn node(folder: c_int, path: *const c_char, flags: c_int) -> Option<Call> {
     // SAFETY: the kernel has just found a file by this path, so it is a string.
     let path = unsafe { CStr::from_ptr(path) };
-    // SAFETY: a number only for the next call, which fails where it is not open; AT_FDCWD is not -1 either, and that the
-    // kernel would have refused.
-    let folder = unsafe { BorrowedFd::borrow_raw(folder) };
+    // With a whole name the kernel does not look at the folder, so that may be anything: also -1, which no descriptor is.
+    let folder = match path.to_bytes() {
+        [b'/', ..] => CWD,
+        _ if folder == -1 => return None,
+        // SAFETY: a number only for the next call, which fails where it is not open.
+        _ => unsafe { BorrowedFd::borrow_raw(folder) },
+    };
     let mut how = AtFlags::empty();
     how.set(AtFlags::SYMLINK_NOFOLLOW, flags & libc::O_NOFOLLOW != 0);
     let found = statat(folder, path, how).ok()?;
@@ -90,51 +94,8 @@ fn controlled(descriptor: c_int, request: c_ulong, argument: c_ulong) -> c_int {
     int(system_call(SYS_ioctl, arguments))
 }
 
-exported!([pread, pread64](descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
-    at_offset(op::READ, descriptor, data, bytes, offset)
-});
-
-exported!([__pread_chk, __pread64_chk](
-    descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t, room: size_t
-) -> ssize_t {
-    if bytes > room {
-        std::process::abort();
-    }
-    at_offset(op::READ, descriptor, data, bytes, offset)
-});
-
-exported!([pwrite, pwrite64](
-    descriptor: c_int, data: *const c_void, bytes: size_t, offset: off_t
-) -> ssize_t {
-    at_offset(op::WRITE, descriptor, data.cast_mut(), bytes, offset)
-});
-
-fn at_offset(op: u32, descriptor: c_int, data: *mut c_void, bytes: size_t, offset: off_t) -> ssize_t {
-    let number = if op == op::READ { SYS_pread64 } else { SYS_pwrite64 };
-    let address = data.expose_provenance();
-    let mut result = system_call(
-        number,
-        [descriptor as usize, address, bytes, offset as usize, 0, 0],
-    );
-    // The kernel's word for a file of ours.
-    if result == Err(ESPIPE) {
-        let call = Call {
-            op,
-            descriptor,
-            address: address as u64,
-            bytes: bytes as u64,
-            offset: offset as u64,
-            ..Call::default()
-        };
-        if let Some((reply, descriptors)) = ask(&call) {
-            result = value(reply, descriptors, false);
-        }
-    }
-    returned(result) as ssize_t
-}
-
 /// The result that a reply gives the program.
-fn value(reply: Reply, descriptors: Descriptors, close_on_exec: bool) -> Result<usize, c_int> {
+pub(crate) fn value(reply: Reply, descriptors: Descriptors, close_on_exec: bool) -> Result<usize, c_int> {
     match (reply.kind, descriptors) {
         (kind::VALUE, _) => Ok(reply.value as usize),
         (kind::DESCRIPTOR, [Some(descriptor), ..]) => {

@@ -2,7 +2,8 @@
 //! the names of those functions of libc that such calls are made by.
 //!
 //! ```text
-//! open, ioctl, pread, mmap ...   files, map, stat   the kernel first; its refusal shows that a call is ours
+//! open, ioctl, pread, mmap ...   files, transfer,   the kernel first; its refusal shows that a call is ours
+//!                                map, stat
 //!   -> ask                                          one call to the supervisor, who does everything
 //! ```
 //!
@@ -32,7 +33,9 @@ mod files;
 mod instruction;
 mod map;
 mod mask;
+mod next;
 mod raw;
 mod regions;
 mod stat;
+mod transfer;
 mod trap;

@@ -28,12 +28,21 @@ exported!([mmap, mmap64](
 });
 
 exported!([munmap](address: *mut c_void, bytes: size_t) -> c_int {
-    let result = unmapped(address.expose_provenance(), bytes);
-    if result.is_ok() {
-        regions::remove(address.addr(), bytes.next_multiple_of(PAGE));
-    }
-    int(result)
+    let start = address.expose_provenance();
+    int(removed(start, bytes))
 });
+
+/// munmap, of registers too.
+fn removed(start: usize, bytes: usize) -> Result<usize, c_int> {
+    // What the kernel refuses takes nothing away; and a length that is no number of pages fits nowhere.
+    let pages = bytes.checked_next_multiple_of(PAGE).filter(|pages| *pages > 0);
+    if let Some(pages) = pages.filter(|_| start.is_multiple_of(PAGE))
+        && !regions::remove(start, pages)
+    {
+        return Err(ENOMEM);
+    }
+    unmapped(start, bytes)
+}
 
 /// What the program wants mapped.
 struct Wanted {
@@ -80,8 +89,7 @@ impl Wanted {
         let start = mapped(self.address, bytes, libc::PROT_NONE, flags, -1, 0)?;
         regions::remove(start, bytes);
         self.fill(start, bytes).inspect_err(|_| {
-            let _ = unmapped(start, bytes);
-            regions::remove(start, bytes);
+            let _ = removed(start, bytes);
         })?;
         Ok(start)
     }

@@ -22,6 +22,31 @@ exported!([pthread_sigmask](how: c_int, set: *const sigset_t, before: *mut sigse
     changed(how, set, before).err().unwrap_or(0)
 });
 
+/// All signals of this thread wait as long as this lives.
+pub(crate) struct Blocked(u64);
+
+impl Blocked {
+    pub(crate) fn all() -> Self {
+        let (all, mut before) = (!0_u64, 0_u64);
+        let set = [
+            SIG_SETMASK as usize,
+            (&raw const all).expose_provenance(),
+            (&raw mut before).expose_provenance(),
+        ];
+        let [how, set, old] = set;
+        // Can't fail: the arguments are right.
+        let _ = system_call(SYS_rt_sigprocmask, [how, set, old, BYTES, 0, 0]);
+        Self(before)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let set = (&raw const self.0).expose_provenance();
+        let _ = system_call(SYS_rt_sigprocmask, [SIG_SETMASK as usize, set, 0, BYTES, 0, 0]);
+    }
+}
+
 fn changed(how: c_int, set: *const sigset_t, before: *mut sigset_t) -> Result<usize, c_int> {
     let change = |set: *const u64| {
         let arguments = [

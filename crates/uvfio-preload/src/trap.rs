@@ -9,18 +9,19 @@
 
 use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use libc::{ENOSYS, SA_ONSTACK, SA_RESETHAND, SA_RESTART, SA_SIGINFO, SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV};
 use libc::{SYS_rt_tgsigqueueinfo, sighandler_t, siginfo_t};
 
 use crate::instruction::{self, Outcome};
+use crate::next::Next;
 use crate::raw::{errno, set_errno, system_call};
 
 type Sigaction = unsafe extern "C" fn(c_int, *const libc::sigaction, *mut libc::sigaction) -> c_int;
 
-/// libc's own `sigaction`, found when the library is loaded: a handler may call ours, and may not look for it.
-static NEXT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+/// libc's own.
+pub(crate) static SIGACTION: Next = Next::new(c"sigaction");
 
 /// Whether our handler stands for SIGSEGV.
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -30,16 +31,6 @@ static ARMED: AtomicBool = AtomicBool::new(false);
 static HANDLER: AtomicUsize = AtomicUsize::new(SIG_DFL);
 static FLAGS: AtomicUsize = AtomicUsize::new(0);
 static MASK: AtomicU64 = AtomicU64::new(0);
-
-#[used]
-#[unsafe(link_section = ".init_array")]
-static LOADED: extern "C" fn() = loaded;
-
-extern "C" fn loaded() {
-    // SAFETY: a string that ends in 0; RTLD_NEXT is meant for this.
-    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"sigaction".as_ptr()) };
-    NEXT.store(next, Ordering::Release);
-}
 
 /// Has SIGSEGV come to us, once there are registers that are mapped.
 pub(crate) fn arm() -> Result<(), c_int> {
@@ -69,7 +60,7 @@ fn nothing() -> libc::sigaction {
 }
 
 fn next(signal: c_int, action: *const libc::sigaction, before: *mut libc::sigaction) -> c_int {
-    let next = NEXT.load(Ordering::Acquire);
+    let next = SIGACTION.address();
     if next.is_null() {
         set_errno(ENOSYS);
         return -1;

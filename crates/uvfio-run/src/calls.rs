@@ -12,10 +12,11 @@ use std::thread::Builder;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
-use uvfio_calls::{Call, MapPart, PARTS, Reply, kind, op};
+use uvfio_calls::{AT_POSITION, Call, MapPart, PARTS, Reply, kind, op};
 use uvfio_uapi::{Answer, Caller as _, FileId, Given, Part, Uapi};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
+use crate::LockedMemory;
 use crate::files::{Files, Inode};
 use crate::process::{Calling, Process, Processes, Thread};
 use crate::tree::Node;
@@ -47,6 +48,7 @@ impl Calls {
         uapi: Arc<Uapi>,
         nodes: &[(Node, u64, u64)],
         listener: UnixListener,
+        locked: LockedMemory,
     ) -> io::Result<Arc<Self>> {
         let calls = Arc::new(Self {
             files: Files::new(uapi.clone())?,
@@ -55,7 +57,7 @@ impl Calls {
                 .iter()
                 .map(|(node, device, inode)| ((*device, *inode), *node))
                 .collect(),
-            processes: Processes::default(),
+            processes: Processes::new(locked),
             listener,
             idle: AtomicUsize::new(0),
             threads: AtomicUsize::new(0),
@@ -144,8 +146,10 @@ impl Calls {
         }
         if call.op == op::STAT {
             let descriptor = calling.process.descriptor(call.descriptor)?;
-            let Some((device, inode)) = self.files.node_of(descriptor.as_fd()) else {
-                return Ok(plain(kind::NOT_OURS, 0));
+            let (device, inode) = match self.files.node_of(descriptor.as_fd()) {
+                Some(Some(inode)) => inode,
+                Some(None) => return Ok(plain(kind::ANONYMOUS, 0)),
+                None => return Ok(plain(kind::NOT_OURS, 0)),
             };
             let mut reply = Reply::of(kind::NODE, device);
             reply.parts[0].offset = inode;
@@ -164,12 +168,14 @@ impl Calls {
                 // The only ones that ioctls give.
                 Answer::Descriptor { file, close_on_exec } => self.given(file, None, true, close_on_exec),
             },
-            op::READ => self
-                .read(file, call, calling)
-                .map(|bytes| plain(kind::VALUE, bytes)),
-            op::WRITE => self
-                .write(file, call, calling)
-                .map(|bytes| plain(kind::VALUE, bytes)),
+            op::READ | op::WRITE | op::READ_VECTOR | op::WRITE_VECTOR => {
+                let go = |offset| self.transfer(file, &Call { offset, ..*call }, calling);
+                let bytes = match call.offset {
+                    AT_POSITION => self.uapi.at_position(file, go),
+                    offset => go(offset),
+                };
+                bytes.map(|bytes| plain(kind::VALUE, bytes))
+            }
             op::MAP => self.map(file, call),
             op::LOAD | op::STORE => self.access(file, call),
             _ => Err(Errno::NOSYS),
@@ -232,6 +238,49 @@ impl Calls {
         Ok((reply, vec![descriptor]))
     }
 
+    /// A read or write, at its offset.
+    fn transfer(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
+        match call.op {
+            op::READ => self.read(file, call, calling),
+            op::WRITE => self.write(file, call, calling),
+            _ => self.transfer_vector(file, call, calling),
+        }
+    }
+
+    /// A read or write by pieces of memory: one after the other, as the kernel does where a driver knows no such calls.
+    fn transfer_vector(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
+        // What can't be read at all is told first.
+        self.uapi.read(file, call.offset, &mut [])?;
+        let op = match call.op {
+            op::READ_VECTOR => op::READ,
+            _ => op::WRITE,
+        };
+        let pieces = pieces(call, calling)?;
+        if pieces.is_empty() {
+            return Ok(0);
+        }
+        if call.request & !HIGH_PRIORITY != 0 {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let mut done = 0;
+        for (address, bytes) in pieces {
+            let piece = Call {
+                op,
+                address,
+                bytes,
+                offset: call.offset.wrapping_add(done),
+                ..*call
+            };
+            match self.transfer(file, &piece, calling) {
+                Ok(moved) if moved == bytes => done += moved,
+                Ok(moved) => return Ok(done + moved),
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => return Ok(done),
+            }
+        }
+        Ok(done)
+    }
+
     fn read(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
         in_chunks(call, |chunk, address, offset| {
             let bytes = self.uapi.read(file, offset, chunk)?;
@@ -246,6 +295,41 @@ impl Calls {
             self.uapi.write(file, offset, chunk)
         })
     }
+}
+
+/// RWF_HIPRI, the only flag of preadv2 that the kernel lets pass for such files.
+const HIGH_PRIORITY: u64 = 1;
+/// Most pieces of one call (UIO_MAXIOV).
+const PIECES: u64 = 1024;
+/// Most bytes of one call: what the kernel cuts longer ones to (MAX_RW_COUNT).
+const LONGEST: u64 = 0x7fff_f000;
+
+/// The pieces of memory that a vector names, (address, bytes), without those that are empty.
+fn pieces(call: &Call, calling: &Calling<'_>) -> Result<Vec<(u64, u64)>, Errno> {
+    const EACH: usize = 16;
+    if call.bytes > PIECES {
+        return Err(Errno::INVAL);
+    }
+    let mut list = vec![0; call.bytes as usize * EACH];
+    calling.read(call.address, &mut list)?;
+    let mut left = LONGEST;
+    let mut pieces = Vec::new();
+    for piece in list.chunks_exact(EACH) {
+        let word = |at: usize| {
+            let word = piece.get(at..).and_then(|rest| rest.first_chunk());
+            u64::from_ne_bytes(word.copied().unwrap_or_default())
+        };
+        let (address, bytes) = (word(0), word(8));
+        if i64::try_from(bytes).is_err() {
+            return Err(Errno::INVAL);
+        }
+        let bytes = bytes.min(left);
+        left -= bytes;
+        if bytes > 0 {
+            pieces.push((address, bytes));
+        }
+    }
+    Ok(pieces)
 }
 
 fn plain(kind: u32, value: u64) -> Answered {

@@ -3,18 +3,21 @@
 //! A file is a pair of connected UNIX sockets. The kernel knows the program's end by a number (SO_COOKIE) that stays with
 //! it however it is duplicated and whoever has it, and tells our end when the last of its descriptors is closed. That has
 //! come about before close(2) comes back: who looks before each call misses none.
+//!
+//! Nothing goes over them. They are of the kind SOCK_SEQPACKET, shut down both ways, of which a read gives 0 and a write
+//! EPIPE without a signal, so that the library in the program sees which of those are ours. Our end is hung up from the
+//! beginning then; so what it tells is looked at by edges, and the first is taken before the program has its end.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, sockopt};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair, sockopt};
 use uvfio_uapi::{FileId, Uapi};
 
 /// How many closed files are looked for at once.
@@ -30,7 +33,10 @@ pub(crate) struct Files {
     closed: OwnedFd,
     /// Readable when no more files are to be watched
     end: OwnedFd,
-    /// Who holds it is closing files; until then none is known to be closed
+    /// Whoever takes what `closed` tells has it until all of that is closed: who looks next finds nothing half done. Never
+    /// taken by who has `open`
+    closing: Mutex<()>,
+    /// Never held while a file is closed: that may wait for calls, which look here
     open: Mutex<HashMap<u64, Open>>,
 }
 
@@ -38,7 +44,7 @@ struct Open {
     id: FileId,
     node: Option<Inode>,
     /// Closing it would make the program's end another kind of file
-    _ours: UnixStream,
+    _ours: OwnedFd,
 }
 
 impl Files {
@@ -47,6 +53,7 @@ impl Files {
             uapi,
             closed: epoll::create(CreateFlags::CLOEXEC)?,
             end: eventfd(0, EventfdFlags::CLOEXEC)?,
+            closing: Mutex::default(),
             open: Mutex::default(),
         })
     }
@@ -55,24 +62,27 @@ impl Files {
     /// be none the file is closed.
     pub(crate) fn descriptor(&self, id: FileId, node: Option<Inode>) -> Result<OwnedFd, Errno> {
         let made = || {
-            let (ours, theirs) = UnixStream::pair().map_err(|_| Errno::NFILE)?;
-            // Nobody has anything to read from it.
-            rustix::net::shutdown(&ours, rustix::net::Shutdown::Write)?;
+            let (ours, theirs) = socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .map_err(|_| Errno::NFILE)?;
+            rustix::net::shutdown(&ours, Shutdown::Both)?;
             let number = sockopt::socket_cookie(&theirs)?;
-            // That the other end is closed is told unasked.
-            epoll::add(
-                &self.closed,
-                &ours,
-                EventData::new_u64(number),
-                EventFlags::empty(),
-            )?;
+            // Until the first event has been taken, none of the others may be.
+            let closing = self.closing();
+            // That it is hung up is told unasked.
+            epoll::add(&self.closed, &ours, EventData::new_u64(number), EventFlags::ET)?;
+            self.close_told(&closing);
             let open = Open {
                 id,
                 node,
                 _ours: ours,
             };
             self.lock().insert(number, open);
-            Ok(OwnedFd::from(theirs))
+            Ok(theirs)
         };
         made().inspect_err(|_| self.uapi.close(id))
     }
@@ -82,9 +92,9 @@ impl Files {
         self.look(descriptor, |open| open.id)
     }
 
-    /// By which node a descriptor was opened; none where by none.
-    pub(crate) fn node_of(&self, descriptor: BorrowedFd<'_>) -> Option<Inode> {
-        self.look(descriptor, |open| open.node)?
+    /// By which node a descriptor of ours was opened, if by any; none where it is of none of ours.
+    pub(crate) fn node_of(&self, descriptor: BorrowedFd<'_>) -> Option<Option<Inode>> {
+        self.look(descriptor, |open| open.node)
     }
 
     fn look<T>(&self, descriptor: BorrowedFd<'_>, at: impl FnOnce(&Open) -> T) -> Option<T> {
@@ -95,7 +105,11 @@ impl Files {
 
     /// Closes every file of which the program has closed the last descriptor.
     pub(crate) fn close_closed(&self) {
-        let mut open = self.lock();
+        self.close_told(&self.closing());
+    }
+
+    /// Closes the files that are told to be closed. What is told of one that is not in the table yet is its first event.
+    fn close_told(&self, _: &MutexGuard<'_, ()>) {
         let mut events = Vec::with_capacity(AT_ONCE);
         let now = Timespec {
             tv_sec: 0,
@@ -104,7 +118,8 @@ impl Files {
         while epoll::wait(&self.closed, spare_capacity(&mut events), Some(&now)).is_ok_and(|count| count > 0)
         {
             for event in events.drain(..) {
-                if let Some(closed) = open.remove(&event.data.u64()) {
+                let closed = self.lock().remove(&event.data.u64());
+                if let Some(closed) = closed {
                     self.uapi.close(closed.id);
                 }
             }
@@ -131,9 +146,15 @@ impl Files {
     pub(crate) fn end(&self) {
         // Can't fail: the counter is far from full.
         let _ = rustix::io::write(&self.end, &1_u64.to_ne_bytes());
-        for (_, open) in self.lock().drain() {
+        let _closing = self.closing();
+        let left: Vec<Open> = self.lock().drain().map(|(_, open)| open).collect();
+        for open in left {
             self.uapi.close(open.id);
         }
+    }
+
+    fn closing(&self) -> MutexGuard<'_, ()> {
+        self.closing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Open>> {

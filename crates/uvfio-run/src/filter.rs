@@ -40,6 +40,20 @@ pub(crate) const OPENING: &[c_long] = &[
     libc::SYS_open,
 ];
 
+/// Calls that read and write files.
+const TRANSFERRING: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+];
+
 /// From here on descriptors are devices': `room` is how many numbers the program may use. Others are rarely so high, and
 /// are only slower to read where they are.
 pub(crate) fn first_device(room: u64) -> RawFd {
@@ -118,9 +132,9 @@ fn program(first_device: u32) -> Vec<sock_filter> {
         tell,
         allow,
     ]);
-    for call in [libc::SYS_pread64, libc::SYS_pwrite64] {
+    for call in TRANSFERRING {
         program.extend([
-            Code::Unless(call as u32, 4),
+            Code::Unless(*call as u32, 4),
             Code::Load(at::argument(0)),
             Code::UnlessAtLeast(first_device, 1),
             tell,

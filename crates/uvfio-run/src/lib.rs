@@ -13,6 +13,7 @@ mod descendants;
 mod files;
 mod filter;
 mod inside;
+mod locked;
 mod machine;
 mod namespace;
 mod notify;
@@ -24,5 +25,6 @@ mod signals;
 mod tree;
 
 pub use inside::inside;
+pub use locked::{LockedMemory, LockedMemoryError};
 pub use program::is_static;
 pub use run::{Run, RunError, Via};

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 
 use libc::{
@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, statat};
 use rustix::io::Errno;
 use rustix::process::Pid;
-use uvfio_calls::{Call, Reply, is_vfio_request, kind, op};
+use uvfio_calls::{AT_POSITION, Call, Reply, is_vfio_request, kind, op};
 
 use crate::calls::Calls;
 use crate::filter::OPENING;
@@ -33,6 +33,8 @@ pub(crate) struct Listener {
     listener: OwnedFd,
     /// Devices get descriptors from this number on: only of those are reads and writes told
     first_device: RawFd,
+    /// Held from the look at which numbers are free until one of them is given
+    numbering: Mutex<()>,
 }
 
 impl Listener {
@@ -42,6 +44,7 @@ impl Listener {
             calls,
             listener,
             first_device,
+            numbering: Mutex::default(),
         });
         for _ in 0..THREADS {
             let listener = listener.clone();
@@ -126,6 +129,7 @@ impl Listener {
         } else {
             answer.value != 0
         };
+        let _numbering = self.numbering.lock().unwrap_or_else(PoisonError::into_inner);
         let number = if answer.device == 1 {
             Some(self.free(told)?)
         } else {
@@ -195,15 +199,24 @@ fn open(thread: &Thread, told: &seccomp_notif) -> Option<Call> {
 }
 
 fn other(told: &seccomp_notif) -> Option<Call> {
-    let [descriptor, second, third, fourth, ..] = told.data.args;
+    let [descriptor, second, third, fourth, _, sixth] = told.data.args;
     let descriptor = descriptor as i32;
-    let at_offset = |op| Call {
+    let at = |op, offset| Call {
         op,
         descriptor,
         address: second,
         bytes: third,
-        offset: fourth,
+        offset,
         ..Call::default()
+    };
+    // Negative ones the kernel refuses, whatever file it is.
+    let at_offset = |op| (fourth as i64 >= 0).then(|| at(op, fourth));
+    let with_flags = |op| {
+        let call = Call {
+            request: sixth & u64::from(u32::MAX),
+            ..at(op, fourth)
+        };
+        (fourth as i64 >= 0 || fourth == AT_POSITION).then_some(call)
     };
     match i64::from(told.data.nr) {
         libc::SYS_ioctl if is_vfio_request(second) => Some(Call {
@@ -213,8 +226,16 @@ fn other(told: &seccomp_notif) -> Option<Call> {
             address: third,
             ..Call::default()
         }),
-        libc::SYS_pread64 => Some(at_offset(op::READ)),
-        libc::SYS_pwrite64 => Some(at_offset(op::WRITE)),
+        libc::SYS_read => Some(at(op::READ, AT_POSITION)),
+        libc::SYS_write => Some(at(op::WRITE, AT_POSITION)),
+        libc::SYS_readv => Some(at(op::READ_VECTOR, AT_POSITION)),
+        libc::SYS_writev => Some(at(op::WRITE_VECTOR, AT_POSITION)),
+        libc::SYS_pread64 => at_offset(op::READ),
+        libc::SYS_pwrite64 => at_offset(op::WRITE),
+        libc::SYS_preadv => at_offset(op::READ_VECTOR),
+        libc::SYS_pwritev => at_offset(op::WRITE_VECTOR),
+        libc::SYS_preadv2 => with_flags(op::READ_VECTOR),
+        libc::SYS_pwritev2 => with_flags(op::WRITE_VECTOR),
         _ => None,
     }
 }

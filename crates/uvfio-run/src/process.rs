@@ -6,14 +6,16 @@ use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, fstat, fstatfs, makedev};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, fstatfs, makedev};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use uvfio_uapi::{Caller, Given, ProcessMemory};
+use uvfio_uapi::{Account, Caller, CountedBy, Given, ProcessMemory};
 
+use crate::LockedMemory;
 use crate::files::Files;
 
 /// A process that has called.
@@ -22,17 +24,40 @@ pub(crate) struct Process {
     number: Pid,
     /// Keeps another process from being taken for it
     descriptor: OwnedFd,
-    /// Files that are memory of its, by device and inode numbers
-    files: Mutex<HashMap<(u64, u64), Weak<OwnedFd>>>,
+    /// Files that are memory of its, by device and inode numbers and whether they can be written
+    files: Mutex<HashMap<(u64, u64, bool), Weak<OwnedFd>>>,
+    /// Bytes of it that are mapped for DMA by containers
+    locked: Arc<AtomicU64>,
+    limits: Arc<Limits>,
+}
+
+/// What may be mapped for DMA, and is by `/dev/iommu`, by all processes: they have one user.
+#[derive(Debug, Default)]
+struct Limits {
+    memory: LockedMemory,
+    locked: Arc<AtomicU64>,
 }
 
 /// All that have called and live.
-#[derive(Default)]
-pub(crate) struct Processes(Mutex<HashMap<Pid, Arc<Process>>>);
+pub(crate) struct Processes {
+    known: Mutex<HashMap<Pid, Arc<Process>>>,
+    limits: Arc<Limits>,
+}
 
 impl Processes {
+    pub(crate) fn new(memory: LockedMemory) -> Self {
+        let limits = Limits {
+            memory,
+            ..Limits::default()
+        };
+        Self {
+            known: Mutex::default(),
+            limits: Arc::new(limits),
+        }
+    }
+
     pub(crate) fn get(&self, number: Pid) -> Result<Arc<Process>, Errno> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(process) = known.get(&number).filter(|process| process.lives()) {
             return Ok(process.clone());
         }
@@ -41,6 +66,8 @@ impl Processes {
             number,
             descriptor: pidfd_open(number, PidfdFlags::empty())?,
             files: Mutex::default(),
+            locked: Arc::default(),
+            limits: self.limits.clone(),
         });
         known.insert(number, process.clone());
         Ok(process)
@@ -59,24 +86,27 @@ impl Process {
 
     /// What it has mapped where, in ascending order.
     fn maps(&self) -> Result<String, Errno> {
-        fs::read_to_string(format!("/proc/{}/maps", self.number.as_raw_pid())).map_err(|_| Errno::SRCH)
+        text(format!("/proc/{}/maps", self.number.as_raw_pid()))
     }
 
-    /// A file of which the process has a descriptor, by device and inode number.
-    fn file(&self, device: u64, inode: u64) -> Option<Arc<OwnedFd>> {
+    /// A file of which the process has a descriptor by which it can be read, and written where `write` says so, by device
+    /// and inode number.
+    fn file(&self, device: u64, inode: u64, write: bool) -> Option<Arc<OwnedFd>> {
         let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = known.get(&(device, inode)).and_then(Weak::upgrade) {
+        if let Some(file) = known.get(&(device, inode, write)).and_then(Weak::upgrade) {
             return Some(file);
         }
         let folder = format!("/proc/{}/fd", self.number.as_raw_pid());
-        let number = fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let file = fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
             let file = entry.path().metadata().ok()?;
             let same = file.dev() == device && file.ino() == inode;
-            same.then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+            let number = same.then(|| entry.file_name().to_str()?.parse().ok()).flatten()?;
+            let file = self.descriptor(number).ok()?;
+            (is_memory(&file) && can_be_used(&file, write)).then_some(file)
         })?;
-        let file = Arc::new(self.descriptor(number).ok().filter(is_memory)?);
+        let file = Arc::new(file);
         known.retain(|_, file| file.strong_count() > 0);
-        known.insert((device, inode), Arc::downgrade(&file));
+        known.insert((device, inode, write), Arc::downgrade(&file));
         Some(file)
     }
 
@@ -168,11 +198,27 @@ impl ProcessMemory for Process {
             return None;
         }
         Some(Arc::new(FileMemory {
-            file: self.file(mapping.device, mapping.inode)?,
+            file: self.file(mapping.device, mapping.inode, mapping.writable)?,
             address: mapping.range.start,
             offset: mapping.offset,
         }))
     }
+
+    fn account(&self, counted: CountedBy) -> Option<Account> {
+        let of_proc = |name| text(format!("/proc/{}/{name}", self.number.as_raw_pid())).ok();
+        let (locked, mlocked) = match counted {
+            CountedBy::Process => (&self.locked, true),
+            CountedBy::User => (&self.limits.locked, false),
+        };
+        let memory = self.limits.memory;
+        memory.account(locked, mlocked, || of_proc("limits"), || of_proc("status"))
+    }
+}
+
+/// A file of `/proc`. Names of files and threads in it are any bytes; nobody looks at them.
+fn text(path: String) -> Result<String, Errno> {
+    let bytes = fs::read(path).map_err(|_| Errno::SRCH)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A thread that the kernel has stopped at a system call.
@@ -190,7 +236,7 @@ impl Thread {
 
     /// The process that it is of.
     pub(crate) fn process(&self) -> Result<Pid, Errno> {
-        let status = std::fs::read_to_string(self.folder() + "/status").map_err(|_| Errno::SRCH)?;
+        let status = text(self.folder() + "/status")?;
         let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
         let number = line
             .and_then(|number| number.trim().parse().ok())
@@ -314,6 +360,16 @@ fn is_memory(file: &OwnedFd) -> bool {
     let regular =
         fstat(file).is_ok_and(|file| FileType::from_raw_mode(file.st_mode) == FileType::RegularFile);
     regular && fstatfs(file).is_ok_and(|system| i128::from(system.f_type) != HUGETLBFS)
+}
+
+/// Whether a descriptor can be read at offsets, and written there where `write` says so.
+fn can_be_used(file: &OwnedFd, write: bool) -> bool {
+    // What is written by such goes to the end, or is not of any length.
+    let elsewhere = OFlags::PATH | OFlags::APPEND | OFlags::DIRECT;
+    fcntl_getfl(file).is_ok_and(|flags| {
+        let access = flags & OFlags::RWMODE;
+        !flags.intersects(elsewhere) && (access == OFlags::RDWR || !write && access == OFlags::RDONLY)
+    })
 }
 
 /// Who makes a call, while it is made.

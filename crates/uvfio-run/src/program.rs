@@ -11,11 +11,23 @@ const MAGIC: &[u8] = b"\x7fELF\x02\x01";
 const PROGRAM_HEADERS: u64 = 32;
 const HEADER_BYTES: u64 = 54;
 const HEADER_COUNT: u64 = 56;
+/// The type of the header that says where there is what the loader wants to know.
+const DYNAMIC: u32 = 2;
 /// The type of the header that names the loader of shared libraries.
 const INTERPRETER: u32 = 3;
+/// In a program header: where in the file, and how many bytes.
+const OFFSET: u64 = 8;
+const BYTES: u64 = 32;
+/// An entry for the loader: its tag, and a value.
+const ENTRY: u64 = 16;
+/// The tag of a shared library's own name.
+const SONAME: u64 = 14;
+/// More entries no file has.
+const MOST_ENTRIES: u64 = 4096;
 
 /// Whether a program, looked for in PATH, takes no shared libraries, so that none can be preloaded to it. What is no such
-/// file (a script, a file that can't be read) is taken to have some.
+/// file (a script, a file that can't be read) is taken to have some, and so is the loader itself (`ld.so PROGRAM`), which
+/// names no other.
 #[must_use]
 pub fn is_static(program: &OsStr) -> bool {
     find(program)
@@ -53,11 +65,33 @@ fn has_no_loader(file: &File) -> Option<bool> {
         let mut kind = [0; 4];
         let at = number * u64::from(u16::from_le_bytes(bytes));
         read(u64::from_le_bytes(start).checked_add(at)?, &mut kind)?;
-        if u32::from_le_bytes(kind) == INTERPRETER {
-            return Some(false);
+        let header = u64::from_le_bytes(start).checked_add(at)?;
+        match u32::from_le_bytes(kind) {
+            INTERPRETER => return Some(false),
+            DYNAMIC if is_library(&read, header)? => return Some(false),
+            _ => {}
         }
     }
     Some(true)
+}
+
+/// Whether what is for the loader has a library's name in it: a program without a loader that has one is the loader.
+fn is_library(read: &impl Fn(u64, &mut [u8]) -> Option<()>, header: u64) -> Option<bool> {
+    let word = |at| {
+        let mut word = [0; 8];
+        read(at, &mut word).map(|()| u64::from_le_bytes(word))
+    };
+    let start = word(header.checked_add(OFFSET)?)?;
+    let entries = word(header.checked_add(BYTES)?)? / ENTRY;
+    for number in 0..entries.min(MOST_ENTRIES) {
+        match word(start.checked_add(number * ENTRY)?)? {
+            SONAME => return Some(true),
+            // The last.
+            0 => break,
+            _ => {}
+        }
+    }
+    Some(false)
 }
 
 #[cfg(test)]
@@ -72,6 +106,33 @@ mod tests {
         assert!(!is_static(own.as_os_str()), "a test is linked with libc");
         assert!(!is_static(OsStr::new("sh")), "sh is linked with libc");
         assert!(!is_static(OsStr::new("/nonexistent")));
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let loader = maps
+            .split_whitespace()
+            .find(|word| word.contains("/ld-"))
+            .expect("this test has a loader");
+        assert!(
+            !is_static(OsStr::new(loader)),
+            "{loader} brings libraries to what it loads"
+        );
+    }
+
+    #[test]
+    fn a_static_program_is_static_wherever_it_may_be_loaded() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("program.c");
+        std::fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+        for option in ["-static", "-static-pie"] {
+            let program = scratch.path().join(option);
+            let made = std::process::Command::new("cc")
+                .arg(option)
+                .arg("-o")
+                .args([&program, &source])
+                .status()
+                .unwrap();
+            assert!(made.success(), "cc {option}");
+            assert!(is_static(program.as_os_str()), "{option}");
+        }
     }
 
     #[test]

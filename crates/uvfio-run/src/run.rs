@@ -17,6 +17,7 @@ use rustix::process::{
 use uvfio_core::{CreateError, Device};
 use uvfio_uapi::Uapi;
 
+use crate::LockedMemory;
 use crate::calls::Calls;
 use crate::channel::{Channel, FromInside, Go, ToInside};
 use crate::machine::{self, Function, MOST};
@@ -35,6 +36,8 @@ pub struct Run<'a> {
     pub inside: Command,
     /// How the program's calls are caught.
     pub via: Via<'a>,
+    /// How much memory it may map for DMA.
+    pub locked_memory: LockedMemory,
 }
 
 /// How a program's calls are caught.
@@ -119,7 +122,7 @@ impl Run<'_> {
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| system("could not become a subreaper")(errno.into()))?;
         let mut parent = Parent::start(self.inside, self.command)?;
-        let result = parent.supervise(&functions, go);
+        let result = parent.supervise(&functions, go, self.locked_memory);
         match result {
             // It ends when nothing of the program is left.
             Ok(status) => {
@@ -189,14 +192,19 @@ impl Parent {
         })
     }
 
-    fn supervise(&mut self, functions: &[Function], go: Go) -> Result<ExitStatus, RunError> {
+    fn supervise(
+        &mut self,
+        functions: &[Function],
+        go: Go,
+        locked: LockedMemory,
+    ) -> Result<ExitStatus, RunError> {
         let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
         self.tell(&ToInside::Tree(machine::tree(functions, &uapi)))?;
         let FromInside::Placed { nodes, listener } = self.hear()? else {
             return Err(RunError::ParentDied);
         };
         let listener = descriptor_of(Some(Pid::from_child(&self.process)), listener)?;
-        let calls = Calls::answer(uapi, &nodes, listener.into())
+        let calls = Calls::answer(uapi, &nodes, listener.into(), locked)
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);
         let signals = signals::take().map_err(system("could not take signals"))?;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use rustix::io::Errno;
 
@@ -86,9 +87,28 @@ pub trait ProcessMemory: Debug + Send + Sync {
         None
     }
 
-    /// Most bytes that may be mapped for DMA at a time (RLIMIT_MEMLOCK, without CAP_IPC_LOCK). The default is no
-    /// limit.
-    fn lockable(&self) -> u64 {
-        u64::MAX
+    /// Where memory that is mapped for DMA counts as locked (RLIMIT_MEMLOCK, without CAP_IPC_LOCK). The default is nowhere:
+    /// there is no limit.
+    fn account(&self, counted: CountedBy) -> Option<Account> {
+        let _ = counted;
+        None
     }
+}
+
+/// Whose locked memory is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountedBy {
+    /// A process': containers do so.
+    Process,
+    /// That of all processes of a user: `/dev/iommu` does so.
+    User,
+}
+
+/// What is locked, and how much may be.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// Bytes that are mapped for DMA. This crate adds and subtracts them.
+    pub locked: Arc<AtomicU64>,
+    /// Most bytes that there may be, at this moment.
+    pub limit: u64,
 }

@@ -100,29 +100,44 @@ impl Cdev {
                 self.device.address
             )));
         }
+        // Before the locks, and so dropped after them: it may be a file of the same group, and closed with that.
+        let given = descriptor::given(caller, number).and_then(|given| uapi.given(given));
         let mut bound = self.bound();
-        self.group.bind(|| {
+        self.group.bind(|others| {
             if *bound {
                 return Err(Refusal::invalid("this file is bound already"));
             }
-            let Some(File::Iommu(iommufd)) = uapi.given(descriptor::given(caller, number)?) else {
+            let given = given.as_ref().map_err(Clone::clone)?;
+            let Some(File::Iommu(iommufd)) = given.as_ref().map(|open| &open.file) else {
                 return Err(Refusal::new(
                     Errno::BADFD,
                     format!("descriptor {number} is not one of /dev/iommu"),
                 ));
             };
-            let tie = Bound::new(&iommufd)?;
-            argument.set_u32(field!(vfio_device_bind_iommufd.out_devid), tie.id());
-            self.device.open_alone(Start {
-                space: None,
-                tie: Some(Tie {
-                    bound: tie,
-                    by_file: true,
-                }),
+            self.device.open_alone(|| {
+                if others.is_some_and(|others| !Arc::ptr_eq(others, iommufd)) {
+                    return Err(Refusal::new(
+                        Errno::PERM,
+                        format!(
+                            "another device of group {} is bound to another file of /dev/iommu; a group is one user's",
+                            self.group.number
+                        ),
+                    ));
+                }
+                let tie = Bound::new(iommufd)?;
+                argument.set_u32(field!(vfio_device_bind_iommufd.out_devid), tie.id());
+                Ok(Start {
+                    space: None,
+                    tie: Some(Tie {
+                        bound: tie,
+                        by_file: true,
+                    }),
+                })
             })?;
             argument
                 .answer(field!(vfio_device_bind_iommufd.token_uuid_ptr))
-                .inspect_err(|_| self.device.close())
+                .inspect_err(|_| self.device.close())?;
+            Ok(Arc::clone(iommufd))
         })?;
         *bound = true;
         Ok(())
@@ -143,8 +158,7 @@ impl Cdev {
         let device = self.device()?;
         let argument = Argument::new(caller, address, field!(vfio_device_detach_iommufd_pt.pasid))?;
         check_pasid(argument.u32(field!(vfio_device_detach_iommufd_pt.flags)))?;
-        device.detach_from();
-        Ok(())
+        device.detach_from()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::space::{PAGE, PAGE_SIZES, Space, USABLE};
 use crate::{Answer, Caller};
 
 use self::type1::MAX_MAPPINGS;
-pub(crate) use self::type1::check_memory;
+pub(crate) use self::type1::take;
 
 /// A container. It lives as long as it has descriptors or groups.
 #[derive(Debug, Default)]
@@ -92,8 +92,34 @@ impl Container {
     }
 }
 
+/// VFIO_IOMMU_GET_INFO, of a container and of a file of `/dev/iommu` that plays one: `begin` adds the capabilities that
+/// come before those that both have, and says how many mappings are left.
+pub(crate) fn iommu_info(
+    address: u64,
+    caller: &dyn Caller,
+    begin: impl FnOnce(&mut Chain) -> Outcome<u32>,
+) -> Outcome<()> {
+    let least = field!(vfio_iommu_type1_info.cap_offset);
+    let mut argument = Argument::new(caller, address, least)?;
+    let mut chain = Chain::default();
+    let available = begin(&mut chain)?;
+    chain.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, &available.to_ne_bytes());
+    chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, &iova_ranges());
+    argument.set_u32(
+        field!(vfio_iommu_type1_info.flags),
+        sys::VFIO_IOMMU_INFO_PGSIZES | sys::VFIO_IOMMU_INFO_CAPS,
+    );
+    argument.set_u64(field!(vfio_iommu_type1_info.iova_pgsizes), PAGE_SIZES);
+    argument.answer_with(
+        &chain,
+        least,
+        size_of::<sys::vfio_iommu_type1_info>(),
+        field!(vfio_iommu_type1_info.cap_offset),
+    )
+}
+
 /// The body of the capability that tells where memory may be mapped.
-pub(crate) fn iova_ranges() -> Vec<u8> {
+fn iova_ranges() -> Vec<u8> {
     let mut body = Vec::from((USABLE.len() as u32).to_ne_bytes());
     body.extend([0; 4]);
     for (first, last) in USABLE {
@@ -157,27 +183,13 @@ impl Inner {
 
 impl Iommu {
     fn info(&self, address: u64, caller: &dyn Caller) -> Outcome<()> {
-        let least = field!(vfio_iommu_type1_info.cap_offset);
-        let mut argument = Argument::new(caller, address, least)?;
-        argument.set_u32(
-            field!(vfio_iommu_type1_info.flags),
-            sys::VFIO_IOMMU_INFO_PGSIZES | sys::VFIO_IOMMU_INFO_CAPS,
-        );
-        argument.set_u64(field!(vfio_iommu_type1_info.iova_pgsizes), PAGE_SIZES);
-        let mut chain = Chain::default();
-        let mut migration = vec![0; 8];
-        migration.extend(PAGE.to_ne_bytes());
-        migration.extend(dirty::MAX_BITMAP_BYTES.to_ne_bytes());
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, &migration);
-        let available = MAX_MAPPINGS.saturating_sub(self.space.ranges().len()) as u32;
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, &available.to_ne_bytes());
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, &iova_ranges());
-        argument.answer_with(
-            &chain,
-            least,
-            size_of::<sys::vfio_iommu_type1_info>(),
-            field!(vfio_iommu_type1_info.cap_offset),
-        )
+        iommu_info(address, caller, |chain| {
+            let mut migration = vec![0; 8];
+            migration.extend(PAGE.to_ne_bytes());
+            migration.extend(dirty::MAX_BITMAP_BYTES.to_ne_bytes());
+            chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, 1, &migration);
+            Ok(MAX_MAPPINGS.saturating_sub(self.space.ranges().len()) as u32)
+        })
     }
 
     fn map(&mut self, address: u64, caller: &dyn Caller) -> Outcome<()> {

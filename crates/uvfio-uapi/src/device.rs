@@ -18,7 +18,7 @@ use uvfio_pci::tables::express;
 
 use self::dma::Way;
 use self::irqs::Irqs;
-use self::notify::Doorbells;
+use self::notify::{Doorbells, signal};
 pub(crate) use self::place::{Placement, place};
 use crate::iommufd::Bound;
 use crate::refusal::{Outcome, Refusal};
@@ -99,7 +99,7 @@ impl Device {
     }
 
     /// As [`open`](Self::open), by the only file that may have it open.
-    pub(crate) fn open_alone(&self, start: Start) -> Outcome<()> {
+    pub(crate) fn open_alone(&self, start: impl FnOnce() -> Outcome<Start>) -> Outcome<()> {
         let mut users = self.users_mut();
         if *users > 0 {
             return Err(Refusal::invalid(format!(
@@ -107,7 +107,7 @@ impl Device {
                 self.address
             )));
         }
-        self.begin(start)?;
+        self.begin(start()?)?;
         *users = 1;
         Ok(())
     }
@@ -171,11 +171,15 @@ impl Device {
     }
 
     /// Detaches from the address space: it reaches nothing any more.
-    pub(crate) fn detach_from(&self) {
+    pub(crate) fn detach_from(&self) -> Outcome<()> {
+        let _used = self.enter()?;
+        // One lock for both: who attaches meanwhile does so before or after.
+        let mut tie = self.tie();
         self.way.set_space(None);
-        if let Some(tie) = self.tie().as_mut() {
+        if let Some(tie) = tie.as_mut() {
             tie.bound.detach();
         }
+        Ok(())
     }
 
     /// Where its BARs lie while it is open.
@@ -207,6 +211,8 @@ impl Device {
         argument: u64,
         caller: &dyn Caller,
     ) -> Outcome<Answer> {
+        // Files that the request names. They may be closed with it, and that has to wait for who uses the device.
+        let mut named = Vec::new();
         let _used = self.enter()?;
         match number {
             request::DEVICE_GET_INFO => self.info(argument, caller),
@@ -215,7 +221,7 @@ impl Device {
             request::DEVICE_SET_IRQS => self.set_irqs(argument, caller),
             request::DEVICE_RESET => self.reset(),
             request::DEVICE_GET_PCI_HOT_RESET_INFO => self.hot_reset_info(uapi, argument, caller),
-            request::DEVICE_PCI_HOT_RESET => self.hot_reset(uapi, argument, caller),
+            request::DEVICE_PCI_HOT_RESET => self.hot_reset(uapi, argument, caller, &mut named),
             request::DEVICE_IOEVENTFD => self.ioeventfd(argument, caller),
             request::DEVICE_FEATURE => self.feature(argument, caller),
             _ => Err(Refusal::unknown(number)),
@@ -225,12 +231,18 @@ impl Device {
 
     /// A call on it begins: it wakes if its user put it to sleep, and stays its user's until the guard is dropped.
     fn enter(&self) -> Outcome<RwLockReadGuard<'_, usize>> {
-        let users = self.users();
-        if *users == 0 {
-            return Err(Refusal::new(Errno::BADF, format!("{} is not open", self.address)));
+        loop {
+            let users = self.users();
+            if *users == 0 {
+                return Err(Refusal::new(Errno::BADF, format!("{} is not open", self.address)));
+            }
+            let Some(woken) = self.low_power().wake() else {
+                return Ok(users);
+            };
+            drop(users);
+            // Under no lock: its owner may fill it meanwhile, and have us wait.
+            signal(&woken);
         }
-        self.low_power().wake();
-        Ok(users)
     }
 
     fn reset(&self) -> Outcome<()> {

@@ -40,6 +40,8 @@ struct State {
     users: usize,
     /// Devices of it that are bound by files of their own.
     bound: usize,
+    /// The file of `/dev/iommu` that they are all bound to.
+    bound_to: Option<Arc<Iommufd>>,
 }
 
 /// What a group may have for its container.
@@ -95,8 +97,12 @@ impl Group {
         state.release();
     }
 
-    /// Runs `bind`, which takes a device for a file of its own, unless the group is open.
-    pub(crate) fn bind(&self, bind: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    /// Runs `bind`, which takes a device for a file of its own, unless the group is open. It is given the file of
+    /// `/dev/iommu` that other devices of the group are bound to, and gives the one that this one is bound to.
+    pub(crate) fn bind(
+        &self,
+        bind: impl FnOnce(Option<&Arc<Iommufd>>) -> Outcome<Arc<Iommufd>>,
+    ) -> Outcome<()> {
         let mut state = self.lock();
         if state.open {
             return Err(Refusal::new(
@@ -107,7 +113,7 @@ impl Group {
                 ),
             ));
         }
-        bind()?;
+        state.bound_to = Some(bind(state.bound_to.as_ref())?);
         state.bound += 1;
         Ok(())
     }
@@ -117,6 +123,9 @@ impl Group {
         let mut state = self.lock();
         device.close();
         state.bound = state.bound.saturating_sub(1);
+        if state.bound == 0 {
+            state.bound_to = None;
+        }
     }
 
     /// An ioctl.
@@ -150,7 +159,8 @@ impl Group {
 
     fn set_container(&self, uapi: &Uapi, address: u64, caller: &dyn Caller) -> Outcome<Answer> {
         let number = Argument::without_argsz(caller, address, size_of::<i32>())?.descriptor(0);
-        let given = descriptor::given(caller, number)?;
+        // Before the lock, and so dropped after it: it may be this very group's, and closed with that.
+        let given = uapi.given(descriptor::given(caller, number)?)?;
         let mut state = self.lock();
         if state.container.is_some() {
             return Err(Refusal::invalid(format!(
@@ -158,14 +168,14 @@ impl Group {
                 self.number
             )));
         }
-        state.container = Some(match uapi.given(given) {
+        state.container = Some(match given.as_ref().map(|open| &open.file) {
             Some(File::Container(container)) => {
                 container.attach_group();
-                Owner::Container(container)
+                Owner::Container(Arc::clone(container))
             }
             Some(File::Iommu(iommufd)) => {
                 iommufd.attach_group()?;
-                Owner::Iommufd(iommufd)
+                Owner::Iommufd(Arc::clone(iommufd))
             }
             _ => {
                 return Err(Refusal::new(
@@ -303,12 +313,12 @@ impl Owner {
 
 /// A string of the caller's, without its final 0.
 fn string(caller: &dyn Caller, address: u64) -> Outcome<Vec<u8>> {
-    const PAGE: u64 = 4096;
+    let page = rustix::param::page_size();
     let mut name = Vec::new();
     while name.len() < NAME_BYTES {
         let at = address.wrapping_add(name.len() as u64);
         // Not beyond a page before what stands in it has been looked at: the next may not be there.
-        let room = (PAGE - at % PAGE) as usize;
+        let room = page - at as usize % page;
         let mut piece = vec![0; room.min(NAME_BYTES - name.len())];
         caller
             .read(at, &mut piece)

@@ -21,11 +21,12 @@ mod device;
 mod file;
 mod group;
 mod iommufd;
+mod locked;
 mod refusal;
 mod requests;
 mod space;
 mod uapi;
 
-pub use caller::{Caller, Given, ProcessMemory};
+pub use caller::{Account, Caller, CountedBy, Given, ProcessMemory};
 pub use file::{Answer, FileId, Node, Part};
 pub use uapi::{Function, Uapi};

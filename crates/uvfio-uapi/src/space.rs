@@ -2,7 +2,8 @@
 //!
 //! The rules of overlap are those that type 1 and iommufd share; where they differ, each has its own module. Devices
 //! access it by copies, each under the table's read side and of [`COPY_BYTES`] at most: an unmap that has come back has
-//! waited for every copy into what it took away, and never waits long.
+//! waited for every copy into what it took away. It waits for one piece of each device at most; how long a piece takes is
+//! up to whose memory it is: a page that its process has to bring in itself (userfaultfd, a file of FUSE's) keeps it waiting.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 use uvfio_core::DmaAccess;
 
 use crate::ProcessMemory;
+use crate::locked::Locked;
 
 /// The unit of mappings, in bytes.
 pub(crate) const PAGE: u64 = 4096;
@@ -41,6 +43,10 @@ pub(crate) struct Mapped {
     pub(crate) address: Option<u64>,
     /// The process.
     pub(crate) memory: Arc<dyn ProcessMemory>,
+    /// It was mapped to be written, wherever that was: what is copied from it may be, too.
+    pub(crate) writable: bool,
+    /// What it counts as locked, with what was copied or cut from the same mapping.
+    pub(crate) locked: Option<Arc<Locked>>,
 }
 
 /// The ranges, by their first addresses, none over another.
@@ -272,6 +278,8 @@ mod tests {
             access: DmaAccess::all(),
             address: Some(0),
             memory: Arc::clone(memory) as _,
+            writable: true,
+            locked: None,
         };
         space.change().insert(0, range);
         space

@@ -1,6 +1,7 @@
 //! The "kernel" of one run: its files.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -37,11 +38,28 @@ pub struct Uapi {
 #[derive(Default)]
 struct Files {
     next: u64,
-    open: HashMap<FileId, File>,
+    open: HashMap<FileId, Arc<Open>>,
 }
 
-/// An open file.
-#[derive(Clone)]
+/// An open file. It is closed when it has been taken from the table and no call on it, or that names it, is under way.
+pub(crate) struct Open {
+    pub(crate) file: File,
+    /// Where `read` and `write`, which name no offset, go on.
+    position: AtomicU64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        match &self.file {
+            File::Group(group) => group.close(),
+            File::Device(group, device) => group.close_device(device),
+            File::Cdev(cdev) => cdev.close(),
+            File::Container(_) | File::Iommu(_) => {}
+        }
+    }
+}
+
+/// What kind of file it is, and of what.
 pub(crate) enum File {
     Container(Arc<Container>),
     Group(Arc<Group>),
@@ -131,15 +149,12 @@ impl Uapi {
     }
 
     /// The last descriptor and the last mapping of an open file are gone. Closing a device's last file resets it.
+    /// While calls on the file are under way it stays open, as with the kernel: the last of them closes it.
     /// Nothing happens for a file that is not open.
     pub fn close(&self, file: FileId) {
         let closed = self.files().open.remove(&file);
-        match closed {
-            Some(File::Group(group)) => group.close(),
-            Some(File::Device(group, device)) => group.close_device(&device),
-            Some(File::Cdev(cdev)) => cdev.close(),
-            Some(File::Container(_) | File::Iommu(_)) | None => {}
-        }
+        // Not while the table is locked.
+        drop(closed);
     }
 
     /// `ioctl(file, request, argument)`. `argument` is the whole third argument, an address or a number.
@@ -153,7 +168,8 @@ impl Uapi {
         argument: u64,
         caller: &dyn Caller,
     ) -> Result<Answer, Errno> {
-        let (name, result) = match self.file(file)? {
+        let open = self.file(file)?;
+        let (name, result) = match &open.file {
             File::Container(container) => (
                 requests::container::name(request),
                 container.ioctl(request, argument, caller),
@@ -187,9 +203,7 @@ impl Uapi {
     /// # Errors
     /// The kernel's; EINVAL for a file that can't be read.
     pub fn read(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<usize, Errno> {
-        self.device(file)?
-            .read(offset, data)
-            .map_err(|refusal| log("read", &refusal))
+        self.with_device(file, "read", |device| device.read(offset, data))
     }
 
     /// `pwrite(file, data, offset)`; as [`read`](Self::read).
@@ -197,9 +211,26 @@ impl Uapi {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        self.device(file)?
-            .write(offset, data)
-            .map_err(|refusal| log("write", &refusal))
+        self.with_device(file, "write", |device| device.write(offset, data))
+    }
+
+    /// Runs `access` at the file's position, and moves that on by the bytes that it comes to: `read(file, data)` and
+    /// `write(file, data)`. The position is 0 when the file is opened, and nothing else moves it: there is no seeking.
+    ///
+    /// # Errors
+    /// Those of `access`; EBADF for a file that is not open.
+    pub fn at_position(
+        &self,
+        file: FileId,
+        access: impl FnOnce(u64) -> Result<u64, Errno>,
+    ) -> Result<u64, Errno> {
+        let open = self.file(file)?;
+        // Two at a time may begin at the same place: the kernel has no lock for that either.
+        let position = open.position.load(Ordering::Relaxed);
+        let bytes = access(position)?;
+        open.position
+            .store(position.wrapping_add(bytes), Ordering::Relaxed);
+        Ok(bytes)
     }
 
     /// A load from a mapping of `file`, of 1, 2, 4 or 8 bytes.
@@ -207,9 +238,7 @@ impl Uapi {
     /// # Errors
     /// Where the kernel would raise SIGBUS: memory decoding is off, or nothing is mapped there.
     pub fn load(&self, file: FileId, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
-        self.device(file)?
-            .load(offset, data)
-            .map_err(|refusal| log("a load", &refusal))
+        self.with_device(file, "a load", |device| device.load(offset, data))
     }
 
     /// A store to a mapping of `file`; as [`load`](Self::load).
@@ -217,9 +246,7 @@ impl Uapi {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn store(&self, file: FileId, offset: u64, data: &[u8]) -> Result<(), Errno> {
-        self.device(file)?
-            .store(offset, data)
-            .map_err(|refusal| log("a store", &refusal))
+        self.with_device(file, "a store", |device| device.store(offset, data))
     }
 
     /// What `mmap(MAP_SHARED)` of `bytes` bytes of `file` at `offset` shows: parts that cover them in order.
@@ -228,24 +255,29 @@ impl Uapi {
     /// EINVAL where the kernel maps nothing there (also: not MAP_SHARED, which is for the caller to check); ENODEV for a
     /// file that can't be mapped at all.
     pub fn mappings(&self, file: FileId, offset: u64, bytes: u64) -> Result<Vec<Part>, Errno> {
-        if !matches!(self.file(file)?, File::Device(..) | File::Cdev(_)) {
+        if !matches!(self.file(file)?.file, File::Device(..) | File::Cdev(_)) {
             return Err(Errno::NODEV);
         }
-        self.device(file)?
-            .mappings(offset, bytes)
-            .map_err(|refusal| log("mmap", &refusal))
+        self.with_device(file, "mmap", |device| device.mappings(offset, bytes))
     }
 
-    /// The device of a file; EINVAL for files of other kinds, which are neither read nor written.
-    fn device(&self, file: FileId) -> Result<Arc<Device>, Errno> {
-        match self.file(file)? {
+    /// What `call` gives for the device of a file, which stays open meanwhile; EINVAL for files of other kinds, which are
+    /// neither read nor written.
+    fn with_device<T>(
+        &self,
+        file: FileId,
+        request: &str,
+        call: impl FnOnce(&Device) -> Outcome<T>,
+    ) -> Result<T, Errno> {
+        let open = self.file(file)?;
+        let device = match &open.file {
             File::Device(_, device) => Ok(device),
-            File::Cdev(cdev) => cdev
-                .device()
-                .map(Arc::clone)
-                .map_err(|refusal| log("an access", &refusal)),
-            File::Container(_) | File::Group(_) | File::Iommu(_) => Err(Errno::INVAL),
-        }
+            File::Cdev(cdev) => cdev.device(),
+            File::Container(_) | File::Group(_) | File::Iommu(_) => return Err(Errno::INVAL),
+        };
+        device
+            .and_then(|device| call(device))
+            .map_err(|refusal| log(request, &refusal))
     }
 
     /// All devices, in the order of the run.
@@ -253,13 +285,21 @@ impl Uapi {
         self.devices.iter().map(|device| &**device)
     }
 
-    /// The file that a caller's descriptor stands for; none where it is another's, or has been closed.
-    pub(crate) fn given(&self, given: Given) -> Option<File> {
+    /// The open file that a caller's descriptor stands for; none where it is another's. EBADF where it has been closed
+    /// since it was looked up.
+    ///
+    /// It may be closed when what comes back is dropped, so that must not be under a lock of a group or a device.
+    pub(crate) fn given(&self, given: Given) -> Outcome<Option<Arc<Open>>> {
         match given {
-            Given::Ours(file) => self.files().open.get(&file).cloned(),
+            Given::Ours(file) => self.file(file).map(Some).map_err(|errno| {
+                Refusal::new(
+                    errno,
+                    "the descriptor that the request names was closed meanwhile",
+                )
+            }),
             Given::Other(other) => {
                 uvfio_core::close_elsewhere(other);
-                None
+                Ok(None)
             }
         }
     }
@@ -268,11 +308,15 @@ impl Uapi {
         let mut files = self.files();
         files.next += 1;
         let id = FileId(files.next);
-        files.open.insert(id, file);
+        let open = Open {
+            file,
+            position: AtomicU64::new(0),
+        };
+        files.open.insert(id, Arc::new(open));
         id
     }
 
-    fn file(&self, id: FileId) -> Result<File, Errno> {
+    fn file(&self, id: FileId) -> Result<Arc<Open>, Errno> {
         self.files().open.get(&id).cloned().ok_or(Errno::BADF)
     }
 

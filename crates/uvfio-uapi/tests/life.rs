@@ -195,6 +195,65 @@ fn an_address_that_is_taken_away_is_out_of_reach_until_there_is_a_new_one() {
 }
 
 #[test]
+fn a_new_address_is_of_the_memory_that_is_there_at_that_moment() {
+    let (program, odd) = odd();
+    program.keep_memory();
+    let (container, _, device) = program.opened();
+    let memory = Memory::new(4096);
+    program
+        .map(container, IOVA, memory.address(), 4096, sys::READ)
+        .expect("mapped");
+    bus_master(&program, device);
+    program
+        .unmap(container, IOVA, 4096, sys::VADDR)
+        .expect("taken away");
+    memory.put(0, &[2; 4]);
+    program
+        .map(container, IOVA, memory.address(), 4096, sys::VADDR)
+        .expect("a new one");
+    // As if the process had other memory there now.
+    memory.put(0, &[3; 4]);
+    assert_eq!(
+        dma(&odd),
+        Ok(0x0202_0202),
+        "the process' own memory is not looked at again"
+    );
+}
+
+#[test]
+fn reads_and_writes_without_an_offset_go_on_where_the_last_one_ended() {
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Odd)]);
+    let (_, _, device) = program.opened();
+    program
+        .write(device, 0, 0, &[1, 2, 3, 4, 5, 6, 7, 8])
+        .expect("written");
+    let file = program.file(device);
+    let mut data = [0; 3];
+    let mut read = |most: usize| {
+        let bytes = program.uapi.at_position(file, |at| {
+            program
+                .uapi
+                .read(file, at, &mut data[..most])
+                .map(|bytes| bytes as u64)
+        });
+        (bytes, data)
+    };
+    assert_eq!(read(3), (Ok(3), [1, 2, 3]));
+    assert_eq!(read(2), (Ok(2), [4, 5, 3]));
+    let written = program.uapi.at_position(file, |at| {
+        program.uapi.write(file, at, &[9]).map(|bytes| bytes as u64)
+    });
+    assert_eq!(written, Ok(1));
+    assert_eq!(read(2), (Ok(2), [7, 8, 3]));
+    assert_eq!(program.read(device, 0, 5, 1), Ok(vec![9]));
+    // One that fails leaves it where it is.
+    let refused = program.uapi.at_position(file, |_| Err(Errno::FAULT));
+    assert_eq!(refused, Err(Errno::FAULT));
+    program.write(device, 0, 8, &[10]).expect("written");
+    assert_eq!(read(1), (Ok(1), [10, 8, 3]));
+}
+
+#[test]
 fn nothing_of_a_process_is_held_once_its_files_are_closed() {
     let program = Program::edu();
     assert_eq!(program.holders(), 1);

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use uvfio_run::{Run, RunError, Via};
+use uvfio_run::{LockedMemory, Run, RunError, Via};
 use uvfio_worker::DeviceSpec;
 
 use crate::exit::Failure;
@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// How the program's calls are caught: without this, by the library where the program takes one.
     #[arg(long, value_enum, value_name = "WAY")]
     via: Option<ViaArg>,
+    /// How much memory may be mapped for DMA: `unlimited`, `rlimit` (RLIMIT_MEMLOCK of the process that maps, as with the
+    /// kernel), or a number of bytes, which may end in K, M or G.
+    #[arg(long, value_name = "LIMIT", default_value = "unlimited")]
+    locked_memory: LockedMemory,
     /// The program, looked for in PATH, and its arguments.
     #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
     command: Vec<OsString>,
@@ -97,6 +101,7 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
         command: &args.command,
         inside,
         via,
+        locked_memory: args.locked_memory,
     };
     run.run().map_err(|error| match error {
         RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),

@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use uvfio_core::DmaAccess;
 use vfio_bindings::bindings::vfio as sys;
 
-use crate::ProcessMemory;
+use crate::locked::Locked;
 use crate::refusal::{Outcome, Refusal};
 use crate::space::{Mapped, PAGE, Ranges, bytes_of, cut, first_within, is_usable};
+use crate::{CountedBy, ProcessMemory};
 
 /// Most mappings of a container: what the kernel allows by default.
 pub(crate) const MAX_MAPPINGS: usize = 65_535;
@@ -108,12 +109,15 @@ impl Map {
                 self.iova
             )));
         }
-        let memory = check_memory(ranges, &self.memory, self.address, self.bytes, self.access())?;
+        let access = self.access();
+        let (memory, locked) = take(&self.memory, self.address, self.bytes, access, CountedBy::Process)?;
         let range = Mapped {
             last,
-            access: self.access(),
+            access,
             address: Some(self.address),
             memory,
+            writable: access.contains(DmaAccess::WRITE),
+            locked,
         };
         ranges.insert(self.iova, range);
         Ok(())
@@ -138,20 +142,29 @@ impl Map {
                 self.iova
             )));
         }
+        // Another process' from now on, if it is another: the one that calls has the memory.
+        if let Some(account) = self.memory.account(CountedBy::Process)
+            && !range.locked.as_ref().is_some_and(|locked| locked.is_of(&account))
+        {
+            range.locked = Some(Arc::new(Locked::new(account, self.bytes)?));
+        }
         range.address = Some(self.address);
-        range.memory = self.memory;
+        range.memory = kept(&self.memory, self.address, self.bytes);
         Ok(())
     }
 }
 
+/// Memory that is mapped, and what it counts as locked.
+type Taken = (Arc<dyn ProcessMemory>, Option<Arc<Locked>>);
+
 /// Looks whether the process has the memory, and may have it mapped; gives what it is reached by from now on.
-pub(crate) fn check_memory(
-    ranges: &Ranges,
+pub(crate) fn take(
     memory: &Arc<dyn ProcessMemory>,
     address: u64,
     bytes: u64,
     access: DmaAccess,
-) -> Outcome<Arc<dyn ProcessMemory>> {
+    counted: CountedBy,
+) -> Outcome<Taken> {
     memory
         .check(address, bytes, access.contains(DmaAccess::WRITE))
         .map_err(|errno| {
@@ -160,17 +173,14 @@ pub(crate) fn check_memory(
                 format!("the process has no such memory in all of {bytes:#x} bytes from {address:#x} on"),
             )
         })?;
-    let limit = memory.lockable();
-    let mapped = ranges.bytes().saturating_add(bytes);
-    if mapped > limit {
-        return Err(Refusal::new(
-            Errno::NOMEM,
-            format!(
-                "{mapped} bytes would be mapped, and the process may lock {limit}; raise RLIMIT_MEMLOCK (ulimit -l)"
-            ),
-        ));
-    }
-    Ok(memory.kept(address, bytes).unwrap_or_else(|| Arc::clone(memory)))
+    let account = memory.account(counted);
+    let locked = account.map(|account| Locked::new(account, bytes).map(Arc::new));
+    Ok((kept(memory, address, bytes), locked.transpose()?))
+}
+
+/// What memory is reached by as long as it is mapped.
+fn kept(memory: &Arc<dyn ProcessMemory>, address: u64, bytes: u64) -> Arc<dyn ProcessMemory> {
+    memory.kept(address, bytes).unwrap_or_else(|| Arc::clone(memory))
 }
 
 /// A range that is not one.

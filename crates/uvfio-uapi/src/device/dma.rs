@@ -143,6 +143,8 @@ mod tests {
             access: DmaAccess::all(),
             address: Some(0),
             memory: Arc::new(Zeros),
+            writable: true,
+            locked: None,
         };
         space.change().insert(0, range);
         let way = Way::new("0000:01:00.0".to_owned());

@@ -6,7 +6,6 @@ use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Device;
-use super::notify::signal;
 use crate::argument::{Argument, field};
 use crate::refusal::{Outcome, Refusal};
 use crate::{Caller, descriptor};
@@ -27,11 +26,14 @@ pub(super) enum LowPower {
 }
 
 impl LowPower {
-    /// An access comes.
-    pub(super) fn wake(&mut self) {
-        if let Self::UntilWoken(eventfd) = self {
-            signal(eventfd);
-            *self = Self::Off;
+    /// An access comes: the eventfd that is to be told of it, if one is.
+    pub(super) fn wake(&mut self) -> Option<OwnedFd> {
+        match std::mem::take(self) {
+            Self::UntilWoken(eventfd) => Some(eventfd),
+            unchanged => {
+                *self = unchanged;
+                None
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Reset of a whole bus: which functions that takes, and who must agree.
 
+use std::sync::Arc;
+
 use rustix::io::Errno;
+use uvfio_linux::sysfs::Address;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Device;
@@ -8,51 +11,27 @@ use crate::Caller;
 use crate::argument::{Argument, field};
 use crate::descriptor;
 use crate::refusal::{Outcome, Refusal};
-use crate::uapi::{File, Uapi};
-
-/// Where a function is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
-    segment: u16,
-    bus: u8,
-    /// Device and function number, as PCI packs them.
-    devfn: u8,
-}
-
-/// The parts of an address like `0000:01:00.0`; none for one that is not like that.
-fn place_of(address: &str) -> Option<Place> {
-    let (segment, rest) = address.split_once(':')?;
-    let (bus, rest) = rest.split_once(':')?;
-    let (device, function) = rest.split_once('.')?;
-    let device = u8::from_str_radix(device, 16)
-        .ok()
-        .filter(|device| *device < 32)?;
-    let function = u8::from_str_radix(function, 8)
-        .ok()
-        .filter(|function| *function < 8)?;
-    Some(Place {
-        segment: u16::from_str_radix(segment, 16).ok()?,
-        bus: u8::from_str_radix(bus, 16).ok()?,
-        devfn: device << 3 | function,
-    })
-}
+use crate::uapi::{File, Open, Uapi};
 
 impl Device {
+    /// Where it is; none where its address is not one of PCI's.
+    fn place(&self) -> Option<Address> {
+        self.address.parse().ok()
+    }
+
     /// The functions of its bus, in the order of the run. ENODEV on a root bus, which can't be reset.
-    fn bus<'u>(&self, uapi: &'u Uapi) -> Outcome<Vec<(Place, &'u Device)>> {
-        let own = place_of(&self.address)
-            .filter(|place| place.bus != 0)
-            .ok_or_else(|| {
-                Refusal::new(
-                    Errno::NODEV,
-                    format!("{} is on a root bus, which can't be reset", self.address),
-                )
-            })?;
+    fn bus<'u>(&self, uapi: &'u Uapi) -> Outcome<Vec<(Address, &'u Device)>> {
+        let own = self.place().filter(|place| place.bus() != 0).ok_or_else(|| {
+            Refusal::new(
+                Errno::NODEV,
+                format!("{} is on a root bus, which can't be reset", self.address),
+            )
+        })?;
         let on_it = uapi
             .devices()
-            .filter_map(|device| Some((place_of(&device.address)?, device)));
+            .filter_map(|device| Some((device.place()?, device)));
         Ok(on_it
-            .filter(|(place, _)| (place.segment, place.bus) == (own.segment, own.bus))
+            .filter(|(place, _)| (place.domain(), place.bus()) == (own.domain(), own.bus()))
             .collect())
     }
 
@@ -87,14 +66,21 @@ impl Device {
                 device.group
             };
             list.extend(id.to_ne_bytes());
-            list.extend(place.segment.to_ne_bytes());
-            list.extend([place.bus, place.devfn]);
+            // The structure has 16 bits for it.
+            list.extend((place.domain() as u16).to_ne_bytes());
+            list.extend([place.bus(), place.device() << 3 | place.function()]);
         }
         argument.put(least, &list)
     }
 
     /// VFIO_DEVICE_PCI_HOT_RESET.
-    pub(super) fn hot_reset(&self, uapi: &Uapi, address: u64, caller: &dyn Caller) -> Outcome<()> {
+    pub(super) fn hot_reset(
+        &self,
+        uapi: &Uapi,
+        address: u64,
+        caller: &dyn Caller,
+        named: &mut Vec<Arc<Open>>,
+    ) -> Outcome<()> {
         let least = field!(vfio_pci_hot_reset.group_fds);
         let mut argument = Argument::new(caller, address, least)?;
         if argument.u32(field!(vfio_pci_hot_reset.flags)) != 0 {
@@ -115,14 +101,17 @@ impl Device {
         let mut groups = Vec::new();
         for at in 0..count {
             let number = argument.descriptor(least + at * size_of::<i32>());
-            match uapi.given(descriptor::given(caller, number)?) {
-                Some(File::Group(group)) => groups.push(group.number),
-                _ => {
-                    return Err(Refusal::invalid(format!(
-                        "descriptor {number} is not one of a group"
-                    )));
-                }
-            }
+            let given = uapi.given(descriptor::given(caller, number)?)?;
+            let group = given.as_ref().and_then(|open| match &open.file {
+                File::Group(group) => Some(group.number),
+                _ => None,
+            });
+            // It stays open as long as the reset takes.
+            named.extend(given);
+            groups.push(
+                group
+                    .ok_or_else(|| Refusal::invalid(format!("descriptor {number} is not one of a group")))?,
+            );
         }
         for (_, device) in &bus {
             if !groups.contains(&device.group) {
@@ -136,7 +125,7 @@ impl Device {
     }
 
     /// For a device that is bound by a file of its own: all of the bus must be the file's of `/dev/iommu`.
-    fn reset_owned(&self, uapi: &Uapi, count: usize, bus: Vec<(Place, &Device)>) -> Outcome<()> {
+    fn reset_owned(&self, uapi: &Uapi, count: usize, bus: Vec<(Address, &Device)>) -> Outcome<()> {
         if count != 0 {
             return Err(Refusal::invalid(
                 "the device is bound by a file of its own, so no groups are to be given",
@@ -187,30 +176,9 @@ impl Device {
     }
 }
 
-fn reset_all(bus: Vec<(Place, &Device)>) -> Outcome<()> {
+fn reset_all(bus: Vec<(Address, &Device)>) -> Outcome<()> {
     for (_, device) in bus {
         device.reset()?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_taken_apart_as_pci_packs_it() {
-        let place = place_of("0001:a0:1f.7").unwrap();
-        assert_eq!((place.segment, place.bus, place.devfn), (1, 0xa0, 0xff));
-        for wrong in [
-            "",
-            "01:00.0",
-            "0000:01:20.0",
-            "0000:01:00.8",
-            "0000:01:00",
-            "g:01:00.0",
-        ] {
-            assert!(place_of(wrong).is_none(), "{wrong}");
-        }
-    }
 }

@@ -76,6 +76,16 @@ impl Doorbells {
         }
     }
 
+    /// Where the one for a write stands, and how many there are. Only who has all of this locked changes the list.
+    fn find(&self, write: Write) -> (Option<(Arc<Shared>, usize)>, usize) {
+        let Some(shared) = &self.shared else {
+            return (None, 0);
+        };
+        let list = shared.lock();
+        let at = list.doorbells.iter().position(|doorbell| doorbell.write == write);
+        (at.map(|at| (Arc::clone(shared), at)), list.doorbells.len())
+    }
+
     /// The list, with a thread that serves it.
     fn started(&mut self, device: &Arc<VirtualDevice>) -> Outcome<Arc<Shared>> {
         if let Some(shared) = &self.shared {
@@ -163,7 +173,8 @@ pub(super) fn signal(file: &OwnedFd) {
         tv_nsec: 0,
     };
     let mut ready = [PollFd::new(file, PollFlags::OUT)];
-    if poll(&mut ready, Some(&now)).is_ok_and(|n| n > 0) {
+    // Of one that only the kernel can have filled so far, it tells an error, which is no room either.
+    if poll(&mut ready, Some(&now)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
         while rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(Errno::INTR) {}
     }
 }
@@ -195,12 +206,11 @@ impl Device {
         };
         self.check_doorbell(write)?;
         let mut doorbells = self.doorbells();
-        let shared = doorbells.started(&self.device)?;
-        let mut list = shared.lock();
-        let there = list.doorbells.iter().position(|doorbell| doorbell.write == write);
-        match there {
-            Some(at) if number == -1 => {
-                list.doorbells.remove(at);
+        let (there, count) = doorbells.find(write);
+        let shared = match there {
+            Some((shared, at)) if number == -1 => {
+                shared.lock().doorbells.remove(at);
+                shared
             }
             Some(_) => {
                 return Err(Refusal::new(
@@ -211,7 +221,7 @@ impl Device {
             None if number == -1 => {
                 return Err(Refusal::new(Errno::NODEV, "there is no ioeventfd for that write"));
             }
-            None if list.doorbells.len() >= MOST => {
+            None if count >= MOST => {
                 return Err(Refusal::new(
                     Errno::NOSPC,
                     format!("the device has {MOST} ioeventfds, the most that there may be"),
@@ -219,10 +229,12 @@ impl Device {
             }
             None => {
                 let eventfd = descriptor::eventfd(caller, number)?;
-                list.doorbells.push(Arc::new(Doorbell { write, eventfd }));
+                let shared = doorbells.started(&self.device)?;
+                let doorbell = Arc::new(Doorbell { write, eventfd });
+                shared.lock().doorbells.push(doorbell);
+                shared
             }
-        }
-        drop(list);
+        };
         signal(&shared.changed);
         Ok(())
     }

@@ -195,12 +195,7 @@ impl Device {
                 "byte {at:#x} lies outside the {have:#x} bytes of region {region}"
             )));
         }
-        if !self.answers(region) {
-            return Err(Refusal::new(
-                Errno::IO,
-                format!("region {region} does not answer: memory is off in COMMAND, or the function sleeps"),
-            ));
-        }
+        self.check_answers(region)?;
         let bytes = usize::try_from(have - at).map_or(len, |room| len.min(room));
         Ok((region, at, bytes))
     }
@@ -213,20 +208,21 @@ impl Device {
                 "an access of {len} bytes at {at:#x} of region {region} can't come from a mapping"
             )));
         }
-        if !self.answers(region) {
-            return Err(Refusal::new(
-                Errno::IO,
-                format!("region {region} does not answer: memory is off in COMMAND, or the function sleeps"),
-            ));
-        }
+        self.check_answers(region)?;
         Ok((region, at))
     }
 
-    /// Whether a region may be accessed now. I/O ports always may: where they are off, they read all ones.
-    fn answers(&self, region: u32) -> bool {
+    /// EIO where a region may not be accessed now. I/O ports always may: where they are off, they read all ones.
+    fn check_answers(&self, region: u32) -> Outcome<()> {
         let ports =
             u8::try_from(region).is_ok_and(|bar| matches!(self.device.layout().bar(bar), Bar::Io { .. }));
-        ports || self.device.answers(region)
+        if ports || self.device.answers(region) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Errno::IO,
+            format!("region {region} does not answer: memory is off in COMMAND, or the function sleeps"),
+        ))
     }
 
     /// The next run of an access by read or write: the device's, or the MSI-X table's.

@@ -6,11 +6,10 @@ use vfio_bindings::bindings::vfio as sys;
 
 use super::Inner;
 use super::ioas::Map;
-use crate::argument::{Argument, Chain, field};
-use crate::container::iova_ranges;
+use crate::argument::{Argument, field};
+use crate::container::iommu_info;
 use crate::refusal::{Outcome, Refusal};
 use crate::requests::container as request;
-use crate::space::PAGE_SIZES;
 use crate::{Answer, Caller};
 
 impl Inner {
@@ -62,23 +61,8 @@ impl Inner {
     }
 
     fn info(&mut self, address: u64, caller: &dyn Caller) -> Outcome<()> {
-        let least = field!(vfio_iommu_type1_info.cap_offset);
-        let mut argument = Argument::new(caller, address, least)?;
-        self.compat()?;
-        argument.set_u32(
-            field!(vfio_iommu_type1_info.flags),
-            sys::VFIO_IOMMU_INFO_PGSIZES | sys::VFIO_IOMMU_INFO_CAPS,
-        );
-        argument.set_u64(field!(vfio_iommu_type1_info.iova_pgsizes), PAGE_SIZES);
-        let mut chain = Chain::default();
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, 1, &u32::MAX.to_ne_bytes());
-        chain.add(sys::VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, 1, &iova_ranges());
-        argument.answer_with(
-            &chain,
-            least,
-            size_of::<sys::vfio_iommu_type1_info>(),
-            field!(vfio_iommu_type1_info.cap_offset),
-        )
+        // As many as there is memory for.
+        iommu_info(address, caller, |_| self.compat().map(|_| u32::MAX))
     }
 
     fn map_dma(&mut self, address: u64, caller: &dyn Caller) -> Outcome<()> {

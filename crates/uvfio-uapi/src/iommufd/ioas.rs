@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use uvfio_core::DmaAccess;
 
 use super::{Inner, Object, unsupported};
-use crate::ProcessMemory;
 use crate::argument::Argument;
-use crate::container::check_memory;
+use crate::container::take;
+use crate::locked::Locked;
 use crate::refusal::{Outcome, Refusal};
 use crate::space::{Mapped, PAGE, Ranges, Space, USABLE, bytes_of, cut, first_within, is_usable};
+use crate::{CountedBy, ProcessMemory};
 
 /// Most mappings of an address space.
 const MAX_MAPPINGS: usize = 1 << 20;
@@ -63,52 +64,68 @@ impl Ioas {
         if access.is_empty() {
             return Err(Refusal::invalid("it needs READABLE or WRITEABLE or both"));
         }
-        let overflow = |start: u64| {
-            Refusal::new(
-                Errno::OVERFLOW,
-                format!("{bytes:#x} bytes from {start:#x} on run past 2^64"),
-            )
-        };
         if bytes == 0 {
             return Err(Refusal::invalid("the length is 0"));
         }
-        address.checked_add(bytes).ok_or_else(|| overflow(address))?;
-        if !(address | bytes | iova.unwrap_or(0)).is_multiple_of(PAGE) {
-            return Err(Refusal::invalid(format!(
-                "address {address:#x}, length {bytes:#x} and IOVA must be multiples of {PAGE}"
-            )));
-        }
+        address
+            .checked_add(bytes)
+            .ok_or_else(|| overflow(address, bytes))?;
+        check_aligned(address, bytes, iova.unwrap_or(0))?;
         let mut ranges = self.space.change();
         let iova = match iova {
             Some(iova) => iova,
             None => self.free(&ranges, bytes)?,
         };
-        let last = iova.checked_add(bytes - 1).ok_or_else(|| overflow(iova))?;
-        if !is_usable(iova, last) {
-            return Err(Refusal::invalid(format!(
-                "IOVA {iova:#x}..={last:#x} is not within the ranges that IOMMU_IOAS_IOVA_RANGES tells"
-            )));
-        }
-        if let Some((other, _)) = first_within(&ranges, iova, last) {
-            return Err(Refusal::new(
-                Errno::EXIST,
-                format!("IOVA {iova:#x}..={last:#x} overlaps the mapping at {other:#x}; unmap that first"),
-            ));
-        }
-        if ranges.len() >= MAX_MAPPINGS {
-            return Err(Refusal::new(
-                Errno::NOMEM,
-                format!("there are {MAX_MAPPINGS} mappings, the most that there may be"),
-            ));
-        }
-        let memory = check_memory(&ranges, &memory, address, bytes, access)?;
+        let last = check_free(&ranges, iova, bytes)?;
+        let (memory, locked) = take(&memory, address, bytes, access, CountedBy::User)?;
         let range = Mapped {
             last,
             access,
             address: Some(address),
             memory,
+            writable: access.contains(DmaAccess::WRITE),
+            locked,
         };
         ranges.insert(iova, range);
+        Ok(iova)
+    }
+
+    /// Maps memory that is mapped elsewhere, `bytes` in all, and says where: `iova`, or somewhere. All of it or nothing.
+    fn map_copies(
+        &self,
+        iova: Option<u64>,
+        bytes: u64,
+        access: DmaAccess,
+        copies: Vec<Piece>,
+    ) -> Outcome<u64> {
+        let mut ranges = self.space.change();
+        let iova = match iova {
+            Some(iova) => iova,
+            None => self.free(&ranges, bytes)?,
+        };
+        check_aligned(0, bytes, iova)?;
+        check_free(&ranges, iova, bytes)?;
+        if access.contains(DmaAccess::WRITE) && copies.iter().any(|piece| !piece.writable) {
+            return Err(Refusal::new(
+                Errno::PERM,
+                "what was mapped to be read only can't be copied to be written",
+            ));
+        }
+        let mut at = iova;
+        for piece in copies {
+            check_aligned(piece.address, piece.bytes, at)?;
+            let range = Mapped {
+                // Their sum is `bytes`, which fits.
+                last: at.saturating_add(piece.bytes - 1),
+                access,
+                address: Some(piece.address),
+                memory: piece.memory,
+                writable: piece.writable,
+                locked: piece.locked,
+            };
+            ranges.insert(at, range);
+            at = at.saturating_add(piece.bytes);
+        }
         Ok(iova)
     }
 
@@ -122,12 +139,15 @@ impl Ioas {
         for &(first, end) in allowed {
             for &(start, usable) in &USABLE {
                 let end = end.min(usable);
-                let mut at = first.max(start).max(PAGE).next_multiple_of(PAGE);
-                while let Some(last) = at.checked_add(bytes - 1).filter(|last| *last <= end) {
+                // A range may begin within the last page that there is.
+                let mut next = first.max(start).max(PAGE).checked_next_multiple_of(PAGE);
+                while let Some(at) = next
+                    && let Some(last) = at.checked_add(bytes - 1).filter(|last| *last <= end)
+                {
                     let Some((_, taken)) = first_within(ranges, at, last) else {
                         return Ok(at);
                     };
-                    at = taken.last.saturating_add(1).next_multiple_of(PAGE);
+                    next = taken.last.saturating_add(1).checked_next_multiple_of(PAGE);
                 }
             }
         }
@@ -182,6 +202,45 @@ impl Ioas {
         ranges.clear();
         bytes
     }
+}
+
+fn overflow(start: u64, bytes: u64) -> Refusal {
+    Refusal::new(
+        Errno::OVERFLOW,
+        format!("{bytes:#x} bytes from {start:#x} on run past 2^64"),
+    )
+}
+
+fn check_aligned(address: u64, bytes: u64, iova: u64) -> Outcome<()> {
+    if (address | bytes | iova).is_multiple_of(PAGE) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(format!(
+        "address {address:#x}, length {bytes:#x} and IOVA {iova:#x} must be multiples of {PAGE}"
+    )))
+}
+
+/// Whether `bytes` bytes may be mapped at `iova`: the last address.
+fn check_free(ranges: &Ranges, iova: u64, bytes: u64) -> Outcome<u64> {
+    let last = iova.checked_add(bytes - 1).ok_or_else(|| overflow(iova, bytes))?;
+    if !is_usable(iova, last) {
+        return Err(Refusal::invalid(format!(
+            "IOVA {iova:#x}..={last:#x} is not within the ranges that IOMMU_IOAS_IOVA_RANGES tells"
+        )));
+    }
+    if let Some((other, _)) = first_within(ranges, iova, last) {
+        return Err(Refusal::new(
+            Errno::EXIST,
+            format!("IOVA {iova:#x}..={last:#x} overlaps the mapping at {other:#x}; unmap that first"),
+        ));
+    }
+    if ranges.len() >= MAX_MAPPINGS {
+        return Err(Refusal::new(
+            Errno::NOMEM,
+            format!("there are {MAX_MAPPINGS} mappings, the most that there may be"),
+        ));
+    }
+    Ok(last)
 }
 
 /// Makes two mappings of one, at `at`.
@@ -340,28 +399,7 @@ impl Inner {
         let source = self.ioas(command.u32(offset_of!(sys::iommu_ioas_copy, src_ioas_id)))?;
         let pieces = pieces(&source.space.ranges(), from, bytes)?;
         let destination = self.ioas(command.u32(offset_of!(sys::iommu_ioas_copy, dst_ioas_id)))?;
-        let start = if flags & FIXED != 0 {
-            to
-        } else {
-            destination.free(&destination.space.ranges(), bytes)?
-        };
-        let mut at = start;
-        for (address, bytes, memory) in pieces {
-            let mapped = destination.map(Map {
-                iova: Some(at),
-                bytes,
-                address,
-                access,
-                memory,
-            });
-            if let Err(refusal) = mapped {
-                if at > start {
-                    let _ = destination.unmap(start, at - start);
-                }
-                return Err(refusal);
-            }
-            at = at.saturating_add(bytes);
-        }
+        let start = destination.map_copies((flags & FIXED != 0).then_some(to), bytes, access, pieces)?;
         command.set_u64(offset_of!(sys::iommu_ioas_copy, dst_iova), start);
         command.answer(size_of::<sys::iommu_ioas_copy>())
     }
@@ -447,23 +485,34 @@ impl Inner {
     }
 }
 
-/// Where the memory behind a range is, run by run; ENOENT where not all of it is mapped.
-#[allow(clippy::type_complexity)] // Address, bytes and whose: used once.
-fn pieces(ranges: &Ranges, iova: u64, bytes: u64) -> Outcome<Vec<(u64, u64, Arc<dyn ProcessMemory>)>> {
+/// Memory behind a part of a mapping.
+struct Piece {
+    address: u64,
+    bytes: u64,
+    memory: Arc<dyn ProcessMemory>,
+    writable: bool,
+    locked: Option<Arc<Locked>>,
+}
+
+/// The memory behind a range, run by run; ENOENT where not all of it is mapped.
+fn pieces(ranges: &Ranges, iova: u64, bytes: u64) -> Outcome<Vec<Piece>> {
     let none = |at: u64| Refusal::new(Errno::NOENT, format!("nothing is mapped at IOVA {at:#x}"));
     if bytes == 0 {
         return Err(Refusal::invalid("the length is 0"));
     }
-    let last = iova
-        .checked_add(bytes - 1)
-        .ok_or_else(|| Refusal::new(Errno::OVERFLOW, "the range runs past 2^64"))?;
+    let last = iova.checked_add(bytes - 1).ok_or_else(|| overflow(iova, bytes))?;
     let mut found = Vec::new();
     let mut at = iova;
     loop {
         let (first, range) = crate::space::find(ranges, at).ok_or_else(|| none(at))?;
         let end = range.last.min(last);
-        let address = range.address.ok_or_else(|| none(at))?.wrapping_add(at - first);
-        found.push((address, bytes_of(at, end), Arc::clone(&range.memory)));
+        found.push(Piece {
+            address: range.address.ok_or_else(|| none(at))?.wrapping_add(at - first),
+            bytes: bytes_of(at, end),
+            memory: Arc::clone(&range.memory),
+            writable: range.writable,
+            locked: range.locked.clone(),
+        });
         if end == last {
             return Ok(found);
         }

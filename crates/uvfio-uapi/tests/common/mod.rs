@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use uvfio_core::{Allowed, Device, Policy, SharedMapping, VirtualDevice};
 use uvfio_nvme::Nvme;
 use uvfio_soft::edu::Edu;
-use uvfio_uapi::{Answer, Caller, FileId, Function, Given, Node, ProcessMemory, Uapi};
+use uvfio_uapi::{Account, Answer, Caller, CountedBy, FileId, Function, Given, Node, ProcessMemory, Uapi};
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -56,6 +56,27 @@ impl Memory {
 pub(crate) struct Own {
     mem: File,
     lockable: AtomicU64,
+    locked: Arc<AtomicU64>,
+    keeps: AtomicBool,
+}
+
+/// Memory as it was when it was mapped.
+#[derive(Debug)]
+struct Kept {
+    address: u64,
+    bytes: Vec<u8>,
+}
+
+impl ProcessMemory for Kept {
+    fn read(&self, address: u64, data: &mut [u8]) -> Result<(), Errno> {
+        let at = (address - self.address) as usize;
+        data.copy_from_slice(&self.bytes[at..at + data.len()]);
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Err(Errno::FAULT)
+    }
 }
 
 impl ProcessMemory for Own {
@@ -67,8 +88,20 @@ impl ProcessMemory for Own {
         self.mem.write_all_at(data, address).map_err(|_| Errno::FAULT)
     }
 
-    fn lockable(&self) -> u64 {
-        self.lockable.load(Ordering::Relaxed)
+    fn kept(&self, address: u64, bytes: u64) -> Option<Arc<dyn ProcessMemory>> {
+        if !self.keeps.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut data = vec![0; bytes as usize];
+        self.read(address, &mut data).ok()?;
+        Some(Arc::new(Kept { address, bytes: data }))
+    }
+
+    fn account(&self, _: CountedBy) -> Option<Account> {
+        Some(Account {
+            locked: Arc::clone(&self.locked),
+            limit: self.lockable.load(Ordering::Relaxed),
+        })
     }
 }
 
@@ -148,6 +181,8 @@ impl Program {
                     .open("/proc/self/mem")
                     .expect("/proc/self/mem"),
                 lockable: AtomicU64::new(u64::MAX),
+                locked: Arc::default(),
+                keeps: AtomicBool::new(false),
             }),
             held: Mutex::default(),
             next: AtomicI32::new(100),
@@ -167,6 +202,21 @@ impl Program {
 
     pub(crate) fn limit_locked_memory(&self, bytes: u64) {
         self.own.lockable.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What is mapped from now on stays what it is then.
+    pub(crate) fn keep_memory(&self) {
+        self.own.keeps.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes that count as locked.
+    pub(crate) fn locked_memory(&self) -> u64 {
+        self.own.locked.load(Ordering::Relaxed)
+    }
+
+    /// Closes a file as if another thread did, after its number was looked up.
+    pub(crate) fn close_behind(&self, number: i32) {
+        self.uapi.close(self.file(number));
     }
 
     fn hold(&self, held: Held) -> i32 {

@@ -119,6 +119,15 @@ fn a_group_and_a_device_s_own_file_exclude_each_other() {
         bind(&program, second, iommu).is_ok(),
         "another device of the group"
     );
+    program.close(second);
+    let second = program.open(Node::Device(1));
+    let elsewhere = program.open(Node::Iommu);
+    assert_eq!(
+        bind(&program, second, elsewhere),
+        Err(Errno::PERM),
+        "to another file: a group is one user's"
+    );
+    assert!(bind(&program, second, iommu).is_ok(), "nothing of that is left");
     program.close(device);
     assert_eq!(
         program.try_open(Node::Group(7)),
@@ -127,6 +136,15 @@ fn a_group_and_a_device_s_own_file_exclude_each_other() {
     );
     program.close(second);
     assert!(program.try_open(Node::Group(7)).is_ok());
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Edu), ("0000:01:00.1", 7, Kind::Edu)]);
+    let (iommu, elsewhere) = (program.open(Node::Iommu), program.open(Node::Iommu));
+    let (first, second) = (program.open(Node::Device(0)), program.open(Node::Device(1)));
+    assert!(bind(&program, first, iommu).is_ok());
+    program.close(first);
+    assert!(
+        bind(&program, second, elsewhere).is_ok(),
+        "nobody has the group any more"
+    );
 }
 
 #[test]
@@ -170,10 +188,6 @@ fn a_bus_is_reset_by_the_file_that_all_of_it_is_bound_to() {
     bind(&program, third, elsewhere).expect("bound");
     assert_eq!(info().1, [own as i32, 0, -1]);
     program.close(third);
-    let second = program.open(Node::Device(1));
-    bind(&program, second, elsewhere).expect("bound");
-    assert_eq!(info().1, [own as i32, -1, -1], "its group's, bound elsewhere");
-    program.close(second);
     let third = program.open(Node::Device(2));
     let other = bind(&program, third, iommu).expect("bound");
     assert_eq!(info(), (3, [own as i32, 0, other as i32]));

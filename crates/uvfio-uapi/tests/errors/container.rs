@@ -231,6 +231,16 @@ fn locked_memory_has_the_limit_of_the_process() {
     assert_eq!(map(8192, 4096), Err(Errno::NOMEM));
     assert_eq!(program.unmap(container, 0, 8192, 0), Ok(8192));
     assert_eq!(map(8192, 4096), Ok(0));
+    // One account for all containers of a process, emptied with them.
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Edu), ("0000:02:00.0", 8, Kind::Edu)]);
+    program.limit_locked_memory(8192);
+    let (one, group) = program.container(7, sys::TYPE1V2);
+    let (two, _) = program.container(8, sys::TYPE1);
+    let map = |container| program.map(container, 0, memory.address(), 8192, sys::READ);
+    assert_eq!((map(one), map(two)), (Ok(0), Err(Errno::NOMEM)));
+    program.close(group);
+    program.close(one);
+    assert_eq!((program.locked_memory(), map(two)), (0, Ok(0)));
 }
 
 #[test]

@@ -259,6 +259,55 @@ fn a_copy_maps_the_same_memory_in_another_address_space() {
         ),
     ]);
     check(&program, iommu, sys::IOAS_COPY, cases);
+
+    // Whether it may be written was said when it was mapped; a copy that may not does not change that.
+    let (three, four) = (ioas(&program, iommu), ioas(&program, iommu));
+    let mut map = sys::ioas_map(sys::READABLE | sys::FIXED, three, memory.address(), 4096, IOVA);
+    program.ioctl(iommu, sys::IOAS_MAP, &mut map).expect("mapped");
+    let only_read = sys::READABLE | sys::FIXED;
+    let cases = vec![
+        refused(
+            "read only, to be written",
+            copy(RDWR_AT, four, three, 4096, 0, IOVA),
+            Errno::PERM,
+        ),
+        Case("read only", copy(only_read, four, three, 4096, 0, IOVA), Ok(0)),
+        Case(
+            "of what can be written",
+            copy(only_read, four, one, 4096, 0x1000, IOVA),
+            Ok(0),
+        ),
+        Case(
+            "that again, to be written",
+            copy(RDWR_AT, four, four, 4096, 0x2000, 0x1000),
+            Ok(0),
+        ),
+    ];
+    check(&program, iommu, sys::IOAS_COPY, cases);
+}
+
+#[test]
+fn locked_memory_is_counted_once_however_often_it_is_copied() {
+    let program = Program::edu();
+    let iommu = program.open(Node::Iommu);
+    let (one, two) = (ioas(&program, iommu), ioas(&program, iommu));
+    let memory = Memory::new(3 * 4096);
+    program.limit_locked_memory(8192);
+    let map = |bytes| {
+        let mut argument = sys::ioas_map(RDWR_AT, one, memory.address(), bytes, IOVA);
+        program.ioctl(iommu, sys::IOAS_MAP, &mut argument)
+    };
+    assert_eq!(map(3 * 4096), Err(Errno::NOMEM));
+    assert_eq!(map(8192), Ok(0));
+    let mut copy = sys::ioas_copy(RDWR_AT, two, one, 8192, IOVA, IOVA);
+    assert_eq!(program.ioctl(iommu, sys::IOAS_COPY, &mut copy), Ok(0));
+    let unmap = |ioas| program.ioctl(iommu, sys::IOAS_UNMAP, &mut sys::ioas_unmap(ioas, IOVA, 8192));
+    assert_eq!(
+        (unmap(one), program.locked_memory()),
+        (Ok(0), 8192),
+        "the copy has it"
+    );
+    assert_eq!((unmap(two), program.locked_memory()), (Ok(0), 0));
 }
 
 #[test]
@@ -321,6 +370,8 @@ fn what_can_be_wrong_with_ranges_and_options() {
         (somewhere(), somewhere(), somewhere()),
         (Ok(0x8000), Ok(0x9000), Err(Errno::NOSPC))
     );
+    assert_eq!(allow(1, &[u64::MAX - 1, u64::MAX]), Ok(0), "in the last page");
+    assert_eq!(somewhere(), Err(Errno::NOSPC));
     assert_eq!(allow(0, &[]), Ok(0), "anywhere again");
     assert!(somewhere().is_ok());
 

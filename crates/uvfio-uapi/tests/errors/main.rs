@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // A test whose ground gives way has failed.
 
 mod cdev;
+mod closed;
 #[path = "../common/mod.rs"]
 mod common;
 mod container;

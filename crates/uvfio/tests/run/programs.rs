@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::{text_of, told, uvfio_run, uvfio_run_by};
+use crate::{text_of, told, uvfio_run, uvfio_run_by, uvfio_run_verb};
 
 /// Compiles a program in C with `options`; it lies in a folder that all may read.
 fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
@@ -182,6 +182,85 @@ fn memory_mapped_for_dma_stays_what_it_was() {
         let mut run = uvfio_run_by(way, &["edu"]);
         assert_eq!(text_of(run.arg(program)), "pinned\n", "{way}");
     }
+}
+
+#[test]
+fn every_form_of_reading_and_writing_does_what_it_does_with_the_kernel() {
+    for (way, options) in [("preload", [].as_slice()), ("seccomp", &["-static"])] {
+        let (_folder, program) = compile("transfer.c", options);
+        let mut run = uvfio_run_by(way, &["edu"]);
+        assert_eq!(text_of(run.arg(program).arg(way)), "read and written\n", "{way}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn threads_may_map_and_unmap_bars_at_a_time() {
+    assert_eq!(
+        printed_by("races.c", &["-O1", "-pthread"], "edu"),
+        "each its own\n"
+    );
+}
+
+#[test]
+fn a_library_of_the_program_may_call_before_ours_has_been_made_ready() {
+    let (folder, library) = compile("early.c", &["-shared", "-fPIC", "-DLIBRARY"]);
+    let library_name = library.with_file_name("libearly.so");
+    std::fs::rename(&library, &library_name).unwrap();
+    let folder = folder.path().to_str().unwrap().to_owned();
+    let (_other, program) = compile(
+        "early.c",
+        &["-L", &folder, "-learly", &format!("-Wl,-rpath,{folder}")],
+    );
+    assert_eq!(text_of(uvfio_run(&["edu"]).arg(program)), "early\n");
+}
+
+/// The loader is a program without a loader, and yet brings libraries.
+#[test]
+fn a_program_started_by_the_loader_takes_the_library() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let loader = maps.split_whitespace().find(|word| word.contains("/ld-"));
+    let (_folder, program) = compile("calls.c", &[]);
+    let mut run = uvfio_run(&["edu"]);
+    let seen = text_of(run.arg(loader.expect("this test has a loader")).arg(program));
+    assert!(
+        seen.contains("mmap: offered\n") && seen.ends_with("all by calls\n"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn locked_memory_counts_where_that_is_asked_for() {
+    let (_folder, program) = compile("locked.c", &[]);
+    let counted = "3: ENOMEM, 2: done, 1 more: ENOMEM, ";
+    let not_counted = "3: done, 2: done, 1 more: done, ";
+    for (limit, by_container, by_iommu) in [
+        (
+            "rlimit",
+            format!("{counted}2 beside 1 that is locked: ENOMEM, 1: done"),
+            "3: ENOMEM, 2: done, 1 more: ENOMEM",
+        ),
+        (
+            "8K",
+            format!("{counted}2 beside 1 that is locked: done, 1: ENOMEM"),
+            "3: ENOMEM, 2: done, 1 more: ENOMEM",
+        ),
+        (
+            "unlimited",
+            format!("{not_counted}2 beside 1 that is locked: done, 1: done"),
+            "3: done, 2: done, 1 more: done",
+        ),
+    ] {
+        for way in ["preload", "seccomp"] {
+            let mut run = uvfio_run_verb(&["edu"]);
+            run.args(["--via", way, "--locked-memory", limit, "--"]);
+            let seen = text_of(run.arg(&program));
+            assert_eq!(seen, format!("{by_container}\n{by_iommu}\n"), "{limit}, {way}");
+        }
+    }
+    // Without the option there is no limit.
+    let seen = text_of(uvfio_run(&["edu"]).arg(&program));
+    assert!(seen.starts_with(not_counted), "{seen}");
 }
 
 /// DPDK's own test of DMA engines, of Debian's package `dpdk-dev`.

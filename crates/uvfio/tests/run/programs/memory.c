@@ -1,5 +1,7 @@
 /* What memory is for DMA once it is mapped for it: the kernel pins its pages. The device is edu. */
 #include "vfio.h"
+#include <sys/prctl.h>
+#include <sys/stat.h>
 
 enum { BUFFER = 0x40000, IOVA = 0x100000, PAGE = 4096 };
 
@@ -22,8 +24,10 @@ static int map(int container, void *memory, uint64_t iova, uint64_t bytes, uint3
 
 int main(void)
 {
+    /* Names are bytes. */
+    check(prctl(PR_SET_NAME, "memory\xff\xfe") == 0, "the thread's name");
     device = open_device("/dev/vfio/1", "0000:01:00.0");
-    int container = 3, file = memfd_create("memory", MFD_CLOEXEC);
+    int container = 3, file = memfd_create("memory\xff\xfe", MFD_CLOEXEC);
     check(file >= 0 && ftruncate(file, 4 * PAGE) == 0, "a file");
     uint8_t *kept = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     uint8_t *mapped = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, PAGE);
@@ -50,6 +54,22 @@ int main(void)
     uint8_t *fixed = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     check(map(container, fixed, 0x800000, PAGE, 3) == -1 && errno == EFAULT, "memory that can't be written");
     check(map(container, fixed, 0x800000, PAGE, VFIO_DMA_MAP_FLAG_READ) == 0, "nor need be");
+
+    /* It stays what it was, too, where it can be written by one of its descriptors only, and not by the first. */
+    int writable = memfd_create("other", MFD_CLOEXEC);
+    check(writable >= 0 && ftruncate(writable, 2 * PAGE) == 0, "another file");
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", writable);
+    int appending = open(path, O_RDWR | O_APPEND), readable = open(path, O_RDONLY), last = fcntl(writable, F_DUPFD, 50);
+    close(writable);
+    check(appending >= 0 && readable >= 0 && last >= 50, "its descriptors");
+    uint8_t *of_it = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, last, 0);
+    check(of_it != MAP_FAILED && map(container, of_it, 2 * IOVA, 2 * PAGE, 3) == 0, "MAP_DMA of that");
+    memset(of_it, 0x33, PAGE);
+    transfer(2 * IOVA, BUFFER, 1);
+    transfer(BUFFER, 2 * IOVA + PAGE, 3);
+    struct stat size;
+    check(of_it[PAGE] == 0x33 && fstat(last, &size) == 0 && size.st_size == 2 * PAGE, "where it belongs");
     puts("pinned");
     return 0;
 }
