@@ -1,7 +1,7 @@
 //! Who calls: the thread that made a system call, as whoever caught it reaches it.
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -82,6 +82,13 @@ pub trait ProcessMemory: Debug + Send + Sync {
     /// The memory that is at a range now, by the same addresses, and stays that whatever the process then maps there; none
     /// where it can't be kept. The kernel, which pins pages, keeps all. The default keeps nothing.
     fn kept(&self, address: u64, bytes: u64) -> Option<Arc<dyn ProcessMemory>> {
+        let _ = (address, bytes);
+        None
+    }
+
+    /// The file that a range is, and the range's offset in it, where whoever has a device may be handed a duplicate of
+    /// its descriptor, and with it the whole file. The default is none.
+    fn file(&self, address: u64, bytes: u64) -> Option<(BorrowedFd<'_>, u64)> {
         let _ = (address, bytes);
         None
     }

@@ -121,7 +121,7 @@ impl Device {
         if index == IrqIndex::Err as u32 && !self.is_express() {
             return 0;
         }
-        self.device.irq_info(index).map_or(0, |info| info.count)
+        self.device.vectors(index)
     }
 }
 
