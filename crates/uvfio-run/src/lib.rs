@@ -26,3 +26,4 @@ mod tree;
 pub use inside::inside;
 pub use program::is_static;
 pub use run::{Run, RunError, Via};
+pub use uvfio_uapi::Backend;

@@ -5,10 +5,12 @@ use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use uvfio_run::{Run, RunError, Via};
+use uvfio_core::{Policy, VirtualDevice};
+use uvfio_run::{Backend, Run, RunError, Via};
 use uvfio_worker::DeviceSpec;
 
 use crate::exit::Failure;
@@ -75,7 +77,9 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
                 "{device} is a PCI function of this machine; `uvfio run` gives programs devices in software"
             )));
         }
-        devices.push(spec.build().map_err(Failure::usage)?);
+        let device = spec.build().map_err(Failure::usage)?;
+        let device = VirtualDevice::new(device, &Policy::default()).map_err(Failure::running)?;
+        devices.push(device as Arc<dyn Backend>);
     }
     let own = std::env::current_exe().map_err(Failure::running)?;
     let preload = own.with_file_name("libuvfio_preload.so");
