@@ -24,6 +24,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-uapi",
         &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
     ),
+    // A vfio-user server's function for that interface; for its tests it brings a device and a server.
+    (
+        "uvfio-remote",
+        &[
+            "uvfio-core",
+            "uvfio-pci",
+            "uvfio-proto",
+            "uvfio-soft",
+            "uvfio-uapi",
+        ],
+    ),
     // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
     ("uvfio-calls", &[]),
     ("uvfio-preload", &["uvfio-calls"]),
@@ -85,6 +96,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "uvfio-linux",
             "uvfio-pci",
             "uvfio-proto",
+            "uvfio-remote",
             "uvfio-run",
             "uvfio-soft",
             "uvfio-worker",
