@@ -24,16 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "uvfio-uapi",
         &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
     ),
-    // A vfio-user server's function for that interface; for its tests it brings a device and a server.
+    // A vfio-user server's function for that interface.
     (
         "uvfio-remote",
-        &[
-            "uvfio-core",
-            "uvfio-pci",
-            "uvfio-proto",
-            "uvfio-soft",
-            "uvfio-uapi",
-        ],
+        &["uvfio-core", "uvfio-pci", "uvfio-proto", "uvfio-uapi"],
     ),
     // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
     ("uvfio-calls", &[]),

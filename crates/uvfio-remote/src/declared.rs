@@ -197,6 +197,7 @@ fn can_be_mapped(file: &OwnedFd, offset: u64, parts: &[(u64, u64)]) -> bool {
     if !sealed || !pages || !apart || parts.is_empty() {
         return false;
     }
+    // Those of hugetlbfs can only be mapped by huge pages.
     const TMPFS: i128 = 0x0102_1994;
     let memory = fstatfs(file).is_ok_and(|system| i128::from(system.f_type) == TMPFS);
     let writable = fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::RDWR));
@@ -264,4 +265,47 @@ fn bars(page: &[u8], sizes: [u64; 6]) -> Result<[Bar; 6], Lie> {
         upper_half = matches!(kind, Bar::Memory64 { .. });
     }
     Ok(bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, ftruncate, memfd_create};
+
+    use super::*;
+
+    fn file(bytes: u64, seals: SealFlags) -> OwnedFd {
+        let file = memfd_create("bar", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&file, bytes).unwrap();
+        fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    #[test]
+    fn only_whole_pages_of_memory_that_stays_can_be_mapped() {
+        let sealed = || file(0x4000, SealFlags::SHRINK);
+        let one: &[(u64, u64)] = &[(0x1000, 0x2000)];
+        assert!(can_be_mapped(&sealed(), 0, one));
+        assert!(can_be_mapped(&sealed(), 0x1000, one), "to its end");
+        assert!(can_be_mapped(&sealed(), 0, &[(0, 0x1000), (0x1000, 0x3000)]));
+        for (what, offset, parts) in [
+            ("past its end", 0x2000, one),
+            ("between pages", 0x800, one),
+            ("an odd part", 0, &[(0x1000, 0x800)]),
+            ("a part of no bytes", 0, &[(0x1000, 0)]),
+            ("no part", 0, &[]),
+            ("one over another", 0, &[(0, 0x2000), (0x1000, 0x1000)]),
+            ("no end", 0, &[(0x1000, u64::MAX - 0xfff)]),
+            ("an offset without end", u64::MAX - 0xfff, one),
+        ] {
+            assert!(!can_be_mapped(&sealed(), offset, parts), "{what}");
+        }
+        assert!(
+            !can_be_mapped(&file(0x4000, SealFlags::GROW), 0, one),
+            "a file that may shrink"
+        );
+        let null = std::fs::File::open("/dev/zero").unwrap().into();
+        assert!(!can_be_mapped(&null, 0, one), "a device");
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        assert!(!can_be_mapped(&pipe, 0, one), "a pipe");
+    }
 }

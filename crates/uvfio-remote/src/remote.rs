@@ -1,5 +1,6 @@
 //! The function as the interface knows it.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -71,18 +72,20 @@ impl Remote {
     /// # Errors
     /// Where there is no server, it does not answer as it should, or what it says of its function can't be true.
     pub fn connect(path: &Path, patience: Patience) -> Result<Arc<Self>, RemoteError> {
-        let protocol = |why: ClientError| match why {
-            ClientError::TimedOut { .. } => RemoteError::NoAnswer {
-                path: path.to_owned(),
-                patience: patience.answer,
-            },
-            why => RemoteError::Protocol {
-                path: path.to_owned(),
-                why,
-            },
+        let protocol = |why: ClientError| {
+            let path = path.to_owned();
+            let patience = patience.answer;
+            match why {
+                ClientError::TimedOut { .. } => RemoteError::NoAnswer { path, patience },
+                // It does not read, either.
+                ClientError::Io(why) if why.kind() == ErrorKind::TimedOut => {
+                    RemoteError::NoAnswer { path, patience }
+                }
+                why => RemoteError::Protocol { path, why },
+            }
         };
         let mut client = Client::connect_within(path, patience.answer).map_err(|why| match why {
-            ClientError::Io(why) => RemoteError::NotThere {
+            ClientError::Io(why) if why.kind() != ErrorKind::TimedOut => RemoteError::NotThere {
                 path: path.to_owned(),
                 why,
             },

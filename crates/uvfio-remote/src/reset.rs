@@ -8,7 +8,7 @@ use std::time::Duration;
 use uvfio_core::region_index::CONFIG;
 use uvfio_core::{DeviceError, ResetProgress};
 use uvfio_pci::tables::{advanced, express, header, vendor, vpd};
-use uvfio_pci::{Access, Action, After, Field, Layout, Placed};
+use uvfio_pci::{Access, Action, After, Bar, Field, Layout, Placed};
 
 use uvfio_proto::Client;
 
@@ -80,6 +80,11 @@ impl Remote {
                 }
             }
         }
+        for register in address_registers(layout) {
+            if let Some(mask) = words.get_mut(usize::from(register / 4)) {
+                *mask = u32::MAX;
+            }
+        }
         let word = |page: &[u8], n: usize| {
             let bytes = page.get(n * 4..).and_then(|rest| rest.first_chunk::<4>());
             bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
@@ -141,6 +146,21 @@ fn reset_bits<'a>(layout: &'a Layout, page: &'a [u8]) -> impl Iterator<Item = (u
         };
         capable(placed.offset, able).then_some((placed.offset, bit))
     })
+}
+
+/// The registers that hold addresses of BARs and of the ROM. A page in which they are 0 does not tell that they are there.
+fn address_registers(layout: &Layout) -> impl Iterator<Item = u16> {
+    let bar = |n: u8| match layout.bar(n) {
+        Bar::None => 0,
+        Bar::Memory32 { .. } | Bar::Io { .. } => 1,
+        Bar::Memory64 { .. } => 2,
+    };
+    let dwords: Vec<(u16, u16)> = (0..6)
+        .map(|n| (header::BAR0 + 4 * u16::from(n), bar(n)))
+        .collect();
+    let rom = (header::ROM_BAR, u16::from(layout.rom_bytes() > 0));
+    let all = dwords.into_iter().chain([rom]);
+    all.flat_map(|(register, count)| (0..count).map(move |n| register + 4 * n))
 }
 
 /// Whether a field is to hold again what it held.

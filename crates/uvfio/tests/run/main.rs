@@ -3,10 +3,15 @@
 //! Where this system refuses user namespaces, these tests fail: `uvfio doctor` says what to do.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test whose ground gives way has failed.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod ends;
 mod machine;
 mod parity;
 mod programs;
+mod socket;
+#[path = "../../../uvfio-driver/tests/theirs/mod.rs"]
+mod theirs;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -55,6 +60,15 @@ fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
 }
 
 fn uvfio_run_verb(devices: &[&str]) -> Command {
+    let mut command = bare_run_verb();
+    for device in devices {
+        command.args(["--device", device]);
+    }
+    command
+}
+
+/// With no device.
+fn bare_run_verb() -> Command {
     build_preload();
     let uvfio = env!("CARGO_BIN_EXE_uvfio");
     let mut command = if rustix::process::geteuid().is_root() {
@@ -71,9 +85,6 @@ fn uvfio_run_verb(devices: &[&str]) -> Command {
         Command::new(uvfio)
     };
     command.arg("run");
-    for device in devices {
-        command.args(["--device", device]);
-    }
     command
 }
 
