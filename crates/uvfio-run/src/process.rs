@@ -356,6 +356,11 @@ impl Caller for Calling<'_> {
         self.process.clone()
     }
 
+    /// Who sees loads and stores has seen the call of mmap, and nobody else has.
+    fn can_map(&self) -> bool {
+        self.traps
+    }
+
     fn can_trap(&self) -> bool {
         self.traps
     }

@@ -41,8 +41,7 @@ pub struct Run<'a> {
 pub enum Via<'a> {
     /// By a library that is preloaded to it, `libuvfio_preload.so`: for programs that call the kernel by libc.
     Preload(&'a Path),
-    /// By the kernel, which tells of them: for any program. Only memory of BARs that is nothing else can be mapped then:
-    /// nobody sees loads and stores.
+    /// By the kernel, which tells of them: for any program. BARs can't be mapped then: nobody sees loads and stores.
     Seccomp,
 }
 

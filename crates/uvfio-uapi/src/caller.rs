@@ -31,6 +31,11 @@ pub trait Caller {
     /// The memory of its process, for DMA: whatever is there at the moment of an access.
     fn memory(&self) -> Arc<dyn ProcessMemory>;
 
+    /// Whether anything can be mapped for it, so that it may be offered an mmap of a BAR at all.
+    fn can_map(&self) -> bool {
+        true
+    }
+
     /// Whether [`Part::Trapped`](crate::Part::Trapped) can be had, so that this caller may be offered an mmap of a BAR that is not plain
     /// memory.
     fn can_trap(&self) -> bool {

@@ -53,7 +53,7 @@ pub(crate) struct Args {
 enum ViaArg {
     /// By a library that is preloaded; BARs can be mapped.
     Preload,
-    /// By the kernel, which tells of them: also those of static programs, and without libc. Registers can't be mapped.
+    /// By the kernel, which tells of them: also those of static programs, and without libc. BARs can't be mapped.
     Seccomp,
 }
 

@@ -175,6 +175,18 @@ fn what_of_a_bar_is_memory_is_mapped_as_memory() {
     );
 }
 
+/// Nobody sees its call of mmap.
+#[test]
+fn by_calls_alone_not_even_memory_of_a_bar_is_offered_to_be_mapped() {
+    let (_folder, program) = compile("doorbells.c", &[]);
+    let output = uvfio_run_by("seccomp", &["nvme,mem=1M,poll=always"])
+        .arg(program)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("the BAR can't be mapped"), "{}", told(&output));
+}
+
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn an_instruction_that_cannot_be_done_is_a_crash_and_a_sentence() {

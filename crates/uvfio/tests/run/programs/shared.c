@@ -47,10 +47,16 @@ int main(void)
         right &= memory[PAGE + at] == 0xa5;
     printf("memory: %s\n", right ? "written" : "not as it should be");
 
-    size_t bytes;
-    volatile uint32_t *bar = map_bar(device, 2, &bytes);
-    bar[1] = 0x11223344;
-    printf("BAR 2: %zu bytes, %08x\n", bytes, bar[1]);
+    struct vfio_region_info region = { .argsz = sizeof region, .index = 2 };
+    check(ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &region) == 0, "GET_REGION_INFO");
+    if (region.flags & VFIO_REGION_INFO_FLAG_MMAP) {
+        size_t bytes;
+        volatile uint32_t *bar = map_bar(device, 2, &bytes);
+        bar[1] = 0x11223344;
+        printf("BAR 2: %zu bytes, %08x\n", bytes, bar[1]);
+    } else {
+        printf("BAR 2: %llu bytes, not to be mapped\n", (unsigned long long)region.size);
+    }
     uint16_t command = 0;
     check(ioctl(device, VFIO_DEVICE_RESET) == 0, "RESET");
     check(pread(device, &command, 2, CONFIG + 4) == 2, "COMMAND");
