@@ -239,6 +239,24 @@ fn memory_that_it_does_not_let_go_of_ends_it() {
     assert_gone(&remote, &wanted, "a refused unmapping");
 }
 
+#[test]
+fn interrupts_that_it_does_not_know_are_not_there() {
+    let server = Hostile::new(Says::default());
+    server.refuse(command::GET_IRQ_INFO, 22);
+    let remote = server.connect().unwrap();
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5].map(|index| remote.vectors(index)),
+        [0, 0, 0, 0, 1, 0]
+    );
+    server.refuse(0, 0);
+    let other = Hostile::new(Says::default());
+    other.refuse(command::GET_REGION_INFO, 22);
+    assert!(
+        matches!(other.connect().err(), Some(RemoteError::Protocol { .. })),
+        "configuration space"
+    );
+}
+
 /// What is wrong with a function, and by which word the sentence tells.
 type Row = (&'static str, fn(&mut Says), fn(&Lie) -> bool);
 
