@@ -34,6 +34,7 @@ mod nvme_sleep;
 mod nvme_verify;
 mod parity;
 mod run_qemu;
+mod run_socket;
 mod self_check;
 mod serve_hardware;
 mod serve_liar;
@@ -69,6 +70,7 @@ pub(super) const ALL: &[Scenario] = &[
     abuse::SCENARIO,
     ioat::SCENARIO,
     run_qemu::SCENARIO,
+    run_socket::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
