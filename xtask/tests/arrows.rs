@@ -30,6 +30,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "uvfio-soft",
         ],
     ),
+    // A vfio-user server's function for that interface.
+    (
+        "uvfio-remote",
+        &["uvfio-core", "uvfio-pci", "uvfio-proto", "uvfio-uapi"],
+    ),
     // What a program under `uvfio run` and its supervisor say to each other, and the library within the program.
     ("uvfio-calls", &[]),
     ("uvfio-preload", &["uvfio-calls"]),
@@ -91,6 +96,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "uvfio-linux",
             "uvfio-pci",
             "uvfio-proto",
+            "uvfio-remote",
             "uvfio-run",
             "uvfio-soft",
             "uvfio-worker",

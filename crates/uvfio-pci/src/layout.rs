@@ -171,6 +171,14 @@ impl Layout {
         }
     }
 
+    /// The same with BARs and an expansion ROM of these sizes, which a page does not tell.
+    #[must_use]
+    pub const fn with_regions(mut self, bars: [Bar; 6], rom_bytes: u32) -> Self {
+        self.bars = bars;
+        self.rom_bytes = rom_bytes;
+        self
+    }
+
     /// The view it was compiled for.
     #[must_use]
     pub const fn view(&self) -> View {

@@ -8,7 +8,7 @@ mod memory;
 mod requests;
 
 use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub enum ClientError {
     },
 }
 
-/// A connection to a vfio-user server.
+/// A connection to a vfio-user server. Its descriptor is the socket's: for waiting, and for nothing else.
 pub struct Client {
     stream: Arc<UnixStream>,
     incoming: Incoming,
@@ -96,6 +96,12 @@ pub struct Client {
     patience: Duration,
     /// The request's header and fixed part.
     scratch: Vec<u8>,
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 impl Client {
@@ -199,6 +205,13 @@ impl Client {
         &self.server
     }
 
+    /// Whether a message of the server's has been received whole, so that [`serve_incoming`](Self::serve_incoming) need
+    /// not wait for it.
+    #[must_use]
+    pub fn has_incoming(&self) -> bool {
+        self.incoming.is_ready()
+    }
+
     /// Answers one command of the server's if one comes within `patience`, and says whether one did.
     ///
     /// # Errors
@@ -219,7 +232,7 @@ impl Client {
                 Err(error) => return Err(std::io::Error::from(error).into()),
             }
         }
-        let message = self.receive(Command::DmaRead)?;
+        let message = self.receive(Command::DmaRead, Instant::now() + self.patience)?;
         match message.header.kind() {
             Kind::Command => {
                 self.serve_command(&message)?;
@@ -244,7 +257,7 @@ impl Client {
         let until = Instant::now() + self.patience;
         let id = self.send(command, fixed, data, fds, HeaderFlags::empty(), until)?;
         loop {
-            let message = match self.receive(command) {
+            let message = match self.receive(command, until) {
                 Err(ClientError::TimedOut { command, patience }) => {
                     self.late.insert(id);
                     return Err(ClientError::TimedOut { command, patience });
@@ -343,10 +356,10 @@ impl Client {
         }
     }
 
-    /// The next message; `command` is what is waited for.
-    fn receive(&mut self, command: Command) -> Result<Message, ClientError> {
+    /// The next message, whole by `until` however it comes; `command` is what is waited for.
+    fn receive(&mut self, command: Command, until: Instant) -> Result<Message, ClientError> {
         use std::io::ErrorKind::{ConnectionReset, TimedOut, WouldBlock};
-        match self.incoming.next_message() {
+        match self.incoming.next_message_until(until) {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(ClientError::Closed),
             Err(ReceiveError::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut) => {

@@ -28,3 +28,4 @@ pub use inside::inside;
 pub use locked::{LockedMemory, LockedMemoryError};
 pub use program::is_static;
 pub use run::{Run, RunError, Via};
+pub use uvfio_uapi::Backend;

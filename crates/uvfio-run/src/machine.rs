@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uvfio_calls::SOCKET;
-use uvfio_core::{CreateError, Device, Policy, VirtualDevice, region_index};
+use uvfio_core::region_index;
 use uvfio_pci::tables::header;
-use uvfio_pci::{Bar, Blueprint};
-use uvfio_uapi::Uapi;
+use uvfio_pci::{Bar, Field, Layout, chain};
+use uvfio_uapi::{Backend, Uapi};
 
 use crate::tree::{Node, Tree};
 
@@ -36,22 +36,19 @@ pub(crate) struct Function {
     pub(crate) group: u32,
     /// The N of its node `vfioN`
     pub(crate) number: u32,
-    pub(crate) device: Arc<dyn Device>,
-    /// The same, as its user sees it
-    pub(crate) user: Arc<VirtualDevice>,
+    pub(crate) device: Arc<dyn Backend>,
 }
 
 impl Function {
     /// Gives a device its place: the `number`th, from 0.
-    pub(crate) fn new(number: u32, device: Arc<dyn Device>) -> Result<Self, CreateError> {
-        Ok(Self {
+    pub(crate) fn new(number: u32, device: Arc<dyn Backend>) -> Self {
+        Self {
             address: format!("0000:01:{number:02x}.0"),
             // Group 0 is what a program takes for none that looks at a number it has not read.
             group: number + 1,
             number,
-            user: VirtualDevice::new(device.clone(), &Policy::default())?,
             device,
-        })
+        }
     }
 
     /// The same for who answers calls.
@@ -59,7 +56,7 @@ impl Function {
         uvfio_uapi::Function {
             address: self.address.clone(),
             group: self.group,
-            device: self.user.clone(),
+            device: self.device.clone(),
         }
     }
 }
@@ -142,28 +139,34 @@ fn add(tree: &mut Tree, function: &Function, addresses: &Addresses) {
 
 /// What the function itself is.
 fn describe(tree: &mut Tree, folder: &Path, function: &Function, addresses: &Addresses) {
-    let (blueprint, device) = (function.device.blueprint(), &function.user);
-    let identity = blueprint.identity;
-    let [base, sub, interface] = identity.class;
-    let class = u32::from_be_bytes([0, base, sub, interface]);
+    let device = &function.device;
+    let config = config(function, addresses);
+    // A field of a header that is there.
+    let value = |field: &Field| chain::value(&config, 0, field).unwrap_or_default();
+    let [vendor, id] = [&header::VENDOR, &header::DEVICE].map(value);
+    let [subsystem_vendor, subsystem] = [&header::SUBSYSTEM_VENDOR, &header::SUBSYSTEM].map(value);
+    let [base, sub, interface] = [&header::BASE_CLASS, &header::SUBCLASS, &header::INTERFACE].map(value);
+    let class = base << 16 | sub << 8 | interface;
     for (name, number) in [
-        ("vendor", identity.vendor),
-        ("device", identity.device),
-        ("subsystem_vendor", identity.subsystem_vendor),
-        ("subsystem_device", identity.subsystem),
+        ("vendor", vendor),
+        ("device", id),
+        ("subsystem_vendor", subsystem_vendor),
+        ("subsystem_device", subsystem),
     ] {
         tree.text(folder.join(name), format!("{number:#06x}\n"));
     }
     tree.text(folder.join("class"), format!("{class:#08x}\n"));
-    tree.text(folder.join("revision"), format!("{:#04x}\n", identity.revision));
+    tree.text(
+        folder.join("revision"),
+        format!("{:#04x}\n", value(&header::REVISION)),
+    );
     let modalias = format!(
-        "pci:v{:08X}d{:08X}sv{:08X}sd{:08X}bc{base:02X}sc{sub:02X}i{interface:02X}",
-        identity.vendor, identity.device, identity.subsystem_vendor, identity.subsystem,
+        "pci:v{vendor:08X}d{id:08X}sv{subsystem_vendor:08X}sd{subsystem:08X}bc{base:02X}sc{sub:02X}i{interface:02X}"
     );
     let uevent = format!(
-        "DRIVER=vfio-pci\nPCI_CLASS={class:X}\nPCI_ID={:04X}:{:04X}\nPCI_SUBSYS_ID={:04X}:{:04X}\n\
-         PCI_SLOT_NAME={}\nMODALIAS={modalias}\n",
-        identity.vendor, identity.device, identity.subsystem_vendor, identity.subsystem, function.address,
+        "DRIVER=vfio-pci\nPCI_CLASS={class:X}\nPCI_ID={vendor:04X}:{id:04X}\n\
+         PCI_SUBSYS_ID={subsystem_vendor:04X}:{subsystem:04X}\nPCI_SLOT_NAME={}\nMODALIAS={modalias}\n",
+        function.address,
     );
     for (name, text) in [
         ("modalias", modalias + "\n"),
@@ -179,8 +182,8 @@ fn describe(tree: &mut Tree, folder: &Path, function: &Function, addresses: &Add
         tree.text(folder.join("reset_method"), "flr\n");
         tree.file(folder.join("reset"), Vec::new(), 0, 0o200);
     }
-    tree.file(folder.join("config"), config(function, addresses), 0, 0o444);
-    resources(tree, folder, &blueprint, addresses);
+    tree.file(folder.join("config"), config, 0, 0o444);
+    resources(tree, folder, device.layout(), addresses);
 }
 
 /// Where BARs 0 to 5 and the ROM are, as the machine's firmware would have placed them.
@@ -188,16 +191,16 @@ type Addresses = [u64; 7];
 
 /// Configuration space of a function that nobody has opened.
 fn config(function: &Function, addresses: &Addresses) -> Vec<u8> {
-    let device = &function.user;
-    let bars = (0..).zip(function.device.blueprint().bars).zip(addresses);
-    for ((bar, kind), address) in bars {
+    let device = &function.device;
+    for (bar, address) in (0_u8..6).zip(addresses) {
         let address = address.to_le_bytes();
-        let bytes = match kind {
+        let bytes = match device.layout().bar(bar) {
+            _ if device.is_placed() => 0,
             Bar::None => 0,
             Bar::Memory32 { .. } | Bar::Io { .. } => 4,
             Bar::Memory64 { .. } => 8,
         };
-        let register = header::BAR0 + bar * 4;
+        let register = header::BAR0 + u16::from(bar) * 4;
         // What can't be written there has no address, which is then what is shown.
         let _ = device.write(
             region_index::CONFIG,
@@ -215,15 +218,15 @@ fn config(function: &Function, addresses: &Addresses) -> Vec<u8> {
 }
 
 /// `resource`, and the files by which BARs could be mapped, which can't be here: a program that has VFIO needs none.
-fn resources(tree: &mut Tree, folder: &Path, blueprint: &Blueprint<'_>, addresses: &Addresses) {
+fn resources(tree: &mut Tree, folder: &Path, layout: &Layout, addresses: &Addresses) {
     let memory = |prefetchable| flag::MEMORY | if prefetchable { flag::PREFETCH } else { 0 };
-    let bars = blueprint.bars.iter().map(|bar| match *bar {
+    let bars = (0..6).map(|bar| match layout.bar(bar) {
         Bar::None => (0, 0),
         Bar::Memory32 { bytes, prefetchable } => (u64::from(bytes), memory(prefetchable)),
         Bar::Memory64 { bytes, prefetchable } => (bytes, memory(prefetchable) | flag::MEMORY_64),
         Bar::Io { bytes } => (u64::from(bytes), flag::IO),
     });
-    let rom = (u64::from(blueprint.rom_bytes), memory(true) | flag::READ_ONLY);
+    let rom = (u64::from(layout.rom_bytes()), memory(true) | flag::READ_ONLY);
     let mut text = String::new();
     for (index, ((bytes, kind), address)) in bars.chain([rom]).zip(addresses).enumerate() {
         let (mut first, mut last, mut flags) = (0, 0, 0);
@@ -236,7 +239,7 @@ fn resources(tree: &mut Tree, folder: &Path, blueprint: &Blueprint<'_>, addresse
                 kind => (kind & flag::MEMORY_64) >> 18 | (kind & flag::PREFETCH) >> 10,
             };
             flags = kind | flag::SIZE_ALIGN | register;
-            let name = if index == blueprint.bars.len() {
+            let name = if index == 6 {
                 "rom".to_owned()
             } else {
                 format!("resource{index}")

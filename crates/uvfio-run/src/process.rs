@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -351,6 +351,17 @@ impl ProcessMemory for FileMemory {
             rustix::io::pwrite(&self.file, data.get(done..).unwrap_or_default(), offset)
         })
     }
+
+    /// Of memory alone: a file of a disk may hold more than is mapped.
+    fn file(&self, address: u64, bytes: u64) -> Option<(BorrowedFd<'_>, u64)> {
+        const TMPFS: i128 = 0x0102_1994;
+        let offset = address.checked_sub(self.address)?.checked_add(self.offset)?;
+        let end = offset.checked_add(bytes)?;
+        let there =
+            fstat(&self.file).is_ok_and(|file| u64::try_from(file.st_size).is_ok_and(|size| end <= size));
+        let memory = fstatfs(&self.file).is_ok_and(|system| i128::from(system.f_type) == TMPFS);
+        (there && memory).then_some((self.file.as_fd(), offset))
+    }
 }
 
 /// A file that can be read and written at offsets as memory is.
@@ -399,6 +410,11 @@ impl Caller for Calling<'_> {
 
     fn memory(&self) -> Arc<dyn ProcessMemory> {
         self.process.clone()
+    }
+
+    /// Who sees loads and stores has seen the call of mmap, and nobody else has.
+    fn can_map(&self) -> bool {
+        self.traps
     }
 
     fn can_trap(&self) -> bool {

@@ -14,8 +14,7 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, getpid, getrlimit, pidfd_getfd, pidfd_open,
     set_child_subreaper,
 };
-use uvfio_core::{CreateError, Device};
-use uvfio_uapi::Uapi;
+use uvfio_uapi::{Backend, Uapi};
 
 use crate::LockedMemory;
 use crate::calls::Calls;
@@ -28,7 +27,7 @@ use crate::{descendants, filter, signals};
 pub struct Run<'a> {
     /// The devices that the program finds, at 0000:01:00.0, 0000:01:01.0 and so on, each in an IOMMU group of its own,
     /// from 1.
-    pub devices: Vec<Arc<dyn Device>>,
+    pub devices: Vec<Arc<dyn Backend>>,
     /// The program, looked for in PATH, and its arguments.
     pub command: &'a [OsString],
     /// How to start a process that does nothing but call [`inside`](crate::inside()): its last arguments will be the
@@ -45,8 +44,7 @@ pub struct Run<'a> {
 pub enum Via<'a> {
     /// By a library that is preloaded to it, `libuvfio_preload.so`: for programs that call the kernel by libc.
     Preload(&'a Path),
-    /// By the kernel, which tells of them: for any program. Only memory of BARs that is nothing else can be mapped then:
-    /// nobody sees loads and stores.
+    /// By the kernel, which tells of them: for any program. BARs can't be mapped then: nobody sees loads and stores.
     Seccomp,
 }
 
@@ -56,9 +54,6 @@ pub enum RunError {
     /// Too many devices.
     #[error("{0} devices were asked for, and a bus has room for {MOST}")]
     TooMany(usize),
-    /// A device declares something impossible.
-    #[error(transparent)]
-    Device(#[from] CreateError),
     /// The library that catches calls can't be used.
     #[error("the library that catches the program's calls, {}: {why}", path.display())]
     Preload {
@@ -103,9 +98,9 @@ impl Run<'_> {
             return Err(RunError::TooMany(self.devices.len()));
         }
         let numbered = (0..).zip(self.devices);
-        let functions = numbered
+        let functions: Vec<_> = numbered
             .map(|(number, device)| Function::new(number, device))
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect();
         let go = match self.via {
             Via::Preload(library) => Go {
                 environment: vec![("LD_PRELOAD".to_owned(), preloaded(library)?)],

@@ -1,7 +1,7 @@
 //! Who calls: the thread that made a system call, as whoever caught it reaches it.
 
 use std::fmt::Debug;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -31,6 +31,11 @@ pub trait Caller {
 
     /// The memory of its process, for DMA: whatever is there at the moment of an access.
     fn memory(&self) -> Arc<dyn ProcessMemory>;
+
+    /// Whether anything can be mapped for it, so that it may be offered an mmap of a BAR at all.
+    fn can_map(&self) -> bool {
+        true
+    }
 
     /// Whether [`Part::Trapped`](crate::Part::Trapped) can be had, so that this caller may be offered an mmap of a BAR that is not plain
     /// memory.
@@ -91,6 +96,13 @@ pub trait ProcessMemory: Debug + Send + Sync {
     /// there is no limit.
     fn account(&self, counted: CountedBy) -> Option<Account> {
         let _ = counted;
+        None
+    }
+
+    /// The file that a range is, and the range's offset in it, where whoever has a device may be handed a duplicate of
+    /// its descriptor, and with it the whole file. The default is none.
+    fn file(&self, address: u64, bytes: u64) -> Option<(BorrowedFd<'_>, u64)> {
+        let _ = (address, bytes);
         None
     }
 }

@@ -59,6 +59,7 @@ impl Container {
             && let Some(iommu) = inner.iommu.take()
         {
             iommu.space.change().clear();
+            iommu.space.unmapped(0, u64::MAX);
         }
     }
 
@@ -202,7 +203,9 @@ impl Iommu {
             memory: caller.memory(),
         };
         map.check()?;
-        map.apply(&mut self.space.change())
+        let (first, last) = (map.iova, map.last());
+        map.apply(&mut self.space.change())?;
+        self.space.mapped(first, last)
     }
 
     fn unmap(&mut self, address: u64, caller: &dyn Caller) -> Outcome<()> {
@@ -242,6 +245,7 @@ impl Iommu {
         }
         let bytes = unmap.apply(&mut ranges, &found);
         drop(ranges);
+        self.space.unmapped(unmap.iova, last);
         argument.set_u64(field!(vfio_iommu_type1_dma_unmap.size), bytes);
         argument.answer(least)
     }

@@ -13,13 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use rustix::io::Errno;
-use uvfio_core::{DmaAccess, DmaMap, DmaMessages, ResetProgress, VirtualDevice};
+use uvfio_core::{DmaMessages, ResetProgress};
 use uvfio_pci::tables::express;
 
 use self::dma::Way;
 use self::irqs::Irqs;
 use self::notify::{Doorbells, signal};
 pub(crate) use self::place::{Placement, place};
+use crate::backend::Backend;
+use crate::follow::Follower;
 use crate::iommufd::Bound;
 use crate::refusal::{Outcome, Refusal};
 use crate::requests::device as request;
@@ -36,9 +38,11 @@ pub(crate) struct Device {
     pub(crate) address: String,
     /// Its IOMMU group.
     pub(crate) group: u32,
-    device: Arc<VirtualDevice>,
+    device: Arc<dyn Backend>,
     placement: Placement,
     way: Arc<Way>,
+    /// Where it is to be told what its user maps.
+    follower: Option<Arc<Follower>>,
     /// Whether it is open, and by how many files. Held for reading by every call on it, so that none outlives its user.
     users: RwLock<usize>,
     irqs: Mutex<Irqs>,
@@ -64,8 +68,9 @@ pub(crate) struct Tie {
 }
 
 impl Device {
-    pub(crate) fn new(address: String, group: u32, device: Arc<VirtualDevice>, placement: Placement) -> Self {
+    pub(crate) fn new(address: String, group: u32, device: Arc<dyn Backend>, placement: Placement) -> Self {
         Self {
+            follower: Follower::of(&device),
             way: Arc::new(Way::new(address.clone())),
             address,
             group,
@@ -117,25 +122,32 @@ impl Device {
         if self.device.is_gone() {
             return Err(gone());
         }
-        self.way.set_space(start.space);
+        self.way.set_space(start.space.clone());
         *self.tie() = start.tie;
-        self.device
-            .attach(Some(Arc::clone(&self.way) as Arc<dyn DmaMessages>));
-        // All addresses go by message; the way looks each up in the space. Two maps: one can't have 2^64 bytes.
-        for iova in [0, 1 << 63] {
-            let map = DmaMap {
-                iova,
-                bytes: 1 << 63,
-                access: DmaAccess::all(),
-                backing: None,
-            };
-            if let Err(error) = self.device.dma_map(map) {
-                self.end();
-                return Err(Refusal::new(Errno::NOMEM, error.to_string()));
-            }
+        let begun = self
+            .follow(start.space)
+            .and_then(|()| self.device.attach(Arc::clone(&self.way) as Arc<dyn DmaMessages>));
+        if let Err(refusal) = begun {
+            self.end();
+            return Err(refusal);
         }
-        self.placement.apply(&self.device);
+        self.placement.apply(&*self.device);
         Ok(())
+    }
+
+    /// Has a device know what is mapped that wants to.
+    fn follow(&self, space: Option<Arc<Space>>) -> Outcome<()> {
+        match &self.follower {
+            Some(follower) => follower.follow(space),
+            None => Ok(()),
+        }
+    }
+
+    /// It reaches nothing any more.
+    fn lead_nowhere(&self) {
+        self.way.set_space(None);
+        // Nothing is mapped by that, so nothing is refused.
+        let _ = self.follow(None);
     }
 
     /// A file of it is closed. With the last one its user is gone, and it is reset.
@@ -154,7 +166,7 @@ impl Device {
         if let Err(error) = self.device.detach() {
             tracing::error!(target: "uapi", device = self.address, %error, "the device did not come back from its user");
         }
-        self.way.set_space(None);
+        self.lead_nowhere();
         *self.tie() = None;
     }
 
@@ -166,7 +178,12 @@ impl Device {
             .as_mut()
             .ok_or_else(|| Refusal::invalid(format!("{} is not bound", self.address)))?;
         let (attached, space) = tie.bound.attach(id)?;
-        self.way.set_space(Some(space));
+        self.way.set_space(Some(Arc::clone(&space)));
+        if let Err(refusal) = self.follow(Some(space)) {
+            self.lead_nowhere();
+            tie.bound.detach();
+            return Err(refusal);
+        }
         Ok(attached)
     }
 
@@ -175,7 +192,7 @@ impl Device {
         let _used = self.enter()?;
         // One lock for both: who attaches meanwhile does so before or after.
         let mut tie = self.tie();
-        self.way.set_space(None);
+        self.lead_nowhere();
         if let Some(tie) = tie.as_mut() {
             tie.bound.detach();
         }

@@ -1,5 +1,5 @@
 //! The kernel's VFIO user interface as a library: what `ioctl`, `read`, `write` and `mmap` of `/dev/vfio/*` do, over
-//! [`VirtualDevice`](uvfio_core::VirtualDevice)s, whoever catches the calls and however.
+//! [`VirtualDevice`](uvfio_core::VirtualDevice)s and others ([`Backend`]), whoever catches the calls and however.
 //!
 //! ```text
 //! who catches calls    descriptors, processes, instructions: gives each open file a FileId
@@ -7,18 +7,20 @@
 //!     container        IOMMU type 1: what its devices reach of their users' memory
 //!     group            which container, which devices are open
 //!     iommufd          address spaces by number, and devices by files of their own (cdev)
-//!     device           regions, interrupts, resets over a VirtualDevice
+//!     device           regions, interrupts, resets over a VirtualDevice or another Backend
 //! ```
 //!
 //! Errors are the kernel's error numbers. Why a call was refused is logged as a sentence (target `uapi`).
 
 mod argument;
+mod backend;
 mod caller;
 mod cdev;
 mod container;
 mod descriptor;
 mod device;
 mod file;
+mod follow;
 mod group;
 mod iommufd;
 mod locked;
@@ -27,6 +29,8 @@ mod requests;
 mod space;
 mod uapi;
 
+pub use backend::{Backend, DmaRange};
 pub use caller::{Account, Caller, CountedBy, Given, ProcessMemory};
 pub use file::{Answer, FileId, Node, Part};
+pub use refusal::Refusal;
 pub use uapi::{Function, Uapi};

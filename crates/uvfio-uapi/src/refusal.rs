@@ -5,15 +5,17 @@ use rustix::io::Errno;
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why} ({errno})")]
-pub(crate) struct Refusal {
+pub struct Refusal {
     /// What the caller gets.
-    pub(crate) errno: Errno,
+    pub errno: Errno,
     /// The rule, and what to do.
-    pub(crate) why: String,
+    pub why: String,
 }
 
 impl Refusal {
-    pub(crate) fn new(errno: Errno, why: impl Into<String>) -> Self {
+    /// A refusal.
+    #[must_use]
+    pub fn new(errno: Errno, why: impl Into<String>) -> Self {
         Self {
             errno,
             why: why.into(),

@@ -6,13 +6,15 @@
 //! up to whose memory it is: a page that its process has to bring in itself (userfaultfd, a file of FUSE's) keeps it waiting.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use rustix::io::Errno;
 use uvfio_core::DmaAccess;
 
 use crate::ProcessMemory;
+use crate::follow::Follower;
 use crate::locked::Locked;
+use crate::refusal::Outcome;
 
 /// The unit of mappings, in bytes.
 pub(crate) const PAGE: u64 = 4096;
@@ -118,6 +120,8 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 pub(crate) struct Space {
     ranges: RwLock<Ranges>,
+    /// The devices that are told of changes.
+    followers: Mutex<Vec<Weak<Follower>>>,
 }
 
 /// What is copied.
@@ -137,6 +141,37 @@ impl Space {
     /// The table, to be changed: no copy is under way.
     pub(crate) fn change(&self) -> RwLockWriteGuard<'_, Ranges> {
         self.ranges.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The devices that are told of changes; not to be held while any is told.
+    pub(crate) fn followers(&self) -> MutexGuard<'_, Vec<Weak<Follower>>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something was mapped at `first ..= last`: those who must know are told, without the table's lock. It is not
+    /// mapped any more where one of them refuses.
+    pub(crate) fn mapped(&self, first: u64, last: u64) -> Outcome<()> {
+        let told = self.tell(first, last);
+        if told.is_err() {
+            self.change().remove(first);
+            self.unmapped(first, last);
+        }
+        told
+    }
+
+    /// Something within `first ..= last` is not mapped any more: on return nobody touches it who was told of it.
+    pub(crate) fn unmapped(&self, first: u64, last: u64) {
+        // What remains was taken before.
+        if let Err(refusal) = self.tell(first, last) {
+            tracing::warn!(target: "uapi", %refusal, "a device does not take a part of what it had whole");
+        }
+    }
+
+    fn tell(&self, first: u64, last: u64) -> Outcome<()> {
+        let followers: Vec<_> = self.followers().iter().filter_map(Weak::upgrade).collect();
+        followers
+            .iter()
+            .try_for_each(|follower| follower.changed(self, first, last))
     }
 
     /// Copies, across ranges, as long as `goes_on` says so (asked under the lock).

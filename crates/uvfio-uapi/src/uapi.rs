@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use uvfio_core::VirtualDevice;
 
+use crate::backend::Backend;
 use crate::cdev::{Cdev, refuse_binding};
 use crate::container::Container;
 use crate::device::{Device, place};
@@ -22,7 +22,7 @@ pub struct Function {
     /// Its IOMMU group.
     pub group: u32,
     /// The device. Nobody else may attach to it.
-    pub device: Arc<VirtualDevice>,
+    pub device: Arc<dyn Backend>,
 }
 
 /// The kernel's VFIO, made of the functions of one run.

@@ -1,14 +1,18 @@
-//! `uvfio run`: a program that was written for the kernel's VFIO, over devices in software.
+//! `uvfio run`: a program that was written for the kernel's VFIO, over devices in software or behind servers.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use uvfio_run::{LockedMemory, Run, RunError, Via};
+use uvfio_core::{Policy, VirtualDevice};
+use uvfio_remote::{Patience, Remote};
+use uvfio_run::{Backend, LockedMemory, Run, RunError, Via};
 use uvfio_worker::DeviceSpec;
 
 use crate::exit::Failure;
@@ -17,7 +21,7 @@ use crate::{inherited, serve};
 /// The hidden verb of the program's parent.
 pub(crate) const INSIDE: &str = "run-inside";
 
-/// Run a program that was written for Linux's VFIO, as it is, over devices in software.
+/// Run a program that was written for Linux's VFIO, as it is, over devices in software or behind vfio-user servers.
 ///
 /// The program finds /dev/vfio, and in /sys the devices alone, bound to vfio-pci: the first is 0000:01:00.0. Nothing of
 /// that exists for others, or when the program has ended; nor does any process that it started. The exit status is the
@@ -26,8 +30,12 @@ pub(crate) const INSIDE: &str = "run-inside";
 #[command(after_help = serve::devices_help())]
 pub(crate) struct Args {
     /// A device: NAME[,OPTION[=VALUE]]...; several may be given.
-    #[arg(long, required = true, value_name = "DEVICE")]
+    #[arg(long, required_unless_present = "socket", value_name = "DEVICE")]
     device: Vec<String>,
+    /// A device that a vfio-user server has, which listens at this UNIX socket; several may be given. They come after
+    /// those of --device.
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<PathBuf>,
     /// What is logged to stderr: a level, or a filter such as `info,uapi=debug`. Refused calls, and why, are the target
     /// `uapi`, at level info.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
@@ -49,7 +57,7 @@ pub(crate) struct Args {
 enum ViaArg {
     /// By a library that is preloaded; BARs can be mapped.
     Preload,
-    /// By the kernel, which tells of them: also those of static programs, and without libc. Registers can't be mapped.
+    /// By the kernel, which tells of them: also those of static programs, and without libc. BARs can't be mapped.
     Seccomp,
 }
 
@@ -79,7 +87,13 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
                 "{device} is a PCI function of this machine; `uvfio run` gives programs devices in software"
             )));
         }
-        devices.push(spec.build().map_err(Failure::usage)?);
+        let device = spec.build().map_err(Failure::usage)?;
+        let device = VirtualDevice::new(device, &Policy::default()).map_err(Failure::running)?;
+        devices.push(device as Arc<dyn Backend>);
+    }
+    for path in &args.socket {
+        let remote = Remote::connect(path, Patience::default()).map_err(Failure::usage)?;
+        devices.push(remote as Arc<dyn Backend>);
     }
     let own = std::env::current_exe().map_err(Failure::running)?;
     let preload = own.with_file_name("libuvfio_preload.so");

@@ -76,7 +76,8 @@ impl Map {
         Ok(())
     }
 
-    fn last(&self) -> u64 {
+    /// The last address, after [`check`](Self::check).
+    pub(crate) fn last(&self) -> u64 {
         // `check` has seen that both fit.
         self.iova.saturating_add(self.bytes.saturating_sub(1))
     }

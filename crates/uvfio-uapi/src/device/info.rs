@@ -51,7 +51,7 @@ impl Device {
             flags |= sys::VFIO_REGION_INFO_FLAG_WRITE;
         }
         let mut chain = Chain::default();
-        if region < region_index::ROM && self.may_be_mapped(region) {
+        if region < region_index::ROM && caller.can_map() && self.may_be_mapped(region) {
             let traps = caller.can_trap();
             let whole = traps || info.mappable.as_slice() == [(0, info.bytes)];
             if whole || !info.mappable.is_empty() {
@@ -121,7 +121,7 @@ impl Device {
         if index == IrqIndex::Err as u32 && !self.is_express() {
             return 0;
         }
-        self.device.irq_info(index).map_or(0, |info| info.count)
+        self.device.vectors(index)
     }
 }
 

@@ -11,7 +11,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use uvfio_core::{IrqAction, IrqData, IrqError, IrqIndex, SetIrqs};
+use uvfio_core::{IrqAction, IrqData, IrqIndex, SetIrqs};
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Device;
@@ -272,7 +272,7 @@ impl Device {
     }
 
     fn ask(&self, request: SetIrqs) -> Outcome<()> {
-        self.device.set_irqs(request).map_err(|error| refusal_of(&error))
+        self.device.set_irqs(request)
     }
 }
 
@@ -351,17 +351,4 @@ fn eventfds(caller: &dyn Caller, numbers: &[i32]) -> Outcome<Vec<Option<OwnedFd>
         _ => descriptor::eventfd(caller, number).map(Some),
     };
     numbers.iter().map(one).collect()
-}
-
-/// What the kernel says to what the virtual device refuses.
-fn refusal_of(error: &IrqError) -> Refusal {
-    let errno = match error {
-        IrqError::NotMaskable(_) | IrqError::MaskByEventFd => Errno::NOTTY,
-        IrqError::NoSuchIndex(_)
-        | IrqError::OutOfRange { .. }
-        | IrqError::NotAnEventFd(_)
-        | IrqError::NotEnabled(_)
-        | IrqError::OtherInUse { .. } => Errno::INVAL,
-    };
-    Refusal::new(errno, error.to_string())
 }

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::{Errno, ReadWriteFlags};
-use uvfio_core::{VirtualDevice, region_index};
+use uvfio_core::region_index;
 use uvfio_pci::Window;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Device;
 use super::regions::split;
 use crate::argument::{Argument, field};
+use crate::backend::Backend;
 use crate::refusal::{Outcome, Refusal};
 use crate::{Caller, descriptor};
 
@@ -87,7 +88,7 @@ impl Doorbells {
     }
 
     /// The list, with a thread that serves it.
-    fn started(&mut self, device: &Arc<VirtualDevice>) -> Outcome<Arc<Shared>> {
+    fn started(&mut self, device: &Arc<dyn Backend>) -> Outcome<Arc<Shared>> {
         if let Some(shared) = &self.shared {
             return Ok(Arc::clone(shared));
         }
@@ -102,7 +103,7 @@ impl Doorbells {
         let (served, device) = (Arc::clone(&shared), Arc::clone(device));
         std::thread::Builder::new()
             .name("ioeventfd".to_owned())
-            .spawn(move || serve(&served, &device))
+            .spawn(move || serve(&served, &*device))
             .map_err(failed)?;
         self.shared = Some(Arc::clone(&shared));
         Ok(shared)
@@ -116,7 +117,7 @@ impl Drop for Doorbells {
 }
 
 /// Waits for eventfds and writes, until it is over.
-fn serve(shared: &Shared, device: &VirtualDevice) {
+fn serve(shared: &Shared, device: &dyn Backend) {
     loop {
         let doorbells = {
             let list = shared.lock();

@@ -1,9 +1,11 @@
 //! Where a device's BARs lie, as its host's firmware would have placed them, and what the kernel does to a function when
 //! it is opened: memory and I/O on, bus master off.
 
-use uvfio_core::{VirtualDevice, region_index};
+use uvfio_core::region_index;
 use uvfio_pci::tables::header;
-use uvfio_pci::{Bar, Layout, View};
+use uvfio_pci::{Bar, Layout};
+
+use crate::backend::Backend;
 
 /// Addresses of BAR 0 to 5, and of the ROM; 0 where there is none, or no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,12 +72,11 @@ pub(crate) fn place<'a>(layouts: impl Iterator<Item = &'a Layout>) -> Vec<Placem
 
 impl Placement {
     /// Writes the addresses, and has the BARs answer.
-    pub(super) fn apply(&self, device: &VirtualDevice) {
+    pub(super) fn apply(&self, device: &dyn Backend) {
         let layout = device.layout();
         let mut command = 0;
-        // In the other views the addresses are those of the host's, of a device that exists.
         let place = |register, data: &[u8]| {
-            if layout.view() == View::Virtual {
+            if !device.is_placed() {
                 write(device, register, data);
             }
         };
@@ -107,7 +108,7 @@ impl Placement {
 }
 
 /// Writes configuration space.
-fn write(device: &VirtualDevice, register: u16, data: &[u8]) {
+fn write(device: &dyn Backend, register: u16, data: &[u8]) {
     if let Err(error) = device.write(region_index::CONFIG, register.into(), data) {
         tracing::error!(target: "uapi", %error, "a register of the header can't be written");
     }
@@ -115,7 +116,7 @@ fn write(device: &VirtualDevice, register: u16, data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use uvfio_pci::{Blueprint, Identity};
+    use uvfio_pci::{Blueprint, Identity, View};
 
     use super::*;
 

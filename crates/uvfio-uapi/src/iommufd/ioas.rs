@@ -87,6 +87,8 @@ impl Ioas {
             locked,
         };
         ranges.insert(iova, range);
+        drop(ranges);
+        self.space.mapped(iova, last)?;
         Ok(iova)
     }
 
@@ -189,10 +191,13 @@ impl Ioas {
         if taken.is_empty() {
             return Err(none());
         }
-        Ok(taken
+        let bytes = taken
             .into_iter()
             .map(|first| ranges.remove(first))
-            .fold(0, u64::saturating_add))
+            .fold(0, u64::saturating_add);
+        drop(ranges);
+        self.space.unmapped(iova, last);
+        Ok(bytes)
     }
 
     /// Unmaps everything. How many bytes.
@@ -200,6 +205,8 @@ impl Ioas {
         let mut ranges = self.space.change();
         let bytes = ranges.bytes();
         ranges.clear();
+        drop(ranges);
+        self.space.unmapped(0, u64::MAX);
         bytes
     }
 }

@@ -11,6 +11,9 @@ mod ends;
 mod machine;
 mod parity;
 mod programs;
+mod socket;
+#[path = "../../../uvfio-driver/tests/theirs/mod.rs"]
+mod theirs;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -59,12 +62,18 @@ fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
 }
 
 fn uvfio_run_verb(devices: &[&str]) -> Command {
-    build_preload();
-    let mut command = ordinary_uvfio();
-    command.arg("run");
+    let mut command = bare_run_verb();
     for device in devices {
         command.args(["--device", device]);
     }
+    command
+}
+
+/// With no device.
+fn bare_run_verb() -> Command {
+    build_preload();
+    let mut command = ordinary_uvfio();
+    command.arg("run");
     command
 }
 

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::{text_of, told, uvfio_run, uvfio_run_by, uvfio_run_verb};
 
 /// Compiles a program in C with `options`; it lies in a folder that all may read.
-fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = folder.path().join("program");
@@ -152,6 +152,18 @@ fn what_of_a_bar_is_memory_is_mapped_as_memory() {
         printed_by("doorbells.c", &[], "nvme,mem=1M,poll=always"),
         "mapped in part\n"
     );
+}
+
+/// Nobody sees its call of mmap.
+#[test]
+fn by_calls_alone_not_even_memory_of_a_bar_is_offered_to_be_mapped() {
+    let (_folder, program) = compile("doorbells.c", &[]);
+    let output = uvfio_run_by("seccomp", &["nvme,mem=1M,poll=always"])
+        .arg(program)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.starts_with("the BAR can't be mapped"), "{}", told(&output));
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -37,6 +37,7 @@ mod nvme_verify;
 mod parity;
 mod run_book;
 mod run_qemu;
+mod run_socket;
 mod self_check;
 mod serve_hardware;
 mod serve_liar;
@@ -73,6 +74,7 @@ pub(super) const ALL: &[Scenario] = &[
     ioat::SCENARIO,
     run_book::SCENARIO,
     run_qemu::SCENARIO,
+    run_socket::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
