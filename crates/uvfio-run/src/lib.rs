@@ -19,6 +19,7 @@ mod notify;
 mod place;
 mod process;
 mod program;
+mod removal;
 mod run;
 mod signals;
 mod tree;

@@ -27,5 +27,6 @@ mod space;
 mod uapi;
 
 pub use caller::{Caller, Given, ProcessMemory};
+pub use device::Asked;
 pub use file::{Answer, FileId, Node, Part};
 pub use uapi::{Function, Uapi};

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -28,6 +29,10 @@ pub(crate) struct Args {
     /// A device: NAME[,OPTION[=VALUE]]...; several may be given.
     #[arg(long, required = true, value_name = "DEVICE")]
     device: Vec<String>,
+    /// How many seconds the program has to give its devices back once SIGUSR1 is sent to this command; then they are
+    /// taken, and are gone for the program.
+    #[arg(long, value_name = "SECONDS", default_value_t = serve::RELEASE_WITHIN.as_secs() as u32)]
+    release_within: u32,
     /// What is logged to stderr: a level, or a filter such as `info,uapi=debug`. Refused calls, and why, are the target
     /// `uapi`, at level info.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
@@ -97,6 +102,7 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
         command: &args.command,
         inside,
         via,
+        release_within: Duration::from_secs(args.release_within.into()),
     };
     run.run().map_err(|error| match error {
         RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),

@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::checks::Checks;
@@ -424,12 +425,23 @@ impl Guest {
     /// Asks the guest to give a device back, and waits until it is gone; `false`: it has not gone
     /// within `patience`.
     pub(super) fn unplug(&mut self, device: &Device, patience: Duration) -> Result<bool> {
+        self.execute("device_del", &json!({ "id": device.description["id"] }))?;
+        self.wait_unplugged(device, patience)
+    }
+
+    /// Waits until a device is gone, whoever asked the guest to give it back; `false`: it has not gone within `patience`.
+    pub(super) fn wait_unplugged(&mut self, device: &Device, patience: Duration) -> Result<bool> {
         let id = &device.description["id"];
-        self.execute("device_del", &json!({ "id": id }))?;
         let event = self
             .qmp
             .event("DEVICE_DELETED", patience, |data| data["device"] == *id);
         Ok(event.map_err(|e| self.process.explain(&e))?.is_some())
+    }
+
+    /// Tells `uvfio run`, where QEMU was launched by it, to take the devices back.
+    pub(super) fn take_devices_back(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.process.child), Signal::USR1)
+            .context("sending SIGUSR1 to `uvfio run`")
     }
 
     /// Waits until the guest sleeps; `false`: it does not within `patience`.

@@ -7,6 +7,7 @@ mod ends;
 mod machine;
 mod parity;
 mod programs;
+mod removal;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -42,15 +43,18 @@ fn build_preload() {
 
 /// `uvfio run` as an ordinary user, without capabilities, whoever runs the tests.
 fn uvfio_run(devices: &[&str]) -> Command {
-    let mut command = uvfio_run_verb(devices);
-    command.arg("--");
-    command
+    uvfio_run_with(devices, &[])
 }
 
 /// The same, catching calls in a way that is chosen.
 fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
+    uvfio_run_with(devices, &["--via", way])
+}
+
+/// The same, with more options.
+fn uvfio_run_with(devices: &[&str], options: &[&str]) -> Command {
     let mut command = uvfio_run_verb(devices);
-    command.args(["--via", way, "--"]);
+    command.args(options).arg("--");
     command
 }
 

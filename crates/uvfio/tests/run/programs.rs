@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::{text_of, told, uvfio_run, uvfio_run_by};
 
 /// Compiles a program in C with `options`; it lies in a folder that all may read.
-fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn compile(source: &str, options: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let program = folder.path().join("program");
