@@ -3,6 +3,7 @@
 //! Where this system refuses user namespaces, these tests fail: `uvfio doctor` says what to do.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)] // A test whose ground gives way has failed.
 
+mod dpdk;
 mod ends;
 mod machine;
 mod parity;
