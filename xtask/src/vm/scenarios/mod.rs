@@ -33,6 +33,7 @@ mod nvme_killed;
 mod nvme_sleep;
 mod nvme_verify;
 mod parity;
+mod run_dpdk;
 mod run_qemu;
 mod self_check;
 mod serve_hardware;
@@ -69,6 +70,7 @@ pub(super) const ALL: &[Scenario] = &[
     abuse::SCENARIO,
     ioat::SCENARIO,
     run_qemu::SCENARIO,
+    run_dpdk::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,
