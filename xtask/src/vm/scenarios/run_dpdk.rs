@@ -52,8 +52,9 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     for user in ["root", "guest"] {
         checks.part(user);
         guest.run(&format!("dpdk_finds {user}"), STEP, checks)?;
-        guest.run(&format!("dpdk_tests {user}"), 4 * STEP, checks)?;
     }
+    // A hundred and fifty thousand copies.
+    guest.run("dpdk_tests guest", 4 * STEP, checks)?;
     checks.same("QEMU ends when told to", &Some(0), &guest.quit()?.code());
     Ok(())
 }
