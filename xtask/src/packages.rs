@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 /// Each program, and the package of Debian's that has it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("python3", "python3"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("cpio", "cpio"),
     ("git", "git"),
     ("dpdk-test", "dpdk-dev"),
+    ("pkg-config", "pkgconf"),
 ];
 
 /// Another installation that goes on is waited for, not raced.
@@ -154,7 +155,7 @@ mod tests {
             packages_for(|program| !["lspci", "xz", "cc"].contains(&program)),
             ["gcc", "pciutils", "xz-utils"]
         );
-        let all = "gcc g++ python3 pciutils xz-utils gzip cpio git dpdk-dev";
+        let all = "gcc g++ python3 pciutils xz-utils gzip cpio git dpdk-dev pkgconf";
         assert_eq!(packages_for(|_| false).join(" "), all);
     }
 

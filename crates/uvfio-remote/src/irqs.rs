@@ -36,6 +36,17 @@ impl Irqs {
         self.notices().iter().flatten().for_each(signal);
     }
 
+    /// Tells the user, by REQ, that the device is wanted back.
+    pub(crate) fn tell_wanted(&self) {
+        let [_, req] = &*self.notices();
+        req.iter().for_each(signal);
+    }
+
+    /// Nothing more is told.
+    pub(crate) fn forget_notices(&self) {
+        *self.notices() = [None, None];
+    }
+
     /// What ERR or REQ is to do here, whatever the server has.
     fn notice(&self, request: &SetIrqs) -> Result<(), Refusal> {
         let number = request.index.checked_sub(IrqIndex::Err as u32);
@@ -108,7 +119,7 @@ impl Remote {
 
     /// The user has gone: none of its eventfds is the server's any more.
     pub(crate) fn disable_all(&self) {
-        *self.irqs.notices() = [None, None];
+        self.irqs.forget_notices();
         let mut enabled = self.irqs.enabled();
         let enabled = std::mem::take(&mut *enabled);
         for (index, _) in (0..).zip(enabled).filter(|(_, enabled)| *enabled) {

@@ -145,6 +145,13 @@ impl Link {
         let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
+    /// Ends the connection while it is used: from now on the server is gone.
+    pub(crate) fn revoke(&self) {
+        // Whoever waits for an answer has none then, and gives the lock back.
+        self.end();
+        self.lose(self.lock(), &ClientError::Closed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Client> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }

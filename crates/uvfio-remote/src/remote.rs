@@ -222,6 +222,15 @@ impl Backend for Remote {
         self.reset_function(patience.min(self.patience.reset))
     }
 
+    fn request_removal(&self) {
+        self.irqs.tell_wanted();
+    }
+
+    fn revoke(&self) {
+        self.irqs.forget_notices();
+        self.link.revoke();
+    }
+
     fn is_gone(&self) -> bool {
         self.link.is_gone()
     }

@@ -20,6 +20,7 @@ mod notify;
 mod place;
 mod process;
 mod program;
+mod removal;
 mod run;
 mod signals;
 mod tree;

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
@@ -21,7 +22,7 @@ use crate::calls::Calls;
 use crate::channel::{Channel, FromInside, Go, ToInside};
 use crate::machine::{self, Function, MOST};
 use crate::notify::Listener;
-use crate::{descendants, filter, signals};
+use crate::{descendants, filter, removal, signals};
 
 /// What is to be run.
 pub struct Run<'a> {
@@ -37,6 +38,9 @@ pub struct Run<'a> {
     pub via: Via<'a>,
     /// How much memory it may map for DMA.
     pub locked_memory: LockedMemory,
+    /// How long the program has to give its devices back once the operator wants them, by SIGUSR1 to this process; then
+    /// they are gone for it.
+    pub release_within: Duration,
 }
 
 /// How a program's calls are caught.
@@ -88,8 +92,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 impl Run<'_> {
     /// Runs the program. Comes back when it has ended, and with it every process that it started.
     ///
-    /// Signals that other processes send to this one meanwhile are passed on to the program. Call it from the thread that
-    /// the process began with.
+    /// Signals that other processes send to this one meanwhile are passed on to the program, but for SIGUSR1, by which the
+    /// operator takes the devices back. Call it from the thread that the process began with.
     ///
     /// # Errors
     /// Where the program does not run to its end; nothing of it is left then.
@@ -117,7 +121,7 @@ impl Run<'_> {
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| system("could not become a subreaper")(errno.into()))?;
         let mut parent = Parent::start(self.inside, self.command)?;
-        let result = parent.supervise(&functions, go, self.locked_memory);
+        let result = parent.supervise(&functions, go, self.locked_memory, self.release_within);
         match result {
             // It ends when nothing of the program is left.
             Ok(status) => {
@@ -192,6 +196,7 @@ impl Parent {
         functions: &[Function],
         go: Go,
         locked: LockedMemory,
+        release_within: Duration,
     ) -> Result<ExitStatus, RunError> {
         let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
         self.tell(&ToInside::Tree(machine::tree(functions, &uapi)))?;
@@ -199,10 +204,11 @@ impl Parent {
             return Err(RunError::ParentDied);
         };
         let listener = descriptor_of(Some(Pid::from_child(&self.process)), listener)?;
-        let calls = Calls::answer(uapi, &nodes, listener.into(), locked)
+        let calls = Calls::answer(uapi.clone(), &nodes, listener.into(), locked)
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);
         let signals = signals::take().map_err(system("could not take signals"))?;
+        let _removal = removal::follow(uapi, release_within).map_err(system("could not take signals"))?;
         let first_device = go.filter;
         self.tell(&ToInside::Go(go))?;
         if let Some(first_device) = first_device {

@@ -1,4 +1,4 @@
-//! Signals that are meant for the program.
+//! Signals that are meant for the program: all that other processes may want to send it but SIGUSR1, which is an order to us.
 #![allow(unsafe_code)] // What runs in a handler may do little: atomics and one system call here.
 
 use std::io;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2, SIGWINCH};
 use signal_hook_registry::{SigId, register_sigaction, unregister};
 
 /// Takes signals for the program until it is dropped.
@@ -46,7 +46,7 @@ pub(crate) fn take() -> io::Result<PassedOn> {
         handlers: Vec::new(),
     };
     for signal in [
-        SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH,
+        SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH,
     ] {
         let to = passed.to.clone();
         let handler = move |info: &libc::siginfo_t| {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use uvfio_core::{
-    AccessError, DeviceError, DmaAccess, DmaMap, DmaMessages, IrqError, RegionInfo, ResetProgress, SetIrqs,
-    VirtualDevice,
+    AccessError, DeviceError, DmaAccess, DmaMap, DmaMessages, GoneReason, IrqError, RegionInfo,
+    ResetProgress, SetIrqs, VirtualDevice,
 };
 use uvfio_pci::{Layout, View};
 
@@ -93,6 +93,12 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// Where it did not come back, or can't be reset at all.
     fn reset(&self, patience: Duration) -> Result<ResetProgress, DeviceError>;
+
+    /// Asks the user to give the device back, by the REQ interrupt.
+    fn request_removal(&self);
+
+    /// Takes the device from its user: it is gone, and there is no way back. Nothing is signalled by that.
+    fn revoke(&self);
 
     /// Whether the device is gone.
     fn is_gone(&self) -> bool;
@@ -182,6 +188,14 @@ impl Backend for VirtualDevice {
 
     fn reset(&self, patience: Duration) -> Result<ResetProgress, DeviceError> {
         self.reset(patience)
+    }
+
+    fn request_removal(&self) {
+        self.request_removal();
+    }
+
+    fn revoke(&self) {
+        self.gone(GoneReason::Revoked, false);
     }
 
     fn is_gone(&self) -> bool {

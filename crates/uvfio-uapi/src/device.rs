@@ -8,6 +8,7 @@ mod irqs;
 mod notify;
 mod place;
 mod regions;
+mod removal;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use self::dma::Way;
 use self::irqs::Irqs;
 use self::notify::{Doorbells, signal};
 pub(crate) use self::place::{Placement, place};
+pub use self::removal::Asked;
+use self::removal::Removal;
 use crate::backend::Backend;
 use crate::follow::Follower;
 use crate::iommufd::Bound;
@@ -49,6 +52,7 @@ pub(crate) struct Device {
     doorbells: Mutex<Doorbells>,
     low_power: Mutex<feature::LowPower>,
     tie: Mutex<Option<Tie>>,
+    removal: Removal,
 }
 
 /// What a device that is opened begins with.
@@ -81,6 +85,7 @@ impl Device {
             doorbells: Mutex::default(),
             low_power: Mutex::default(),
             tie: Mutex::default(),
+            removal: Removal::default(),
         }
     }
 
@@ -96,6 +101,7 @@ impl Device {
     /// what it begins with.
     pub(crate) fn open(&self, start: impl FnOnce() -> Outcome<Start>) -> Outcome<()> {
         let mut users = self.users_mut();
+        self.check_not_withdrawn()?;
         if *users == 0 {
             self.begin(start()?)?;
         }
@@ -112,6 +118,7 @@ impl Device {
                 self.address
             )));
         }
+        self.check_not_withdrawn()?;
         self.begin(start()?)?;
         *users = 1;
         Ok(())
@@ -156,6 +163,7 @@ impl Device {
         *users = users.saturating_sub(1);
         if *users == 0 {
             self.end();
+            self.given_back();
         }
     }
 

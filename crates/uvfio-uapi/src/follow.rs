@@ -238,6 +238,10 @@ mod tests {
             Ok(ResetProgress::Done)
         }
 
+        fn request_removal(&self) {}
+
+        fn revoke(&self) {}
+
         fn is_gone(&self) -> bool {
             false
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -13,7 +14,7 @@ use crate::device::{Device, place};
 use crate::group::Group;
 use crate::iommufd::Iommufd;
 use crate::refusal::{Outcome, Refusal};
-use crate::{Answer, Caller, FileId, Given, Node, Part, requests};
+use crate::{Answer, Asked, Caller, FileId, Given, Node, Part, requests};
 
 /// A PCI function that can be had by this interface.
 pub struct Function {
@@ -115,7 +116,7 @@ impl Uapi {
     ///
     /// # Errors
     /// ENOENT for a group or device that is not there; EBUSY for a group that is open, or a device of which is bound by
-    /// a file of its own.
+    /// a file of its own; ENODEV for a device that is [withdrawn](Self::withdraw).
     pub fn open(&self, node: Node) -> Result<FileId, Errno> {
         let result = match node {
             Node::Container => Ok(File::Container(Arc::default())),
@@ -142,6 +143,7 @@ impl Uapi {
         let found = found.and_then(|device| Some((device, self.groups.get(&device.group)?)));
         let (device, group) =
             found.ok_or_else(|| Refusal::new(Errno::NOENT, format!("there is no device vfio{number}")))?;
+        device.check_not_withdrawn()?;
         Ok(File::Cdev(Arc::new(Cdev::new(
             Arc::clone(group),
             Arc::clone(device),
@@ -278,6 +280,36 @@ impl Uapi {
         device
             .and_then(|device| call(device))
             .map_err(|refusal| log(request, &refusal))
+    }
+
+    /// Withdraws every device, as the kernel does when vfio-pci is unbound from it: it is not opened any more (ENODEV),
+    /// while files that are open go on. There is no way back.
+    pub fn withdraw(&self) {
+        self.devices().for_each(Device::withdraw);
+    }
+
+    /// Asks whoever has a device open to give it back, by the REQ interrupt. The kernel does so at once, and then every
+    /// ten seconds. With each device's address comes whether somebody has heard of it.
+    pub fn ask_for_devices(&self) -> Vec<(&str, Asked)> {
+        let asked = self
+            .devices()
+            .map(|device| (device.address.as_str(), device.ask_for()));
+        asked.collect()
+    }
+
+    /// Waits until nobody has a device open that was withdrawn, for `patience` at most: whether that is so.
+    #[must_use]
+    pub fn wait_given_back(&self, patience: Duration) -> bool {
+        let start = Instant::now();
+        self.devices()
+            .all(|device| device.wait_given_back(patience.saturating_sub(start.elapsed())))
+    }
+
+    /// Takes those devices from their users that were withdrawn and are still open, and gives their addresses: they
+    /// read all ones, drop writes and reach no memory any more; requests are acknowledged without effect.
+    pub fn take_devices(&self) -> Vec<&str> {
+        let taken = self.devices.iter().filter(|device| device.take());
+        taken.map(|device| device.address.as_str()).collect()
     }
 
     /// All devices, in the order of the run.

@@ -4,12 +4,13 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::odd::Odd;
 use common::{Kind, Memory, Program, count, sys, until};
 use rustix::io::Errno;
 use uvfio_core::{DmaError, GoneReason};
-use uvfio_uapi::Node;
+use uvfio_uapi::{Asked, Node};
 
 const IOVA: u64 = 0x10_0000;
 
@@ -352,6 +353,54 @@ fn a_device_that_is_gone_is_not_opened_and_reads_ones_to_who_has_it_open() {
     assert_eq!(program.read(device, 7, 0, 4), Ok(vec![0xff; 4]));
     program.close(device);
     assert_eq!(program.device_fd(group, "0000:01:00.0"), Err(Errno::NODEV));
+}
+
+/// As with the kernel while vfio-pci is being unbound.
+#[test]
+fn a_device_that_is_withdrawn_is_its_user_s_until_given_back_and_nobody_else_s() {
+    let program = Program::edu();
+    let (_, group, device) = program.opened();
+    let again = program.device_fd(group, "0000:01:00.0").expect("opened again");
+    let uapi = &program.uapi;
+    uapi.withdraw();
+    assert_eq!(program.device_fd(group, "0000:01:00.0"), Err(Errno::NODEV));
+    assert_eq!(program.try_open(Node::Device(0)), Err(Errno::NODEV));
+    assert_eq!(program.read_u32(device, 0, 0), 0x0100_00ed);
+    assert_eq!(uapi.ask_for_devices(), [("0000:01:00.0", Asked::Deaf)]);
+    let (request, number) = program.eventfd();
+    program.set_eventfds(again, 4, 0, &[number]).expect("REQ is set");
+    for time in 1..=2 {
+        assert_eq!(uapi.ask_for_devices(), [("0000:01:00.0", Asked::ByReq)]);
+        until("REQ is signalled", || count(&request) == 1);
+        program.close(if time == 1 { device } else { again });
+        assert_eq!(
+            uapi.wait_given_back(Duration::ZERO),
+            time == 2,
+            "{time} of 2 files closed"
+        );
+    }
+    assert_eq!(uapi.ask_for_devices(), [("0000:01:00.0", Asked::Nobody)]);
+    assert!(uapi.take_devices().is_empty(), "there is nobody to take it from");
+    assert_eq!(program.device_fd(group, "0000:01:00.0"), Err(Errno::NODEV));
+}
+
+#[test]
+fn a_device_that_is_withdrawn_and_not_given_back_is_gone_when_it_is_taken() {
+    let program = Program::with(&[("0000:01:00.0", 7, Kind::Edu), ("0000:02:00.0", 8, Kind::Edu)]);
+    let (_, _, device) = program.opened();
+    let uapi = &program.uapi;
+    // The file of a device of which nobody has any before it is bound.
+    let unbound = program.open(Node::Device(1));
+    uapi.withdraw();
+    assert!(!uapi.wait_given_back(Duration::ZERO), "it is open");
+    assert_eq!(uapi.take_devices(), ["0000:01:00.0"]);
+    assert_eq!(program.read(device, 0, 0, 4), Ok(vec![0xff; 4]));
+    assert_eq!(program.ioctl_value(device, sys::RESET, 0), Ok(0));
+    let iommu = program.open(Node::Iommu);
+    let mut bind = sys::words(&[16, 0, iommu as u32, 0]);
+    assert_eq!(program.ioctl(unbound, sys::BIND, &mut bind), Err(Errno::NODEV));
+    program.close(device);
+    assert!(uapi.wait_given_back(Duration::ZERO), "its last file is closed");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -36,6 +37,10 @@ pub(crate) struct Args {
     /// those of --device.
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
+    /// How many seconds the program has to give its devices back once SIGUSR1 is sent to this command; then they are
+    /// taken, and are gone for the program.
+    #[arg(long, value_name = "SECONDS", default_value_t = serve::RELEASE_WITHIN.as_secs() as u32)]
+    release_within: u32,
     /// What is logged to stderr: a level, or a filter such as `info,uapi=debug`. Refused calls, and why, are the target
     /// `uapi`, at level info.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
@@ -116,6 +121,7 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
         inside,
         via,
         locked_memory: args.locked_memory,
+        release_within: Duration::from_secs(args.release_within.into()),
     };
     run.run().map_err(|error| match error {
         RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),

@@ -20,7 +20,7 @@ use crate::exit::Failure;
 use crate::{BarsArg, ViewArg, inherited};
 
 /// How long the user of a function has when the kernel wants it back.
-const RELEASE_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const RELEASE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serve a device to one user after another.
 ///

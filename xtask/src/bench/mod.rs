@@ -13,6 +13,7 @@
 //! | [`memory`] | private memory of a server at rest | nothing: MiB |
 //! | [`start`] | a server's start to its first answer | nothing: milliseconds |
 //! | [`run`] | a program under `uvfio run`: its start, calls, registers | the same without, other calls, memory |
+//! | [`dpdk`] | the same with DPDK: copies by ioat | DPDK's engine in software |
 //! | [`disk`] | NVMe reads in a guest | QEMU's own NVMe in the same guest |
 //! | [`hardware`] | functions that exist, in a guest: accesses, reads, resets, our system calls | the kernel's VFIO in the same guest |
 //!
@@ -30,6 +31,7 @@ use figures::Report;
 mod access;
 mod disk;
 mod dma;
+mod dpdk;
 mod driver;
 mod figures;
 mod floor;

@@ -1,7 +1,7 @@
 //! `uvfio run`: what it adds to a program's start, what a call on a file of VFIO's costs beside one on another file, a
 //! register beside memory, and what calls that are none of VFIO's pay for being looked at.
 //!
-//! The program is `run.c`; it and the supervisor share a core.
+//! The program is `run.c`; it and the supervisor share a core. Then [`dpdk`] measures.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Effort;
 use super::figures::{Figure, Limit, Report, median};
 use super::machine::Pinned;
+use super::{Effort, dpdk};
 use crate::paths;
 
 /// What a program full of system calls, none of them VFIO's, may use with the library, of what it uses without.
@@ -29,11 +29,13 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let program = folder.path().join("run");
     compile(&program)?;
-    let _pinned = Pinned::to_one_core()?;
+    let pinned = Pinned::to_one_core()?;
     start(effort, report)?;
     calls(effort, &program, report)?;
     registers(effort, &program, report)?;
-    busy(effort, &program, report)
+    busy(effort, &program, report)?;
+    drop(pinned);
+    dpdk::run(effort, report)
 }
 
 fn compile(program: &Path) -> Result<()> {

@@ -41,6 +41,15 @@ impl Checks {
         }
     }
 
+    /// A check that a text contains a sentence; a failure shows both.
+    pub(super) fn says(&mut self, what: &str, sentence: &str, text: &str) {
+        if text.contains(sentence) {
+            self.ok(what);
+        } else {
+            self.fail(&format!("{what}: expected {sentence:?} in {text:?}"));
+        }
+    }
+
     /// Counts those of another scenario, too.
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;

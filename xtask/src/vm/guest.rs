@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::checks::Checks;
@@ -59,6 +60,9 @@ pub(super) struct Builder<'a> {
     processor: &'static str,
     /// More words on the kernel's command line
     kernel_words: &'static str,
+    processors: u32,
+    /// Time is what the processors have executed
+    own_clock: bool,
     /// A command that starts the program that follows it
     launcher: Option<Command>,
 }
@@ -84,6 +88,8 @@ impl<'a> Builder<'a> {
             // Without RDRAND the guest's first use of randomness waits for seconds.
             processor: "qemu64,+rdrand",
             kernel_words: "",
+            processors: 1,
+            own_clock: false,
             launcher: None,
         }
     }
@@ -166,6 +172,21 @@ impl<'a> Builder<'a> {
     /// Adds a program built here, and the testbed's libraries for it.
     pub(super) fn dynamic_tool(mut self, tool: &Path) -> Self {
         self.contents.dynamic_tools.push(tool.to_owned());
+        self
+    }
+
+    /// Adds a program or plug-in by this machine's libraries, and these; `place` is where, without the first slash.
+    pub(super) fn installed(mut self, file: &Path, place: &str) -> Self {
+        self.contents.installed.push((file.to_owned(), place.to_owned()));
+        self
+    }
+
+    /// Gives the machine two processors with SSE 4.2, for which Debian compiles DPDK, in place of one; and a clock that goes
+    /// by what they execute: DPDK's tests wait for a device for a second, which a busy host may keep from the guest.
+    pub(super) fn for_dpdk(mut self) -> Self {
+        self.processor = "Nehalem,+rdrand";
+        self.processors = 2;
+        self.own_clock = true;
         self
     }
 
@@ -256,7 +277,7 @@ impl<'a> Builder<'a> {
             "-cpu",
             self.processor,
             "-smp",
-            "1",
+            &self.processors.to_string(),
             "-m",
             &memory,
         ]);
@@ -273,6 +294,10 @@ impl<'a> Builder<'a> {
         command.args(["-run-with", "exit-with-parent=on"]);
         if !self.may_reboot {
             command.arg("-no-reboot");
+        }
+        if self.own_clock {
+            // An instruction takes 4 ns.
+            command.args(["-icount", "shift=2"]);
         }
         if self.iommu {
             let remapping = if self.interrupt_remapping { "on" } else { "off" };
@@ -434,12 +459,23 @@ impl Guest {
     /// Asks the guest to give a device back, and waits until it is gone; `false`: it has not gone
     /// within `patience`.
     pub(super) fn unplug(&mut self, device: &Device, patience: Duration) -> Result<bool> {
+        self.execute("device_del", &json!({ "id": device.description["id"] }))?;
+        self.wait_unplugged(device, patience)
+    }
+
+    /// Waits until a device is gone, whoever asked the guest to give it back; `false`: it has not gone within `patience`.
+    pub(super) fn wait_unplugged(&mut self, device: &Device, patience: Duration) -> Result<bool> {
         let id = &device.description["id"];
-        self.execute("device_del", &json!({ "id": id }))?;
         let event = self
             .qmp
             .event("DEVICE_DELETED", patience, |data| data["device"] == *id);
         Ok(event.map_err(|e| self.process.explain(&e))?.is_some())
+    }
+
+    /// Tells `uvfio run`, where QEMU was launched by it, to take the devices back.
+    pub(super) fn take_devices_back(&self) -> Result<()> {
+        kill_process(Pid::from_child(&self.process.child), Signal::USR1)
+            .context("sending SIGUSR1 to `uvfio run`")
     }
 
     /// Waits until the guest sleeps; `false`: it does not within `patience`.

@@ -3,13 +3,14 @@
 //! Two archives follow one another: one with the testbed's programs, libraries and kernel modules,
 //! kept for the next run, and one with our own files (init, scripts, tools), made for each run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::cpio::Archive;
 use super::modules::Modules;
@@ -42,6 +43,7 @@ const OWN: &[(&str, &str)] = &[
     ("lib/uvfio/events.sh", include_str!("../../guest/events.sh")),
     ("lib/uvfio/rates.sh", include_str!("../../guest/rates.sh")),
     ("lib/uvfio/kvm.sh", include_str!("../../guest/kvm.sh")),
+    ("lib/uvfio/dpdk.sh", include_str!("../../guest/dpdk.sh")),
 ];
 
 /// What a guest has besides the usual programs and our own files.
@@ -55,7 +57,22 @@ pub(super) struct Contents {
     pub(super) tools: Vec<PathBuf>,
     /// Programs built here that need the testbed's libraries; they go to `/bin`
     pub(super) dynamic_tools: Vec<PathBuf>,
+    /// Programs and plug-ins by this machine's libraries, each with its place in the guest, without the first slash; the
+    /// libraries go to [`INSTALLED`]
+    pub(super) installed: Vec<(PathBuf, String)>,
 }
+
+/// Where this machine's libraries lie in a guest, beside the testbed's: for LD_LIBRARY_PATH.
+const INSTALLED: &str = "lib/installed";
+
+/// What belongs to the loader, and has to be the testbed's as that is.
+const LIBC: &[&str] = &[
+    "libc.so.6",
+    "libm.so.6",
+    "libdl.so.2",
+    "libpthread.so.0",
+    "librt.so.1",
+];
 
 /// Writes the initial RAM file system for one run to `to`.
 pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result<()> {
@@ -80,8 +97,57 @@ pub(super) fn write(testbed: &Testbed, contents: &Contents, to: &Path) -> Result
         let content = fs::read(tool).with_context(|| format!("reading {}", tool.display()))?;
         archive.file(&format!("bin/{name}"), 0o755, &content)?;
     }
+    installed(testbed, contents, &mut archive, &mut made)?;
     archive.finish()?.flush()?;
     Ok(())
+}
+
+/// This machine's part.
+fn installed<W: Write>(
+    testbed: &Testbed,
+    contents: &Contents,
+    archive: &mut Archive<W>,
+    made: &mut BTreeSet<String>,
+) -> Result<()> {
+    let mut files = BTreeMap::new();
+    for (from, place) in &contents.installed {
+        files.insert(place.clone(), from.clone());
+        for library in libraries_here(from)? {
+            let name = library.file_name().unwrap_or_default().to_string_lossy();
+            if LIBC.contains(&&*name) {
+                let place = Testbed::library_path(&name);
+                files.insert(place.clone(), testbed.path(&place));
+            } else {
+                files.insert(format!("{INSTALLED}/{name}"), library);
+            }
+        }
+    }
+    for (place, from) in files {
+        parents(archive, &place, made)?;
+        let content = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+        archive.file(&place, 0o755, &content)?;
+    }
+    Ok(())
+}
+
+/// The libraries that a program or plug-in loads on this machine.
+fn libraries_here(file: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(file).stdin(Stdio::null()).output();
+    let output = output.context("ldd could not be started")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || text.contains("not found") {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "listing the libraries of {}: {}",
+            file.display(),
+            [&why, &text].map(|said| said.trim()).concat()
+        );
+    }
+    // Each line: name => path (address); the loader's has no arrow.
+    let paths = text
+        .lines()
+        .filter_map(|line| line.split("=> ").nth(1)?.split(" (").next());
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// The testbed's part, from the former run where its contents are the same.

@@ -120,6 +120,11 @@ impl Testbed {
         Ok(inside.map(str::to_owned).filter(|path| path != LOADER).collect())
     }
 
+    /// The path of a library, without the first slash.
+    pub(super) fn library_path(name: &str) -> String {
+        format!("{LIBRARIES}/{name}")
+    }
+
     /// The dynamic loader's path, without the first slash.
     pub(super) fn loader_path() -> &'static str {
         LOADER

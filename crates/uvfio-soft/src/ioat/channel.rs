@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub(super) address: u64,
     /// Whether the address is CHAINADDR's, not a former descriptor's.
     pub(super) first: bool,
+    /// How many descriptors of the chain may be read, this one included: those that DMACOUNT has rung for.
+    pub(super) rung: u16,
     /// CHANCMP.
     pub(super) completion: u64,
     /// What to write there once it is done.
@@ -89,6 +91,13 @@ pub(super) struct Channel {
     completion: u64,
     error: u32,
     error_mask: u32,
+}
+
+impl Job {
+    /// Whether no reset has come between, and no new CHAINADDR.
+    pub(super) fn follows(&self, former: &Self) -> bool {
+        self.epoch == former.epoch && !self.first
+    }
 }
 
 impl Channel {
@@ -253,6 +262,7 @@ impl Channel {
             epoch: self.epoch,
             address: self.next,
             first: self.first,
+            rung: self.count.wrapping_sub(self.done),
             completion: self.completion,
             when_done: self.next | state,
             when_failed: (self.control & CONTROL_ERROR_COMPLETION != 0)

@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 
 use uvfio_core::{DmaError, DmaSpace, Host, Width};
 
+use super::ahead::Ahead;
 use super::channel::{Channel, Job, Outcome};
 use super::descriptor::{DESCRIPTOR_BYTES, Descriptor, Operation};
 use super::map::{
@@ -47,6 +48,8 @@ struct Inner {
     host: Option<Host>,
     /// Threads with a job, from taking it until its interrupt is on its way.
     working: usize,
+    /// Resets that wait for them.
+    resetting: usize,
     /// How often bus mastering was switched on: what waited for it goes on then.
     bus_master_on: u64,
     stop: bool,
@@ -59,6 +62,7 @@ impl Engine {
                 registers: Registers::new(channels),
                 host: None,
                 working: 0,
+                resetting: 0,
                 bus_master_on: 0,
                 stop: false,
             }),
@@ -124,11 +128,13 @@ impl Engine {
     pub(super) fn reset(&self) {
         let mut inner = self.shared.lock();
         inner.registers.power_on();
-        let inner = self
+        inner.resetting += 1;
+        let mut inner = self
             .shared
             .idle
             .wait_while(inner, |inner| inner.working != 0)
             .unwrap_or_else(PoisonError::into_inner);
+        inner.resetting -= 1;
         let host = inner.host.clone();
         drop(inner);
         self.shared.show_level(host.as_ref());
@@ -153,20 +159,33 @@ impl Shared {
     }
 
     fn run(&self, number: usize) {
-        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut buffers = Buffers {
+            chunk: vec![0; CHUNK_BYTES],
+            ahead: Ahead::new(),
+        };
         while let Some((job, host, job_began)) = self.next(number) {
             let outcome = match &host {
-                Some(host) => self.work_off(number, &job, host.dma(), &mut chunk),
+                Some(host) => self.work_off(number, &job, job_began, host.dma(), &mut buffers),
                 None => Outcome::Undone,
             };
+            if !matches!(outcome, Outcome::Done { .. }) {
+                buffers.ahead.forget();
+            }
             let effects = {
                 let mut inner = self.lock();
                 let again = inner.bus_master_on != job_began;
                 inner.registers.finish(number, &job, outcome, again)
             };
             self.tell(effects, host.as_ref());
-            self.lock().working -= 1;
-            self.idle.notify_all();
+            let resetting = {
+                let mut inner = self.lock();
+                inner.working -= 1;
+                inner.resetting
+            };
+            // A system call, and one for each descriptor if it were made for nobody.
+            if resetting > 0 {
+                self.idle.notify_all();
+            }
         }
     }
 
@@ -187,7 +206,14 @@ impl Shared {
         }
     }
 
-    fn work_off(&self, number: usize, job: &Job, memory: &DmaSpace, chunk: &mut [u8]) -> Outcome {
+    fn work_off(
+        &self,
+        number: usize,
+        job: &Job,
+        job_began: u64,
+        memory: &DmaSpace,
+        buffers: &mut Buffers,
+    ) -> Outcome {
         let wanted = || {
             self.lock()
                 .registers
@@ -195,7 +221,7 @@ impl Shared {
                 .get(number)
                 .is_some_and(|channel| channel.wants(job))
         };
-        let mut errors = match carry_out(job, memory, chunk, &wanted) {
+        let mut errors = match carry_out(job, job_began, memory, buffers, &wanted) {
             Ok(outcome) => return outcome,
             Err(Trouble::BusMasterOff | Trouble::Abandoned) => return Outcome::Undone,
             Err(Trouble::Errors(errors)) => errors,
@@ -238,6 +264,12 @@ impl Shared {
     }
 }
 
+/// What a channel's thread reads into.
+struct Buffers {
+    chunk: Vec<u8>,
+    ahead: Ahead,
+}
+
 /// Why a descriptor was not worked off.
 enum Trouble {
     /// It may be, once bus mastering is on again.
@@ -264,8 +296,9 @@ impl Trouble {
 /// Works one descriptor off.
 fn carry_out(
     job: &Job,
+    job_began: u64,
     memory: &DmaSpace,
-    chunk: &mut [u8],
+    Buffers { chunk, ahead }: &mut Buffers,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Outcome, Trouble> {
     let (unaligned, unreadable) = if job.first {
@@ -273,12 +306,11 @@ fn carry_out(
     } else {
         (ERROR_NEXT_ALIGNMENT, ERROR_NEXT_ADDRESS)
     };
-    let mut raw = [0; DESCRIPTOR_BYTES];
     if !job.address.is_multiple_of(DESCRIPTOR_BYTES as u64) {
         return Err(Trouble::Errors(unaligned));
     }
-    memory
-        .read(job.address, &mut raw)
+    let raw = ahead
+        .descriptor(job, job_began, memory)
         .map_err(|error| Trouble::of(&error, memory, unreadable, unreadable))?;
     let descriptor = Descriptor::new(&raw);
     match descriptor.operation().map_err(Trouble::Errors)? {

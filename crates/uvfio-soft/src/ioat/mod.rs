@@ -17,6 +17,7 @@
 //!
 //! Each channel works on a thread of its own, never on the one that carries register accesses.
 
+mod ahead;
 mod channel;
 mod descriptor;
 mod engine;

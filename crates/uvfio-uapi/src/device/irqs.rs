@@ -318,6 +318,11 @@ impl Request {
 }
 
 impl Irqs {
+    /// Whether REQ has an eventfd.
+    pub(super) fn has_req(&self) -> bool {
+        self.req
+    }
+
     /// INTx, MSI or MSI-X is disabled.
     fn disable(&mut self) {
         self.in_use = None;

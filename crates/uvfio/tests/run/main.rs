@@ -7,10 +7,12 @@
 mod common;
 
 mod book;
+mod dpdk;
 mod ends;
 mod machine;
 mod parity;
 mod programs;
+mod removal;
 mod socket;
 #[path = "../../../uvfio-driver/tests/theirs/mod.rs"]
 mod theirs;
@@ -49,15 +51,18 @@ fn build_preload() {
 
 /// `uvfio run` as an ordinary user, without capabilities, whoever runs the tests.
 fn uvfio_run(devices: &[&str]) -> Command {
-    let mut command = uvfio_run_verb(devices);
-    command.arg("--");
-    command
+    uvfio_run_with(devices, &[])
 }
 
 /// The same, catching calls in a way that is chosen.
 fn uvfio_run_by(way: &str, devices: &[&str]) -> Command {
+    uvfio_run_with(devices, &["--via", way])
+}
+
+/// The same, with more options.
+fn uvfio_run_with(devices: &[&str], options: &[&str]) -> Command {
     let mut command = uvfio_run_verb(devices);
-    command.args(["--via", way, "--"]);
+    command.args(options).arg("--");
     command
 }
 

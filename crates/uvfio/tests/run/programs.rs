@@ -275,39 +275,6 @@ fn locked_memory_counts_where_that_is_asked_for() {
     assert!(seen.starts_with(not_counted), "{seen}");
 }
 
-/// DPDK's own test of DMA engines, of Debian's package `dpdk-dev`.
-#[test]
-fn dpdk_finds_its_dma_engine_and_is_content_with_it() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-    let mut run = uvfio_run(&["ioat"]);
-    run.args([
-        "dpdk-test",
-        "--no-huge",
-        "-m",
-        "64",
-        "--iova-mode=va",
-        "-l",
-        "0",
-        "--no-telemetry",
-    ])
-    .args(["-a", "0000:01:00.0"])
-    .env("DPDK_TEST", "dmadev_autotest")
-    .env("XDG_RUNTIME_DIR", folder.path())
-    .stdin(Stdio::null());
-    let seen = text_of(&mut run);
-    // It tests its own engine in software, too, which can't fill.
-    for part in [
-        "Test dmadev instance 0 [0000:01:00.0]",
-        "DMA Dev 0: Running copy Tests",
-        "DMA Dev 0: Running burst capacity Tests",
-        "DMA Dev 0: Running fill Tests",
-        "Test OK",
-    ] {
-        assert!(seen.contains(part), "{part:?} is not in:\n{seen}");
-    }
-}
-
 /// Cargo builds a package's examples for its tests.
 #[test]
 fn a_program_by_the_library_of_rust_vmm_drives_edu() {

@@ -36,6 +36,7 @@ mod nvme_sleep;
 mod nvme_verify;
 mod parity;
 mod run_book;
+mod run_dpdk;
 mod run_qemu;
 mod run_socket;
 mod self_check;
@@ -75,6 +76,7 @@ pub(super) const ALL: &[Scenario] = &[
     run_book::SCENARIO,
     run_qemu::SCENARIO,
     run_socket::SCENARIO,
+    run_dpdk::SCENARIO,
     hardware::SCENARIO,
     hardware_virtual::SCENARIO,
     driver_vfio::SCENARIO,

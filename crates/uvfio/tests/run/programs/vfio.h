@@ -28,16 +28,26 @@ static inline void set_command(int device, uint16_t bits)
     check(pwrite(device, &bits, sizeof bits, CONFIG + 4) == sizeof bits, "COMMAND");
 }
 
-static inline int open_device(const char *group_path, const char *address)
+static inline int open_group(const char *path, int container)
 {
-    int container = open("/dev/vfio/vfio", O_RDWR), group = open(group_path, O_RDWR);
+    int group = open(path, O_RDWR);
     check(container >= 0 && group >= 0, "the nodes");
     check(ioctl(group, VFIO_GROUP_SET_CONTAINER, &container) == 0, "SET_CONTAINER");
     check(ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) == 0, "SET_IOMMU");
+    return group;
+}
+
+static inline int open_device_of(int group, const char *address)
+{
     int device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, address);
     check(device >= 0, "GET_DEVICE_FD");
     set_command(device, 6);
     return device;
+}
+
+static inline int open_device(const char *group_path, const char *address)
+{
+    return open_device_of(open_group(group_path, open("/dev/vfio/vfio", O_RDWR)), address);
 }
 
 static inline void *map_bar(int device, uint32_t bar, size_t *bytes)

@@ -1,0 +1,105 @@
+//! A device's way out: its operator wants it back, as the kernel does when vfio-pci is unbound from a function.
+//!
+//! ```text
+//! withdrawn    no file of it is opened any more; files that are open go on
+//!   asked      by REQ, as often as its operator likes
+//! given back   with the last file, or:
+//! taken        gone for whoever has it open
+//! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::Device;
+use crate::refusal::{Outcome, Refusal};
+
+/// How far it has come.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    withdrawn: AtomicBool,
+    given_back: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// Whoever has a device open, that is wanted back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nobody has it open.
+    Nobody,
+    /// The REQ interrupt is signalled.
+    ByReq,
+    /// There is no eventfd for REQ: nothing is heard of the wish.
+    Deaf,
+}
+
+impl Device {
+    /// ENODEV once it is withdrawn.
+    pub(crate) fn check_not_withdrawn(&self) -> Outcome<()> {
+        if self.removal.withdrawn.load(Ordering::SeqCst) {
+            return Err(Refusal::new(
+                Errno::NODEV,
+                format!("{} is taken back by its operator", self.address),
+            ));
+        }
+        Ok(())
+    }
+
+    /// No file of it is opened any more.
+    pub(crate) fn withdraw(&self) {
+        self.removal.withdrawn.store(true, Ordering::SeqCst);
+        // Who is about to open it holds the lock, and has it open then.
+        if *self.users() == 0 {
+            self.given_back();
+        }
+    }
+
+    /// Asks whoever has it open to give it back.
+    pub(crate) fn ask_for(&self) -> Asked {
+        if *self.users() == 0 {
+            return Asked::Nobody;
+        }
+        self.device.request_removal();
+        if self.irqs().has_req() {
+            Asked::ByReq
+        } else {
+            Asked::Deaf
+        }
+    }
+
+    /// Its last file is closed, or there was none.
+    pub(super) fn given_back(&self) {
+        if self.removal.withdrawn.load(Ordering::SeqCst) {
+            *self
+                .removal
+                .given_back
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = true;
+            self.removal.changed.notify_all();
+        }
+    }
+
+    /// Waits until it is given back: whether it is.
+    pub(crate) fn wait_given_back(&self, patience: Duration) -> bool {
+        let Removal {
+            given_back, changed, ..
+        } = &self.removal;
+        let given_back = given_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let (given_back, _) = changed
+            .wait_timeout_while(given_back, patience, |given_back| !*given_back)
+            .unwrap_or_else(PoisonError::into_inner);
+        *given_back
+    }
+
+    /// Takes it from whoever has it open; false where nobody has.
+    pub(crate) fn take(&self) -> bool {
+        if self.wait_given_back(Duration::ZERO) {
+            return false;
+        }
+        // Not under the lock of its users: a call of theirs may take as long as it likes.
+        self.device.revoke();
+        true
+    }
+}
