@@ -214,6 +214,19 @@ fn threads_may_map_and_unmap_bars_at_a_time() {
     );
 }
 
+/// By preload nothing may wait for what waits for it; by seccomp each has a number of its own.
+#[test]
+fn threads_may_open_and_close_a_device_at_a_time() {
+    for (way, options) in [
+        ("preload", ["-pthread"].as_slice()),
+        ("seccomp", &["-pthread", "-static"]),
+    ] {
+        let (_folder, program) = compile("closing.c", options);
+        let mut run = uvfio_run_by(way, &["edu"]);
+        assert_eq!(text_of(run.arg(program)), "opened and closed\n", "{way}");
+    }
+}
+
 #[test]
 fn a_library_of_the_program_may_call_before_ours_has_been_made_ready() {
     let (folder, library) = compile("early.c", &["-shared", "-fPIC", "-DLIBRARY"]);
