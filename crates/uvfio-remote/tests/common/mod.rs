@@ -136,8 +136,8 @@ pub(crate) struct Hostile {
 
 /// Long for a server in the same process, and short for those that never answer.
 pub(crate) const PATIENCE: Patience = Patience {
-    answer: Duration::from_secs(2),
-    reset: Duration::from_secs(2),
+    answer: Duration::from_secs(5),
+    reset: Duration::from_secs(5),
 };
 
 impl Hostile {
@@ -391,7 +391,7 @@ fn misbehave(fault: Fault, stream: &mut UnixStream, mut answer: Vec<u8>) -> std:
             // Slow is what it is; nothing waits for it.
             for byte in answer {
                 stream.write_all(&[byte])?;
-                std::thread::sleep(Duration::from_millis(400));
+                std::thread::sleep(Duration::from_secs(1));
             }
             return Ok(());
         }
