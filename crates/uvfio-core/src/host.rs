@@ -36,9 +36,9 @@ impl Host {
         self.lines.signal(vector);
     }
 
-    /// As [`signal`](Self::signal), for a thread that must never wait for the user, whichever it is: delivery happens on
-    /// the delivery thread, which is replaced where its user blocks it for good. An interrupt that still waits for that
-    /// thread when the user leaves is dropped.
+    /// As [`signal`](Self::signal), for a thread that must never wait for the user, whichever it is: delivery happens
+    /// on the delivery thread, which is replaced where its user blocks it for good. An interrupt that still waits for
+    /// that thread when the user leaves is dropped.
     pub fn signal_nowait(&self, vector: u16) {
         let _inside = FrontEnd::enter();
         self.lines.signal(vector);

@@ -126,8 +126,8 @@ mod tests {
         assert_eq!(all(0x1000, 0), None);
     }
 
-    /// Maps three pieces, of which the one at `fails` fails; `keeps`: what is to be undone stays. Says how it went, and how
-    /// many bytes were to be undone.
+    /// Maps three pieces, of which the one at `fails` fails; `keeps`: what is to be undone stays. Says how it went, and
+    /// how many bytes were to be undone.
     fn three(fails: Option<u64>, keeps: bool) -> (Result<()>, Option<u64>) {
         let refusal = |errno| VfioError::other("a test", "a piece".into(), errno);
         let undone = Cell::new(None);

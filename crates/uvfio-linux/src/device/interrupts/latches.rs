@@ -1,8 +1,8 @@
 //! The eventfds of our own that the kernel signals where it may not signal the user's, and the thread that hands what
 //! comes there to the model. The thread sleeps while every vector goes to the user.
 //!
-//! It writes no eventfd of a user's: a user can block such a write for good, and then neither a reset nor the end of the
-//! lease could wait for this thread. What the model delivers of what it is told goes by the delivery thread of
+//! It writes no eventfd of a user's: a user can block such a write for good, and then neither a reset nor the end of
+//! the lease could wait for this thread. What the model delivers of what it is told goes by the delivery thread of
 //! [`uvfio_core`], which is replaced when its user blocks it, and drops what is of a user who has left.
 
 use std::fmt::Display;
