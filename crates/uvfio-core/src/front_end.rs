@@ -3,7 +3,8 @@
 //! A front end's thread reads the user's messages and answers them, so it must never wait for the user: not write
 //! an eventfd that the user may have filled, and not ask for memory by a message whose answer it would have to read
 //! itself. Every method of [`crate::VirtualDevice`] marks its thread while it runs, and [`crate::Lines`] and
-//! [`crate::DmaSpace`], which devices call from there as well as from threads of their own, look at the mark.
+//! [`crate::DmaSpace`], which devices call from there as well as from threads of their own, look at the mark. Other
+//! threads that the end of a user's time waits for are marked while they could write an eventfd.
 
 use std::cell::Cell;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uvfio_pci::InterruptMode;
 
+use crate::front_end::FrontEnd;
 use crate::{DmaSpace, Lines};
 
 /// A device's handle to its user; cheap to clone, may be used from any thread of the device's.
@@ -32,6 +33,14 @@ impl Host {
     /// From a device's own thread the eventfd is written at once; from the socket's thread (inside
     /// [`crate::Device::write`]) use it just the same: delivery then happens on the delivery thread.
     pub fn signal(&self, vector: u16) {
+        self.lines.signal(vector);
+    }
+
+    /// As [`signal`](Self::signal), for a thread that must never wait for the user, whichever it is: delivery happens
+    /// on the delivery thread, which is replaced where its user blocks it for good. An interrupt that still waits for
+    /// that thread when the user leaves is dropped.
+    pub fn signal_nowait(&self, vector: u16) {
+        let _inside = FrontEnd::enter();
         self.lines.signal(vector);
     }
 

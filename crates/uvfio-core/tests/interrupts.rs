@@ -507,6 +507,33 @@ fn a_user_who_blocks_the_delivery_thread_blocks_no_access_and_no_detach() {
 }
 
 #[test]
+fn a_user_who_keeps_an_eventfd_full_of_which_a_reset_delivers_blocks_no_reset_and_no_detach() {
+    let user = User::awake();
+    let (hostile, good) = (Hostile::new(), event());
+    user.trigger(MSIX, 0, &[&hostile.file, &good]).unwrap();
+    let (virt, device, host) = (user.virt.clone(), user.device.clone(), user.device.host());
+    let resets = Pump::new(move || {
+        device.hold();
+        let _under_way = virt.reset(Duration::ZERO).unwrap();
+        host.signal_nowait(0);
+        host.signal_nowait(1);
+        device.release();
+        virt.settle();
+        1
+    });
+    let others = good.try_clone().unwrap();
+    let delivered = Pump::new(move || count(&others));
+    hostile.until_blocked(&delivered.count);
+    assert_eq!(
+        user.virt.reset(Duration::from_secs(10)).unwrap(),
+        uvfio_core::ResetProgress::Done
+    );
+    resets.stop();
+    user.virt.detach().unwrap();
+    delivered.stop();
+}
+
+#[test]
 fn a_device_thread_blocked_in_a_full_eventfd_is_let_out_when_the_eventfd_is_taken_away() {
     for by_detach in [false, true] {
         let user = User::awake();

@@ -279,12 +279,12 @@ impl Owned {
         config.write_word(at, command & !both)
     }
 
-    /// Resets it, as [`quieten`](Self::quieten) leaves it.
+    /// Resets it, as [`quieten`](Self::quieten) leaves it. May wait a second for others who are at it.
     ///
     /// # Errors
     /// Where it can't be reset.
     pub(crate) fn reset(&self) -> Result<(), VfioError> {
-        self.device.reset()
+        self.device.reset_once_free()
     }
 
     /// What it is, before it has had a user.

@@ -107,6 +107,9 @@ impl Core {
 
     /// Does one thing to the model and carries out what comes of it.
     pub(super) fn step(&self, input: Input) {
+        // The thread of effects comes here, too. A reset and the end of a user's time wait for it, so it waits for no
+        // user.
+        let _inside = FrontEnd::enter();
         let mut effects = Effects::new();
         self.lines.step(input, &mut effects);
         // A mask is no effect to anybody but a device that takes its interrupts to the user itself.

@@ -132,6 +132,7 @@ fn because(what: &'static str) -> impl Fn(VfioError) -> DriverError {
             VfioError::Invalid { .. } => Errno::INVAL,
             VfioError::FewerVectors { .. } => Errno::NOSPC,
             VfioError::Partial { .. } => Errno::IO,
+            VfioError::LeftMapped { .. } => error.errno().unwrap_or(Errno::INVAL),
             VfioError::Malformed { .. } => {
                 return DriverError::Protocol {
                     what,

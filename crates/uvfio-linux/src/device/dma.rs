@@ -196,9 +196,15 @@ impl Iommu for Space {
             };
             let container = &self.group.container;
             let done = memory.and_then(|memory| container.map(iova, &memory, 0, bytes, kind));
+            if let Err(VfioError::LeftMapped { left, .. }) = &done
+                && let Some(more) = left.checked_sub(1)
+            {
+                let last = iova.saturating_add(more);
+                let what = What { last, ..what };
+                ranges.insert(iova, Range { what, functions: 0 });
+            }
             done.map_err(|error| refusal(&error))?;
-            let functions = 1;
-            ranges.insert(iova, Range { what, functions });
+            ranges.insert(iova, Range { what, functions: 1 });
         }
         lock(&self.own).insert(iova, last);
         Ok(())
@@ -286,7 +292,7 @@ fn taken(iova: u64, last: u64, first: u64, end: u64) -> IommuError {
 mod tests {
     use std::fs::File;
     use std::os::fd::AsFd as _;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[derive(Clone, Debug, Default)]
-    struct Recorder(Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>);
+    struct Recorder(Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>, Arc<AtomicU64>);
 
     impl Recorder {
         /// Has it refuse to undo anything, or no longer.
@@ -308,13 +314,14 @@ mod tests {
             self.1.store(keeps, Ordering::Relaxed);
         }
 
+        /// Has it fail to map anything, with this many bytes left mapped; or, with 0, no longer.
+        fn leave(&self, bytes: u64) {
+            self.2.store(bytes, Ordering::Relaxed);
+        }
+
         fn undone(&self, bytes: u64) -> Result<u64> {
             if self.1.load(Ordering::Relaxed) {
-                return Err(VfioError::other(
-                    "VFIO_IOMMU_UNMAP_DMA",
-                    "a test".into(),
-                    Errno::IO,
-                ));
+                return Err(not_undone());
             }
             Ok(bytes)
         }
@@ -323,6 +330,10 @@ mod tests {
         fn asked(&self) -> Vec<Asked> {
             std::mem::take(&mut self.0.lock().unwrap())
         }
+    }
+
+    fn not_undone() -> VfioError {
+        VfioError::other("VFIO_IOMMU_UNMAP_DMA", "a test".into(), Errno::IO)
     }
 
     impl AddressSpace for Recorder {
@@ -336,7 +347,18 @@ mod tests {
         ) -> Result<()> {
             let first = memory.read(offset).unwrap_or_default();
             self.0.lock().unwrap().push(Asked::Map(iova, size, first, access));
-            Ok(())
+            match self.2.load(Ordering::Relaxed) {
+                0 => Ok(()),
+                left => Err(VfioError::LeftMapped {
+                    source: Box::new(VfioError::other(
+                        "VFIO_IOMMU_MAP_DMA",
+                        "a test".into(),
+                        Errno::NOMEM,
+                    )),
+                    left,
+                    undoing: Box::new(not_undone()),
+                }),
+            }
         }
 
         fn unmap(&self, iova: u64, size: u64) -> Result<u64> {
@@ -570,5 +592,34 @@ mod tests {
         assert_eq!(recorder.asked(), [], "the other function has it");
         b.unmap(0x1000, 0x2fff).unwrap();
         assert_eq!(recorder.asked(), [Asked::Unmap(0x1000, 0x2000)]);
+    }
+
+    #[test]
+    fn what_a_mapping_that_failed_has_left_is_asked_for_again_before_something_is_mapped_there_or_all_is_unmapped()
+     {
+        let ([a, b], recorder, [file, other]) = two();
+        b.map(0x8000, 0x1000, BOTH, other.as_fd(), 0).unwrap();
+        let whole = Asked::Map(0x1000, 0x3000, 0, Access::ReadWrite);
+        let left = Asked::Unmap(0x1000, 0x2000);
+        let fail = || {
+            recorder.leave(0x2000);
+            let error = a.map(0x1000, 0x3000, BOTH, file.as_fd(), 0).unwrap_err();
+            assert_eq!(error.errno, Errno::NOMEM.raw_os_error(), "{error}");
+            assert!(error.why.contains("0x2000 bytes stay mapped"), "{error}");
+            recorder.leave(0);
+            recorder.asked();
+        };
+        fail();
+        a.map(0x1000, 0x3000, BOTH, file.as_fd(), 0).unwrap();
+        assert_eq!(recorder.asked(), [left.clone(), whole]);
+        a.unmap(0x1000, 0x3fff).unwrap();
+        fail();
+        b.map(0x3000, 0x1000, BOTH, other.as_fd(), 0).unwrap();
+        let beside = Asked::Map(0x3000, 0x1000, 0, Access::ReadWrite);
+        assert_eq!(recorder.asked(), [beside], "nothing is left of the last page");
+        a.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), [left]);
+        a.unmap(0, u64::MAX).unwrap();
+        assert_eq!(recorder.asked(), [], "there is nothing left");
     }
 }

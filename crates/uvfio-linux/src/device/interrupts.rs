@@ -127,7 +127,7 @@ pub(super) struct Interrupts {
     maskable: bool,
     /// Held over the kernel's requests, which wait for handlers that run, and no handler waits for a user: the kernel
     /// signals an eventfd that is full without a wait. The thread that answers the user takes it. So nothing is written
-    /// to a user's eventfd under it, and [`Latches::host`] is not waited for.
+    /// to a user's eventfd under it.
     enabled: Mutex<Enabled>,
 }
 
@@ -229,7 +229,7 @@ impl Interrupts {
         }
     }
 
-    /// Disables everything, and waits until no interrupt of before is on its way to the user.
+    /// Disables everything, and waits until no interrupt of before is on its way to the model. Waits for no user.
     pub(super) fn silence(&self) {
         self.set(&Routes::default(), false);
         let _nothing_on_its_way = self.latches.host();

@@ -12,11 +12,7 @@ use uvfio_pci::{PowerState, ResetKind, View};
 
 use super::Hardware;
 use super::registers::Switches;
-use crate::vfio::{Rule, VfioError};
-
-/// How often a reset is tried that somebody else's work with the device keeps the kernel from, and how long after.
-const TRIES: usize = 20;
-const TRY_AGAIN: Duration = Duration::from_millis(50);
+use crate::vfio::VfioError;
 
 /// What the user has switched on.
 #[derive(Debug, Default)]
@@ -169,7 +165,7 @@ impl Hardware {
             Err(error) => return Err(failed(error)),
         }
         if self.resettable {
-            self.reset_by_kernel().map_err(failed)?;
+            self.device.reset_once_free().map_err(failed)?;
         } else if kind != ResetKind::D3hot {
             // Coming back from D3hot was the reset.
             return Err(self.failure(
@@ -218,19 +214,6 @@ impl Hardware {
         }
         self.carry_out(&wanted);
         !wanted.lost
-    }
-
-    fn reset_by_kernel(&self) -> Result<(), VfioError> {
-        let mut tries = 1;
-        loop {
-            match self.device.reset() {
-                Err(error) if error.rule() == Some(&Rule::Contended) && tries < TRIES => {
-                    tries += 1;
-                    std::thread::sleep(TRY_AGAIN);
-                }
-                other => return other,
-            }
-        }
     }
 
     /// Has the hardware as the user wants it, unless it is being reset.

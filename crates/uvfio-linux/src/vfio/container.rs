@@ -15,7 +15,7 @@ use super::locked::LockedMemory;
 use super::memory::SharedMemory;
 use super::request::{self, Request};
 use super::rule::Rule;
-use super::space::{Access, AddressSpace, PIECE, pieces};
+use super::space::{Access, AddressSpace, PIECE, map_each, pieces};
 
 const PATH: &str = "/dev/vfio/vfio";
 const NO_RANGE: &str = "a range has at least one byte, and its last address is below 2^64";
@@ -245,18 +245,11 @@ impl AddressSpace for Container {
         {
             return Err(about().refused(rule, Errno::NOMEM));
         }
-        for (at, bytes) in pieces {
-            let done = at - iova;
-            if let Err(error) = self.map_piece(at, memory, offset + done, bytes, access) {
-                if done > 0
-                    && let Err(second) = self.unmap(iova, done)
-                {
-                    tracing::error!(%second, "part of a mapping that failed stays");
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
+        map_each(
+            pieces,
+            |at, bytes| self.map_piece(at, memory, offset + (at - iova), bytes, access),
+            |done| self.unmap(iova, done).map(drop),
+        )
     }
 
     fn unmap(&self, iova: u64, size: u64) -> Result<u64> {

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio as sys;
@@ -15,6 +16,10 @@ use super::info::{DeviceInfo, HotResetInfo, RegionInfo};
 use super::region::Region;
 use super::request::{self, Request};
 use super::rule::Rule;
+
+/// How often a reset is tried that somebody else's work with the device keeps the kernel from, and how long after.
+const TRIES: usize = 20;
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// A function that this process has open through VFIO.
 ///
@@ -96,6 +101,15 @@ impl DeviceFile {
         }
     }
 
+    /// As [`reset`](Self::reset), and tried again for a second while somebody else's work with the function keeps the
+    /// kernel from it.
+    ///
+    /// # Errors
+    /// As [`reset`](Self::reset); [`Rule::Contended`] where that second was not enough.
+    pub fn reset_once_free(&self) -> Result<()> {
+        while_contended(|| self.reset(), TRY_AGAIN)
+    }
+
     /// Which functions a reset of the bus or slot would reach.
     pub fn hot_reset_info(&self) -> Result<HotResetInfo> {
         let asked = || self.asked(request::GET_HOT_RESET_INFO);
@@ -169,5 +183,49 @@ impl DeviceFile {
 impl AsFd for DeviceFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Asks until nobody else is at the device, at most [`TRIES`] times, with pauses.
+fn while_contended(ask: impl Fn() -> Result<()>, pause: Duration) -> Result<()> {
+    for _ in 1..TRIES {
+        match ask() {
+            Err(error) if error.rule() == Some(&Rule::Contended) => std::thread::sleep(pause),
+            other => return other,
+        }
+    }
+    ask()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Asks what refuses by `rule` so many times and then does it: how that ended, and how often it was asked.
+    fn asked(refusals: usize, rule: &Rule) -> (Result<()>, usize) {
+        let times = Cell::new(0);
+        let ask = || {
+            times.set(times.get() + 1);
+            match times.get() <= refusals {
+                true => Err(Asked::new("a reset", "a test").refused(rule.clone(), Errno::AGAIN)),
+                false => Ok(()),
+            }
+        };
+        (while_contended(ask, Duration::ZERO), times.get())
+    }
+
+    #[test]
+    fn what_somebody_else_is_at_is_asked_for_again_some_times_and_nothing_else_is() {
+        for (refusals, rule, done, times) in [
+            (0, Rule::Contended, true, 1),
+            (TRIES - 1, Rule::Contended, true, TRIES),
+            (usize::MAX, Rule::Contended, false, TRIES),
+            (1, Rule::NoReset, false, 1),
+        ] {
+            let (ended, asked) = asked(refusals, &rule);
+            assert_eq!((ended.is_ok(), asked), (done, times), "{refusals} times {rule:?}");
+        }
     }
 }

@@ -52,6 +52,16 @@ pub enum VfioError {
         /// How many there are to be had.
         available: u32,
     },
+    /// A mapping of several pieces failed at one of them, and those before it could not be undone.
+    #[error("{source}; its first {left:#x} bytes stay mapped, since they could not be undone: {undoing}")]
+    LeftMapped {
+        /// Why the mapping failed.
+        source: Box<VfioError>,
+        /// How many bytes stay mapped, from the mapping's first address on.
+        left: u64,
+        /// Why they do.
+        undoing: Box<VfioError>,
+    },
     /// An access of a region ended early.
     #[error("{asked}: ended after {done} of {wanted} bytes")]
     Partial {
@@ -74,6 +84,7 @@ impl VfioError {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
+            Self::LeftMapped { source, .. } => source.errno(),
             _ => None,
         }
     }
@@ -82,6 +93,7 @@ impl VfioError {
     pub fn rule(&self) -> Option<&Rule> {
         match self {
             Self::Refused { rule, .. } => Some(rule),
+            Self::LeftMapped { source, .. } => source.rule(),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use vfio_bindings::bindings::vfio as sys;
 
-use super::error::Result;
+use super::error::{Result, VfioError};
 use super::memory::SharedMemory;
 
 /// Pinning memory takes the kernel a third of a second a GiB, in one request that nothing interrupts. So larger
@@ -37,8 +37,8 @@ impl Access {
 ///
 /// Addresses and sizes are multiples of the IOMMU's smallest page; a range may end at 2^64.
 pub trait AddressSpace: Debug + Send + Sync {
-    /// Has devices reach `size` bytes of `memory` from `offset` on at `iova`. Either all is mapped or nothing. What is
-    /// mapped already is never replaced.
+    /// Has devices reach `size` bytes of `memory` from `offset` on at `iova`. Either all is mapped or nothing, but for
+    /// [`VfioError::LeftMapped`], which says what stays. What is mapped already is never replaced.
     ///
     /// It may take a third of a second a GiB; larger ranges are several mappings, cut at multiples of 1 GiB, so that
     /// [`unmap`](Self::unmap) can take such a piece alone.
@@ -65,9 +65,37 @@ pub(super) fn pieces(iova: u64, size: u64) -> Option<impl Iterator<Item = (u64, 
     }))
 }
 
+/// Maps pieces by `map`, given address and bytes, and if one fails undoes those before it, so many bytes, by `unmap`.
+pub(super) fn map_each(
+    pieces: impl Iterator<Item = (u64, u64)>,
+    map: impl Fn(u64, u64) -> Result<()>,
+    unmap: impl FnOnce(u64) -> Result<()>,
+) -> Result<()> {
+    let mut done = 0;
+    for (at, bytes) in pieces {
+        let Err(error) = map(at, bytes) else {
+            done += bytes;
+            continue;
+        };
+        let undone = if done == 0 { Ok(()) } else { unmap(done) };
+        return Err(match undone {
+            Ok(()) => error,
+            Err(undoing) => VfioError::LeftMapped {
+                source: Box::new(error),
+                left: done,
+                undoing: Box::new(undoing),
+            },
+        });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -96,6 +124,55 @@ mod tests {
         assert_eq!(all(top, 0x1000), Some(vec![(top, 0x1000)]));
         assert_eq!(all(top, 0x1001), None);
         assert_eq!(all(0x1000, 0), None);
+    }
+
+    /// Maps three pieces, of which the one at `fails` fails; `keeps`: what is to be undone stays. Says how it went, and
+    /// how many bytes were to be undone.
+    fn three(fails: Option<u64>, keeps: bool) -> (Result<()>, Option<u64>) {
+        let refusal = |errno| VfioError::other("a test", "a piece".into(), errno);
+        let undone = Cell::new(None);
+        let done = map_each(
+            pieces(PIECE, 3 * PIECE).unwrap(),
+            |at, _| match fails {
+                Some(fails) if fails == at => Err(refusal(Errno::NOMEM)),
+                _ => Ok(()),
+            },
+            |bytes| {
+                undone.set(Some(bytes));
+                if keeps { Err(refusal(Errno::IO)) } else { Ok(()) }
+            },
+        );
+        (done, undone.get())
+    }
+
+    #[test]
+    fn where_a_piece_fails_those_before_it_are_undone_or_said_to_stay() {
+        assert!(matches!(three(None, true), (Ok(()), None)));
+        for keeps in [false, true] {
+            let (done, undone) = three(Some(PIECE), keeps);
+            assert!(matches!(done, Err(VfioError::Refused { .. })), "{done:?}");
+            assert_eq!(undone, None, "there is nothing to undo");
+        }
+        let (done, undone) = three(Some(3 * PIECE), false);
+        assert!(
+            matches!(
+                done,
+                Err(VfioError::Refused {
+                    errno: Errno::NOMEM,
+                    ..
+                })
+            ),
+            "{done:?}"
+        );
+        assert_eq!(undone, Some(2 * PIECE));
+        let (done, undone) = three(Some(3 * PIECE), true);
+        assert_eq!(undone, Some(2 * PIECE));
+        let error = done.unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::NOMEM));
+        assert!(
+            matches!(error, VfioError::LeftMapped { left, .. } if left == 2 * PIECE),
+            "{error:?}"
+        );
     }
 
     proptest! {

@@ -1,5 +1,9 @@
 //! The eventfds of our own that the kernel signals where it may not signal the user's, and the thread that hands what
 //! comes there to the model. The thread sleeps while every vector goes to the user.
+//!
+//! It writes no eventfd of a user's: a user can block such a write for good, and then neither a reset nor the end of
+//! the lease could wait for this thread. What the model delivers of what it is told goes by the delivery thread of
+//! [`uvfio_core`], which is replaced when its user blocks it, and drops what is of a user who has left.
 
 use std::fmt::Display;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -26,10 +30,9 @@ pub(super) struct Latches {
     /// How many vectors may fire.
     armed: AtomicU16,
     ended: AtomicBool,
-    /// Held while an interrupt is on its way to the user, who can make that last by filling its eventfd in this very
-    /// moment. So the thread that answers the user never takes it while there is that user: a reset does, on a thread
-    /// of its own, and so does the end of the lease, before which the user's eventfds are emptied while somebody is
-    /// blocked in one.
+    /// Whose interrupts these are. Held from before one is taken out of its latch until the model knows of it, which
+    /// waits for nobody: whoever has silenced the device and takes it after that knows that no interrupt of before is
+    /// told to the model any more, be it the next user's by then.
     host: Mutex<Option<Host>>,
 }
 
@@ -89,7 +92,7 @@ impl Latches {
         taken(&self.line)
     }
 
-    /// Whose interrupts these are; held while one is on its way.
+    /// Whose interrupts these are; held while the model is told of one.
     pub(super) fn host(&self) -> MutexGuard<'_, Option<Host>> {
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,7 +187,7 @@ impl Latches {
                     if taken(file)
                         && let Some(host) = &*host
                     {
-                        host.signal(vector);
+                        host.signal_nowait(vector);
                     }
                 }
             }

@@ -7,6 +7,8 @@ use uvfio_pci::{Bar, Blueprint, Identity, ResetKind};
 
 use super::*;
 
+mod hostile;
+
 #[test]
 fn only_vectors_that_change_are_changed_and_a_missing_one_is_not_sought_for_its_latch() {
     use Target::{Latch, Nowhere};
@@ -86,14 +88,37 @@ impl Requests for Kernel {
 }
 
 fn interrupts() -> (Interrupts, Kernel) {
+    interrupts_of(0)
+}
+
+fn interrupts_of(vectors: u16) -> (Interrupts, Kernel) {
     let kernel = Kernel::default();
     let interrupts = Interrupts {
         device: Box::new(kernel.clone()),
-        latches: Latches::new("test", 0).unwrap(),
+        latches: Latches::new("test", vectors).unwrap(),
         maskable: false,
         enabled: Mutex::default(),
     };
     (interrupts, kernel)
+}
+
+/// A function with INTx and nothing else.
+fn blueprint() -> Blueprint<'static> {
+    Blueprint {
+        identity: Identity {
+            vendor: 0x1234,
+            device: 0x11e8,
+            revision: 0x10,
+            class: [0xff, 0, 0],
+            subsystem_vendor: 0,
+            subsystem: 0,
+            interrupt_pin: 1,
+        },
+        bars: [Bar::None; 6],
+        rom_bytes: 0,
+        capabilities: &[],
+        extended: &[],
+    }
 }
 
 /// A function with INTx that keeps where its interrupts are to go.
@@ -106,21 +131,7 @@ impl Device for Line {
     }
 
     fn blueprint(&self) -> Blueprint<'_> {
-        Blueprint {
-            identity: Identity {
-                vendor: 0x1234,
-                device: 0x11e8,
-                revision: 0x10,
-                class: [0xff, 0, 0],
-                subsystem_vendor: 0,
-                subsystem: 0,
-                interrupt_pin: 1,
-            },
-            bars: [Bar::None; 6],
-            rom_bytes: 0,
-            capabilities: &[],
-            extended: &[],
-        }
+        blueprint()
     }
 
     fn attach(&self, _host: Host) {}
