@@ -19,16 +19,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("uvfio-linux", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-soft", &["uvfio-core", "uvfio-pci"]),
     ("uvfio-nvme", &["uvfio-core", "uvfio-pci"]),
-    // What an address of a PCI function is, sysfs knows. For its tests it brings devices.
+    // For its tests it brings devices.
     (
         "uvfio-uapi",
-        &[
-            "uvfio-core",
-            "uvfio-linux",
-            "uvfio-nvme",
-            "uvfio-pci",
-            "uvfio-soft",
-        ],
+        &["uvfio-core", "uvfio-nvme", "uvfio-pci", "uvfio-soft"],
     ),
     // A vfio-user server's function for that interface.
     (

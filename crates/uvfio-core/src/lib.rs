@@ -15,6 +15,7 @@
 //! Front ends know [`VirtualDevice`] only; devices know [`Host`] only. No method of [`VirtualDevice`] waits for
 //! the user.
 
+mod address;
 mod bar_memory;
 mod device;
 mod dispose;
@@ -29,6 +30,7 @@ mod region;
 mod shared;
 mod virtual_device;
 
+pub use address::*;
 pub use bar_memory::*;
 pub use device::*;
 pub use dispose::close_elsewhere;

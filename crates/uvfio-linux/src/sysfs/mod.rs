@@ -32,7 +32,6 @@
 
 use std::path::{Path, PathBuf};
 
-mod address;
 mod aer;
 mod binding;
 mod config;
@@ -48,7 +47,6 @@ mod resource;
 mod tree;
 mod uses;
 
-pub use address::{Address, AddressError};
 pub use aer::{ErrorCounter, ErrorCounters};
 pub use binding::{Bound, Unbound};
 pub use config::{Config, ConfigFile};
@@ -60,6 +58,7 @@ pub use host::Host;
 pub use remapping::Remapping;
 pub use resource::{Resource, Space};
 pub use uses::{Use, Uses};
+pub use uvfio_core::{Address, AddressError};
 
 use tree::Tree;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use uvfio_linux::sysfs::Address;
+use uvfio_core::Address;
 use vfio_bindings::bindings::vfio as sys;
 
 use super::Device;

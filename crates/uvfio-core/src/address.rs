@@ -6,11 +6,11 @@ use std::str::FromStr;
 /// Where a PCI function is: domain, bus, device and function, as `0000:00:1f.2`.
 ///
 /// ```
-/// use uvfio_linux::sysfs::Address;
+/// use uvfio_core::Address;
 ///
 /// let address: Address = "00:1f.2".parse()?;
 /// assert_eq!(address.to_string(), "0000:00:1f.2");
-/// # Ok::<(), uvfio_linux::sysfs::AddressError>(())
+/// # Ok::<(), uvfio_core::AddressError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
@@ -59,7 +59,8 @@ impl Address {
     }
 
     /// The address in a name that the kernel gave: only exactly as it prints addresses.
-    pub(super) fn of_name(name: &str) -> Option<Self> {
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
         name.parse()
             .ok()
             .filter(|address: &Self| address.to_string() == name)
