@@ -25,7 +25,9 @@ pub fn read(layout: &Layout, state: &State, window: Window, register: u16) -> u3
 /// Does one thing: changes the state, and says what must happen outside. `effects` is cleared first.
 pub fn step(layout: &Layout, state: &mut State, input: Input, effects: &mut Effects) {
     effects.clear();
-    let before = Outward::of(layout, state);
+    // Of most registers: nobody has to be told of what is only stored.
+    let stored = matches!(input, Input::Write { window: Window::Config, register, .. } if layout.word(register).actions == 0);
+    let before = (!stored).then(|| Outward::of(layout, state));
     match input {
         Input::Write {
             window,
@@ -55,7 +57,9 @@ pub fn step(layout: &Layout, state: &mut State, input: Input, effects: &mut Effe
         | Input::MaskIntx
         | Input::UnmaskIntx => interrupt::request(layout, state, input),
     }
-    Outward::of(layout, state).changes_since(&before, effects);
+    if let Some(before) = before {
+        Outward::of(layout, state).changes_since(&before, effects);
+    }
     if interrupt::deliverable(layout, state).is_some() {
         effects.push(Effect::Deliver);
     }

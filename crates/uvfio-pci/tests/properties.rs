@@ -185,6 +185,19 @@ fn check_state(device: &mut Device, power_on: &[u8]) -> Result<(), TestCaseError
     Ok(())
 }
 
+/// What others are told of when it changes: what COMMAND has on and the ROM, bus mastering, the kind of interrupts.
+fn outward(device: &Device) -> ([bool; 3], bool, InterruptMode) {
+    let Device { layout, state, .. } = device;
+    let answers = state.power(layout) == PowerState::D0 && !state.resetting() && !state.settling();
+    let command = device.r16(0x04);
+    let decodes = [1, 2].map(|bit| answers && command & bit != 0);
+    (
+        [decodes[0], decodes[1], state.decodes(layout, 6)],
+        state.bus_master(layout),
+        state.interrupt_mode(layout),
+    )
+}
+
 /// Whether an interrupt comes when the device sends it, from a device that has nothing pending.
 fn is_delivered_at_once(device: &Device, kind: Interrupt, vector: u16) -> bool {
     let mut device = device.clone();
@@ -210,6 +223,23 @@ proptest! {
             let hardware = device.effects.iter().any(|e| matches!(e, Effect::HardwareWrite { .. }));
             prop_assert!(!hardware, "{:?} gives {:?}", input, &device.effects);
             check_state(&mut device, &power_on)?;
+        }
+    }
+
+    #[test]
+    fn whoever_is_outside_is_told_of_every_change(
+        mut device in prop_oneof![device(View::Virtual), device(View::Filtered), device(View::Raw)],
+        inputs in inputs(),
+    ) {
+        for input in inputs {
+            let before = outward(&device);
+            device.input(input);
+            let after = outward(&device);
+            let told = |effect: fn(&Effect) -> bool| device.effects.iter().any(effect);
+            prop_assert_eq!(told(|e| *e == Effect::Decode), before.0 != after.0, "{:?}: what decodes", input);
+            let bus_master = told(|e| matches!(e, Effect::BusMaster { .. }));
+            prop_assert_eq!(bus_master, before.1 != after.1, "{:?}: bus mastering", input);
+            prop_assert_eq!(told(|e| *e == Effect::Interrupts), before.2 != after.2, "{:?}: interrupts", input);
         }
     }
 

@@ -244,6 +244,7 @@ impl Lines {
     }
 
     /// As [`step`](Self::step), under a lock that is held already.
+    #[inline]
     fn step_in<'a>(&'a self, mut model: MutexGuard<'a, Model>, input: Input, effects: &mut Effects) {
         uvfio_pci::step(&self.layout, &mut model.state, input, effects);
         let mut deliver = false;
