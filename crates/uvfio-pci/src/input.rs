@@ -277,6 +277,12 @@ impl Effects {
         self.len = 0;
     }
 
+    /// Whether the last step had none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The effects of the last step, in order.
     pub fn iter(&self) -> impl Iterator<Item = Effect> + '_ {
         self.list[..self.len].iter().flatten().copied()

@@ -239,6 +239,7 @@ impl Lines {
 
     /// Does one thing, publishes what came of it, and delivers interrupts. What else must happen outside is in
     /// `effects`.
+    #[inline]
     pub(crate) fn step(&self, input: Input, effects: &mut Effects) {
         self.step_in(self.lock(), input, effects);
     }
@@ -247,6 +248,11 @@ impl Lines {
     #[inline]
     fn step_in<'a>(&'a self, mut model: MutexGuard<'a, Model>, input: Input, effects: &mut Effects) {
         uvfio_pci::step(&self.layout, &mut model.state, input, effects);
+        // The end of a reset shows in what decodes; interrupts alone show nowhere.
+        let ended = matches!(input, Input::EffectDone { .. } | Input::Settled { .. });
+        if effects.is_empty() && !ended {
+            return;
+        }
         let mut deliver = false;
         let mut publish = false;
         for effect in effects.iter() {
@@ -255,8 +261,7 @@ impl Lines {
                 _ => publish = true,
             }
         }
-        // The end of a reset shows in what decodes; interrupts alone show nowhere.
-        if publish || matches!(input, Input::EffectDone { .. } | Input::Settled { .. }) {
+        if publish || ended {
             self.publish(&model.state);
         }
         if deliver {

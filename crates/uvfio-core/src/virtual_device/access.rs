@@ -198,6 +198,7 @@ impl VirtualDevice {
         }
     }
 
+    #[inline]
     fn write_window(&self, window: Window, offset: u32, data: &[u8]) {
         let write = |piece: Piece| {
             self.core.step(Input::Write {

@@ -106,6 +106,7 @@ impl Core {
     }
 
     /// Does one thing to the model and carries out what comes of it.
+    #[inline]
     pub(super) fn step(&self, input: Input) {
         // The thread of effects comes here, too. A reset and the end of a user's time wait for it, so it waits for no
         // user.
@@ -113,7 +114,7 @@ impl Core {
         let mut effects = Effects::new();
         self.lines.step(input, &mut effects);
         // A mask is no effect to anybody but a device that takes its interrupts to the user itself.
-        if effects.iter().next().is_some() || self.lines.direct() {
+        if !effects.is_empty() || self.lines.direct() {
             self.carry_out(&effects);
         }
     }

@@ -273,7 +273,7 @@ impl Outgoing {
     }
 
     /// Sends what the socket takes at once.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     fn send_some(
         &self,
         journal: Option<&mut Notes>,
