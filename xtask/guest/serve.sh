@@ -380,10 +380,9 @@ serve_changed() {
     is_gone_for_its_user "has lost its worker"
     logged edu "the function is compared with what it was" \
         "did not come back from its reset: Revision ID (register 0x08) is 0x99"
-    kill -9 "$(cat /tmp/busy.pid)"
-    check "a function that has changed gets no other user" eventually 30 server_is_gone edu ||
-        kill -9 "$(cat /tmp/edu.pid)"
-    logged edu "and that is said" "it gets no other user"
+    ends busy
+    server_is_gone edu 30 1
+    logged edu "a function that has changed gets no other user" "it gets no other user"
 }
 
 # The user leaves, and what comes back is another function.
