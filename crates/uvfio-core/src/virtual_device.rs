@@ -308,8 +308,9 @@ impl VirtualDevice {
     }
 
     /// Takes the device away; there is no way back for this user. ERR is signalled only if `signal_error`
-    /// (it stops a whole QEMU machine). Comes back once nothing of the user's is held any more, which takes a
-    /// moment (at most a second) where the user blocks its own interrupts.
+    /// (it stops a whole QEMU machine). Comes back once nothing of the user's is held any more. That takes up to a second
+    /// where the user blocks its own interrupts, and as long as a mapping takes that is under way: of a function that
+    /// exists, a third of a second for each GiB that is pinned, and two seconds where it waits for another function's.
     pub fn gone(&self, reason: GoneReason, signal_error: bool) {
         self.core.leave(reason, signal_error);
     }
@@ -357,8 +358,8 @@ impl VirtualDevice {
     /// Eventfds are no part of them: the user attaches its own, before or after.
     ///
     /// # Errors
-    /// Where the state could not have come about with this layout, or is one in the midst of a reset; nothing is
-    /// changed then.
+    /// Where the state could not have come about with this layout, or it or the present one is in the midst of a reset;
+    /// nothing is changed then.
     pub fn restore(&self, state: State) -> Result<(), RestoreError> {
         let _inside = FrontEnd::enter();
         if !self.is_gone() {

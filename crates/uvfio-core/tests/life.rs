@@ -50,6 +50,20 @@ fn a_reset_by_request_keeps_the_configuration_and_reaches_the_device() {
 }
 
 #[test]
+fn a_device_is_told_after_a_reset_of_the_memory_that_its_user_has_switched_off_meanwhile() {
+    let user = User::awake();
+    user.command(MEMORY);
+    assert_eq!(user.device.memory.lock().unwrap().last(), Some(&true));
+    user.device.hold();
+    assert_eq!(user.virt.reset(NONE).unwrap(), ResetProgress::UnderWay);
+    user.device.wait_until_resetting();
+    user.command(0);
+    user.device.release();
+    user.virt.settle();
+    assert_eq!(user.device.memory.lock().unwrap().last(), Some(&false));
+}
+
+#[test]
 fn a_device_that_cannot_be_reset_refuses_its_user_a_reset_and_goes_on() {
     let user = User::of(Recorder {
         unresettable: true,

@@ -205,8 +205,8 @@ impl Client {
         &self.server
     }
 
-    /// Whether a message of the server's has been received whole, so that [`serve_incoming`](Self::serve_incoming) need
-    /// not wait for it.
+    /// Whether a message of the server's has been received whole, or what can be none, so that
+    /// [`serve_incoming`](Self::serve_incoming) need not wait for it.
     #[must_use]
     pub fn has_incoming(&self) -> bool {
         self.incoming.is_ready()

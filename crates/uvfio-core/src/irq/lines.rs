@@ -197,13 +197,14 @@ impl Lines {
 
     /// Puts saved registers in the place of the present ones.
     pub(crate) fn restore(&self, state: State) -> Result<(), RestoreError> {
-        if state.resetting() || state.settling() {
+        let mut model = self.lock();
+        let in_a_reset = |state: &State| state.resetting() || state.settling();
+        if in_a_reset(&state) || in_a_reset(&model.state) {
             return Err(RestoreError {
                 offset: self.layout.config_bytes(),
             });
         }
         let state = state.restore(&self.layout)?;
-        let mut model = self.lock();
         model.state = state.with_eventfds_of(&model.state);
         self.publish(&model.state);
         self.deliver(model);

@@ -240,10 +240,10 @@ impl Incoming {
         }
     }
 
-    /// Whether a whole message lies in the buffer, so that it need not be waited for.
+    /// Whether a whole message lies in the buffer, or what can be none, so that it need not be waited for.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        matches!(self.begun(), Ok(Begun::Whole(..)))
+        !matches!(self.begun(), Ok(Begun::Wants(_)))
     }
 
     /// Takes in what is there without waiting, as far as the buffer may grow. Payloads given out are lost.
