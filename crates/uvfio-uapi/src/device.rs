@@ -203,13 +203,19 @@ impl Device {
         let tie = tie
             .as_mut()
             .ok_or_else(|| Refusal::invalid(format!("{} is not bound", self.address)))?;
-        let (attached, space) = tie.bound.attach(id)?;
+        let (attached, space, before) = tie.bound.attach_keeping(id)?;
+        let space_before = self.way.space();
         self.way.set_space(Some(Arc::clone(&space)));
         if let Err(refusal) = self.follow(Some(space)) {
-            self.lead_nowhere();
-            tie.bound.detach();
+            tie.bound.go_back(before);
+            self.way.set_space(space_before.clone());
+            if self.follow(space_before).is_err() {
+                self.lead_nowhere();
+                tie.bound.detach();
+            }
             return Err(refusal);
         }
+        tie.bound.let_go(before);
         Ok(attached)
     }
 
