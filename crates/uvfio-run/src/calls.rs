@@ -240,10 +240,22 @@ impl Calls {
 
     /// A read or write, at its offset.
     fn transfer(&self, file: FileId, call: &Call, calling: &Calling<'_>) -> Result<u64, Errno> {
+        if !matches!(call.op, op::READ | op::WRITE) {
+            return self.transfer_vector(file, call, calling);
+        }
+        let end = call.address.checked_add(call.bytes);
+        if end.is_none_or(|end| i64::try_from(end).is_err()) {
+            // What can't be read at all is told first. No program has such memory, however little there is to move.
+            self.uapi.read(file, call.offset, &mut [])?;
+            return Err(Errno::FAULT);
+        }
+        let call = &Call {
+            bytes: call.bytes.min(LONGEST),
+            ..*call
+        };
         match call.op {
             op::READ => self.read(file, call, calling),
-            op::WRITE => self.write(file, call, calling),
-            _ => self.transfer_vector(file, call, calling),
+            _ => self.write(file, call, calling),
         }
     }
 

@@ -28,5 +28,6 @@ mod tree;
 pub use inside::inside;
 pub use locked::{LockedMemory, LockedMemoryError};
 pub use program::is_static;
+pub use removal::Order;
 pub use run::{Run, RunError, Via};
 pub use uvfio_uapi::Backend;

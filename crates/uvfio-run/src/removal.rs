@@ -13,12 +13,26 @@ use uvfio_uapi::{Asked, Uapi};
 /// How long between two times that the program is asked: the kernel's vfio.c.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
+/// Hears the operator's order, SIGUSR1, from when it is made: one that comes before anybody follows it is not lost, and does
+/// not end the process.
+#[derive(Debug)]
+pub struct Order(Signals);
+
+impl Order {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The system's, where the signal can't be taken.
+    pub fn listen() -> io::Result<Self> {
+        Signals::new([SIGUSR1]).map(Self)
+    }
+}
+
 /// Follows the operator's order until it is dropped.
 pub(crate) struct Removal(Handle);
 
 /// Waits for the order on a thread from now on. The program has `within` to close the devices; then they are taken.
-pub(crate) fn follow(uapi: Arc<Uapi>, within: Duration) -> io::Result<Removal> {
-    let mut signals = Signals::new([SIGUSR1])?;
+pub(crate) fn follow(Order(mut signals): Order, uapi: Arc<Uapi>, within: Duration) -> io::Result<Removal> {
     let handle = signals.handle();
     Builder::new()
         .name("removal".into())

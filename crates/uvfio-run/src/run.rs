@@ -22,6 +22,7 @@ use crate::calls::Calls;
 use crate::channel::{Channel, FromInside, Go, ToInside};
 use crate::machine::{self, Function, MOST};
 use crate::notify::Listener;
+use crate::removal::Order;
 use crate::{descendants, filter, removal, signals};
 
 /// What is to be run.
@@ -41,6 +42,8 @@ pub struct Run<'a> {
     /// How long the program has to give its devices back once the operator wants them, by SIGUSR1 to this process; then
     /// they are gone for it.
     pub release_within: Duration,
+    /// By what the operator's order is heard, from before the devices are made.
+    pub order: Order,
 }
 
 /// How a program's calls are caught.
@@ -121,7 +124,13 @@ impl Run<'_> {
         set_child_subreaper(Some(getpid()))
             .map_err(|errno| system("could not become a subreaper")(errno.into()))?;
         let mut parent = Parent::start(self.inside, self.command)?;
-        let result = parent.supervise(&functions, go, self.locked_memory, self.release_within);
+        let result = parent.supervise(
+            &functions,
+            go,
+            self.locked_memory,
+            self.order,
+            self.release_within,
+        );
         match result {
             // It ends when nothing of the program is left.
             Ok(status) => {
@@ -196,6 +205,7 @@ impl Parent {
         functions: &[Function],
         go: Go,
         locked: LockedMemory,
+        order: Order,
         release_within: Duration,
     ) -> Result<ExitStatus, RunError> {
         let uapi = Uapi::new(functions.iter().map(Function::for_uapi).collect());
@@ -208,7 +218,8 @@ impl Parent {
             .map_err(system("could not make ready to answer the program's calls"))?;
         let _stopped = Stopped(&calls);
         let signals = signals::take().map_err(system("could not take signals"))?;
-        let _removal = removal::follow(uapi, release_within).map_err(system("could not take signals"))?;
+        let _removal = removal::follow(order, uapi, release_within)
+            .map_err(system("could not start to follow the operator's order"))?;
         let first_device = go.filter;
         self.tell(&ToInside::Go(go))?;
         if let Some(first_device) = first_device {

@@ -203,9 +203,13 @@ impl Iommu {
             memory: caller.memory(),
         };
         map.check()?;
-        let (first, last) = (map.iova, map.last());
+        let (first, last, moves) = (map.iova, map.last(), map.moves());
         map.apply(&mut self.space.change())?;
-        self.space.mapped(first, last)
+        if moves {
+            self.space.moved(first, last)
+        } else {
+            self.space.mapped(first, last)
+        }
     }
 
     fn unmap(&mut self, address: u64, caller: &dyn Caller) -> Outcome<()> {

@@ -10,6 +10,7 @@ mod place;
 mod regions;
 mod removal;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -101,12 +102,14 @@ impl Device {
     /// what it begins with.
     pub(crate) fn open(&self, start: impl FnOnce() -> Outcome<Start>) -> Outcome<()> {
         let mut users = self.users_mut();
-        self.check_not_withdrawn()?;
-        if *users == 0 {
-            self.begin(start()?)?;
-        }
-        *users += 1;
-        Ok(())
+        self.counted(|| {
+            self.check_not_withdrawn()?;
+            if *users == 0 {
+                self.begin(start()?)?;
+            }
+            *users += 1;
+            Ok(())
+        })
     }
 
     /// As [`open`](Self::open), by the only file that may have it open.
@@ -118,10 +121,22 @@ impl Device {
                 self.address
             )));
         }
-        self.check_not_withdrawn()?;
-        self.begin(start()?)?;
-        *users = 1;
-        Ok(())
+        self.counted(|| {
+            self.check_not_withdrawn()?;
+            self.begin(start()?)?;
+            *users = 1;
+            Ok(())
+        })
+    }
+
+    /// Opens it by `open`, which looks whether it is withdrawn: who withdraws it meanwhile sees that it is open.
+    fn counted(&self, open: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        self.come();
+        let opened = open();
+        if opened.is_err() {
+            self.leave();
+        }
+        opened
     }
 
     fn begin(&self, start: Start) -> Outcome<()> {
@@ -133,7 +148,9 @@ impl Device {
         *self.tie() = start.tie;
         let begun = self
             .follow(start.space)
-            .and_then(|()| self.device.attach(Arc::clone(&self.way) as Arc<dyn DmaMessages>));
+            .and_then(|()| self.device.attach(Arc::clone(&self.way) as Arc<dyn DmaMessages>))
+            // Who withdrew it meanwhile may have taken it before it was attached.
+            .and_then(|()| self.check_not_withdrawn());
         if let Err(refusal) = begun {
             self.end();
             return Err(refusal);
@@ -163,13 +180,14 @@ impl Device {
         *users = users.saturating_sub(1);
         if *users == 0 {
             self.end();
-            self.given_back();
         }
+        self.leave();
     }
 
     fn end(&self) {
         self.doorbells().clear();
         *self.irqs() = Irqs::default();
+        self.removal.hears.store(false, Ordering::SeqCst);
         *self.low_power() = feature::LowPower::default();
         if let Err(error) = self.device.detach() {
             tracing::error!(target: "uapi", device = self.address, %error, "the device did not come back from its user");
@@ -185,13 +203,19 @@ impl Device {
         let tie = tie
             .as_mut()
             .ok_or_else(|| Refusal::invalid(format!("{} is not bound", self.address)))?;
-        let (attached, space) = tie.bound.attach(id)?;
+        let (attached, space, before) = tie.bound.attach_keeping(id)?;
+        let space_before = self.way.space();
         self.way.set_space(Some(Arc::clone(&space)));
         if let Err(refusal) = self.follow(Some(space)) {
-            self.lead_nowhere();
-            tie.bound.detach();
+            tie.bound.go_back(before);
+            self.way.set_space(space_before.clone());
+            if self.follow(space_before).is_err() {
+                self.lead_nowhere();
+                tie.bound.detach();
+            }
             return Err(refusal);
         }
+        tie.bound.let_go(before);
         Ok(attached)
     }
 

@@ -408,4 +408,40 @@ mod tests {
         let expected = ["map 0x2000 0x1000 by messages", "unmap 0x2000 0x1000"];
         assert_eq!(other.said(), expected, "the other device of the address space");
     }
+
+    #[test]
+    fn of_several_ranges_of_which_one_is_refused_none_is_mapped() {
+        let (recorder, follower) = follower(Some(0x3000));
+        let space = Arc::new(Space::default());
+        follower.follow(Some(Arc::clone(&space))).unwrap();
+        insert(&space, 0x8000, 0x1000, &private(), DmaAccess::all()).unwrap();
+        let whole = space.ranges().get(&0x8000).unwrap().clone();
+        recorder.said();
+        for first in [0x2000, 0x3000, 0x4000] {
+            let last = first + 0xfff;
+            space.change().insert(
+                first,
+                Mapped {
+                    last,
+                    ..whole.clone()
+                },
+            );
+        }
+        assert_eq!(space.mapped(0x2000, 0x4fff).unwrap_err().errno, Errno::NOSPC);
+        assert_eq!(space.ranges().keys().collect::<Vec<_>>(), [&0x8000]);
+        assert_eq!(
+            recorder.said(),
+            ["map 0x2000 0x1000 by messages", "unmap 0x2000 0x1000"]
+        );
+    }
+
+    #[test]
+    fn a_range_whose_new_address_is_refused_stays_mapped_without_one() {
+        let (_recorder, follower) = follower(Some(0x2000));
+        let space = Arc::new(Space::default());
+        insert(&space, 0x2000, 0x1000, &private(), DmaAccess::all()).unwrap();
+        follower.follow(Some(Arc::clone(&space))).unwrap_err();
+        assert_eq!(space.moved(0x2000, 0x2fff).unwrap_err().errno, Errno::NOSPC);
+        assert_eq!(space.ranges().get(&0x2000).unwrap().address, None);
+    }
 }

@@ -212,6 +212,14 @@ impl Bound {
     /// Attaches to an address space, or to what others attached to one share, instead of what it is attached to: the
     /// number of what it is attached to then, and the memory.
     pub(crate) fn attach(&mut self, id: u32) -> Outcome<(u32, Arc<Space>)> {
+        let (attached, space, before) = self.attach_keeping(id)?;
+        self.let_go(before);
+        Ok((attached, space))
+    }
+
+    /// As [`attach`](Self::attach), and what it was attached to before, which is kept until [`let_go`](Self::let_go) or
+    /// [`go_back`](Self::go_back).
+    pub(crate) fn attach_keeping(&mut self, id: u32) -> Outcome<(u32, Arc<Space>, Option<u32>)> {
         let file = Arc::clone(&self.file);
         let mut inner = file.lock();
         let (ioas, table) = match inner.objects.get(&id) {
@@ -236,9 +244,18 @@ impl Bound {
         if let Some(Object::Table { devices, .. }) = inner.objects.get_mut(&table) {
             *devices += 1;
         }
-        let before = self.attached.replace(table);
-        inner.release(before);
-        Ok((table, space))
+        Ok((table, space, self.attached.replace(table)))
+    }
+
+    /// What it was attached to before is not wanted any more.
+    pub(crate) fn let_go(&self, before: Option<u32>) {
+        self.file.lock().release(before);
+    }
+
+    /// It is attached to what it was attached to before.
+    pub(crate) fn go_back(&mut self, before: Option<u32>) {
+        let refused = std::mem::replace(&mut self.attached, before);
+        self.let_go(refused);
     }
 
     /// Attaches to the address space of VFIO's own requests.

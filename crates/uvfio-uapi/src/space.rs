@@ -148,12 +148,31 @@ impl Space {
         self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something was mapped at `first ..= last`: those who must know are told, without the table's lock. It is not
-    /// mapped any more where one of them refuses.
+    /// Something was mapped at `first ..= last`, by one range or several: those who must know are told, without the
+    /// table's lock. Nothing of it is mapped any more where one of them refuses.
     pub(crate) fn mapped(&self, first: u64, last: u64) -> Outcome<()> {
+        self.told_or(first, last, |ranges| {
+            let mapped: Vec<u64> = ranges.range(first..=last).map(|(first, _)| *first).collect();
+            for first in mapped {
+                ranges.remove(first);
+            }
+        })
+    }
+
+    /// What is mapped at `first ..= last` has a new address, as [`mapped`](Self::mapped). It stays mapped, without an
+    /// address, where one of those who must know refuses.
+    pub(crate) fn moved(&self, first: u64, last: u64) -> Outcome<()> {
+        self.told_or(first, last, |ranges| {
+            if let Some(range) = ranges.get_mut(first) {
+                range.address = None;
+            }
+        })
+    }
+
+    fn told_or(&self, first: u64, last: u64, undo: impl FnOnce(&mut Ranges)) -> Outcome<()> {
         let told = self.tell(first, last);
         if told.is_err() {
-            self.change().remove(first);
+            undo(&mut self.change());
             self.unmapped(first, last);
         }
         told

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use uvfio_core::{Policy, VirtualDevice};
 use uvfio_remote::{Patience, Remote};
-use uvfio_run::{Backend, LockedMemory, Run, RunError, Via};
+use uvfio_run::{Backend, LockedMemory, Order, Run, RunError, Via};
 use uvfio_worker::DeviceSpec;
 
 use crate::exit::Failure;
@@ -83,6 +83,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
+    // Before all else: until then the signal ends this command.
+    let order = Order::listen().map_err(Failure::running)?;
     serve::log_to_stderr(&args.log, std::io::stderr().is_terminal())?;
     let mut devices = Vec::new();
     for device in &args.device {
@@ -122,6 +124,7 @@ fn supervise(args: &Args) -> Result<ExitStatus, Failure> {
         via,
         locked_memory: args.locked_memory,
         release_within: Duration::from_secs(args.release_within.into()),
+        order,
     };
     run.run().map_err(|error| match error {
         RunError::TooMany(_) | RunError::NotStarted(_) | RunError::Preload { .. } => Failure::usage(error),

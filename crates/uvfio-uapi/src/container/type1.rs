@@ -38,7 +38,7 @@ impl Map {
     }
 
     /// A new address for what is mapped, instead of a new mapping.
-    fn moves(&self) -> bool {
+    pub(crate) fn moves(&self) -> bool {
         self.flags & sys::VFIO_DMA_MAP_FLAG_VADDR != 0
     }
 

@@ -35,7 +35,7 @@ impl Way {
         self.stop(before.as_deref());
     }
 
-    fn space(&self) -> Option<Arc<Space>> {
+    pub(super) fn space(&self) -> Option<Arc<Space>> {
         self.space.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -9,6 +9,7 @@
 //! ```
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use uvfio_core::{IrqAction, IrqData, IrqIndex, SetIrqs};
@@ -68,7 +69,11 @@ impl Device {
             _ if action != IrqAction::Trigger => Err(unsupported()),
             IrqIndex::Msi | IrqIndex::MsiX => self.set_messages(&mut irqs, &request, caller),
             IrqIndex::Err => self.set_notice(&mut irqs.err, &request, caller),
-            IrqIndex::Req => self.set_notice(&mut irqs.req, &request, caller),
+            IrqIndex::Req => {
+                let set = self.set_notice(&mut irqs.req, &request, caller);
+                self.removal.hears.store(irqs.req, Ordering::SeqCst);
+                set
+            }
         }
     }
 
@@ -318,11 +323,6 @@ impl Request {
 }
 
 impl Irqs {
-    /// Whether REQ has an eventfd.
-    pub(super) fn has_req(&self) -> bool {
-        self.req
-    }
-
     /// INTx, MSI or MSI-X is disabled.
     fn disable(&mut self) {
         self.in_use = None;

@@ -7,7 +7,7 @@
 //! taken        gone for whoever has it open
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +16,15 @@ use rustix::io::Errno;
 use super::Device;
 use crate::refusal::{Outcome, Refusal};
 
-/// How far it has come.
+/// How far it has come. None of it is under the lock of the device's users: a call of theirs holds that as long as it
+/// likes, and whoever waits to open or close the device keeps all others from it meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Removal {
     withdrawn: AtomicBool,
+    /// How many files of it are open, or are being opened.
+    open: AtomicUsize,
+    /// REQ has an eventfd.
+    pub(super) hears: AtomicBool,
     given_back: Mutex<bool>,
     changed: Condvar,
 }
@@ -50,19 +55,31 @@ impl Device {
     /// No file of it is opened any more.
     pub(crate) fn withdraw(&self) {
         self.removal.withdrawn.store(true, Ordering::SeqCst);
-        // Who is about to open it holds the lock, and has it open then.
-        if *self.users() == 0 {
+        // Who is about to open it is counted, and gives it back then.
+        if self.removal.open.load(Ordering::SeqCst) == 0 {
+            self.given_back();
+        }
+    }
+
+    /// A file of it is about to be opened: it counts as open until [`leave`](Self::leave).
+    pub(super) fn come(&self) {
+        self.removal.open.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A file of it is closed, and what that ends has ended; or it was not opened.
+    pub(super) fn leave(&self) {
+        if self.removal.open.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.given_back();
         }
     }
 
     /// Asks whoever has it open to give it back.
     pub(crate) fn ask_for(&self) -> Asked {
-        if *self.users() == 0 {
+        if self.removal.open.load(Ordering::SeqCst) == 0 {
             return Asked::Nobody;
         }
         self.device.request_removal();
-        if self.irqs().has_req() {
+        if self.removal.hears.load(Ordering::SeqCst) {
             Asked::ByReq
         } else {
             Asked::Deaf
@@ -70,7 +87,7 @@ impl Device {
     }
 
     /// Its last file is closed, or there was none.
-    pub(super) fn given_back(&self) {
+    fn given_back(&self) {
         if self.removal.withdrawn.load(Ordering::SeqCst) {
             *self
                 .removal

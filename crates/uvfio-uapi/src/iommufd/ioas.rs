@@ -106,7 +106,7 @@ impl Ioas {
             None => self.free(&ranges, bytes)?,
         };
         check_aligned(0, bytes, iova)?;
-        check_free(&ranges, iova, bytes)?;
+        let last = check_free(&ranges, iova, bytes)?;
         if access.contains(DmaAccess::WRITE) && copies.iter().any(|piece| !piece.writable) {
             return Err(Refusal::new(
                 Errno::PERM,
@@ -128,6 +128,8 @@ impl Ioas {
             ranges.insert(at, range);
             at = at.saturating_add(piece.bytes);
         }
+        drop(ranges);
+        self.space.mapped(iova, last)?;
         Ok(iova)
     }
 

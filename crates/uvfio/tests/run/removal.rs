@@ -1,6 +1,7 @@
 //! The operator takes the devices back.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -114,4 +115,22 @@ fn with_no_time_to_give_it_back_the_device_is_gone_at_once() {
     program.take_back();
     let (said, log) = program.ends();
     assert_eq!(said, "gone\n", "{log}");
+}
+
+#[test]
+fn an_order_that_comes_before_there_is_a_device_does_not_kill_the_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let server = UnixListener::bind(&path).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uvfio"));
+    command.args(["run", "--socket"]).arg(&path).args(["--", "true"]);
+    let command = command.stderr(Stdio::piped()).spawn().unwrap();
+    // It waits for the server's answer now.
+    let (connection, _) = server.accept().unwrap();
+    kill_process(Pid::from_child(&command), Signal::USR1).unwrap();
+    drop(connection);
+    let output = command.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{}: {log}", output.status);
+    assert!(log.contains("the server has closed the connection"), "{log}");
 }

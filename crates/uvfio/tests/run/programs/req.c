@@ -66,9 +66,11 @@ int main(int count, char **arguments)
     uint64_t asked = 0;
     for (int times = atoi(arguments[2]); times > 0; times--) {
         check(read(request, &asked, sizeof asked) == sizeof asked && asked == 1, "REQ");
-        /* It is the program's still. */
+        /* It is the program's still; one that keeps it may come too late to see that. */
+        int late = strcmp(arguments[1], "oblige") != 0;
         uint32_t identity = 0;
-        check(pread(device, &identity, 4, 0) == 4 && identity == 0x010000ed, "edu's identity");
+        check(pread(device, &identity, 4, 0) == 4, "edu's identity");
+        check(identity == 0x010000ed || (late && identity == 0xffffffff), "edu's identity");
         is_withdrawn(group);
     }
     if (strcmp(arguments[1], "oblige") == 0) {

@@ -86,6 +86,9 @@ int main(int count, char **arguments)
     FAILS(preadv(device, half, 2, -1), EINVAL);
     FAILS(preadv2(device, half, 2, -2, 0), EINVAL);
     FAILS(pread(device, &value, 4, -1), EINVAL);
+    static volatile size_t endless = -1, half_of_all = (size_t)1 << 63;
+    FAILS(pread(device, &value, endless, CONFIG), EFAULT);
+    FAILS(pwrite(device, &value, half_of_all, CONFIG), EFAULT);
     static struct iovec many[1025];
     FAILS(readv(device, many, 1025), EINVAL);
     FAILS(readv(device, nowhere, 1), EFAULT);
