@@ -102,13 +102,19 @@ impl Remote {
     pub(crate) fn set(&self, request: &SetIrqs) -> Result<(), Refusal> {
         let mut enabled = self.irqs.enabled();
         let index = request.index;
-        if index >= IrqIndex::Err as u32 {
-            self.irqs.notice(request)?;
-            if self.of_server(index) == 0 || tries(request) {
-                return Ok(());
-            }
+        if index >= IrqIndex::Err as u32 && (self.of_server(index) == 0 || tries(request)) {
+            return self.irqs.notice(request);
         }
-        self.pass_on(request)?;
+        // Of a request that it refused half way the server would keep eventfds.
+        self.pass_on(request)
+            .and_then(|()| self.irqs.notice(request))
+            .inspect_err(|_| {
+                let enables =
+                    request.action == IrqAction::Trigger && matches!(request.data, IrqData::EventFd(_));
+                if enables && enabled.get(index as usize) == Some(&false) {
+                    self.disable(index);
+                }
+            })?;
         if let Some(enabled) = enabled.get_mut(index as usize)
             && request.action == IrqAction::Trigger
         {
@@ -123,16 +129,20 @@ impl Remote {
         let mut enabled = self.irqs.enabled();
         let enabled = std::mem::take(&mut *enabled);
         for (index, _) in (0..).zip(enabled).filter(|(_, enabled)| *enabled) {
-            let disable = SetIrqs {
-                index,
-                start: 0,
-                count: 0,
-                action: IrqAction::Trigger,
-                data: IrqData::None,
-            };
-            if let Err(error) = self.pass_on(&disable) {
-                tracing::warn!(device = self.name, %error, index, "the server did not disable interrupts");
-            }
+            self.disable(index);
+        }
+    }
+
+    fn disable(&self, index: u32) {
+        let disable = SetIrqs {
+            index,
+            start: 0,
+            count: 0,
+            action: IrqAction::Trigger,
+            data: IrqData::None,
+        };
+        if let Err(error) = self.pass_on(&disable) {
+            tracing::warn!(device = self.name, %error, index, "the server did not disable interrupts");
         }
     }
 
