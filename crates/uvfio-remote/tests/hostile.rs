@@ -256,6 +256,26 @@ fn eventfds_that_it_has_of_a_refused_request_are_taken_from_it() {
 }
 
 #[test]
+fn a_notice_is_there_when_the_request_that_tries_it_returns_and_a_full_one_holds_nobody_up() {
+    let server = Hostile::new(Says::default());
+    let (remote, wanted) = used(&server);
+    let tries = || SetIrqs {
+        data: IrqData::None,
+        ..irqs(IrqIndex::Req, vec![None])
+    };
+    let mut count = [0; 8];
+    remote.set_irqs(tries()).unwrap();
+    rustix::io::read(&wanted, &mut count).unwrap();
+    assert_eq!(count, 1_u64.to_ne_bytes());
+    rustix::io::write(&wanted, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    remote.set_irqs(tries()).unwrap();
+    remote.request_removal();
+    remote.detach().unwrap();
+    rustix::io::read(&wanted, &mut count).unwrap();
+    assert_eq!(count, (u64::MAX - 1).to_ne_bytes());
+}
+
+#[test]
 fn memory_that_it_does_not_let_go_of_ends_it() {
     let server = Hostile::new(Says::default());
     let (remote, wanted) = used(&server);
