@@ -15,6 +15,9 @@ use crate::error::Lie;
 /// The unit of mappings, in bytes.
 const PAGE: u64 = 4096;
 
+/// The most memory of one BAR that can be mapped, in bytes: once the server is gone all of it is filled, at our expense.
+const MOST_MEMORY: u64 = 1 << 30;
+
 /// How many vectors an index may have, by index.
 const MOST_VECTORS: [u32; IrqIndex::COUNT as usize] = [1, 32, 2048, 1, 1];
 
@@ -193,7 +196,10 @@ impl Region {
 /// Where not, they are reached by message, as other registers.
 fn can_be_mapped(file: &OwnedFd, offset: u64, parts: &[(u64, u64)]) -> bool {
     // The kernel answers this for shmem and hugetlbfs only, without asking anybody's filesystem.
-    let sealed = fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+    let sealed = fcntl_get_seals(file).is_ok_and(|seals| {
+        let read_only = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+        seals.contains(SealFlags::SHRINK) && !seals.intersects(read_only)
+    });
     let pages = parts
         .iter()
         .all(|(at, bytes)| (at | bytes | offset).is_multiple_of(PAGE) && *bytes > 0);
@@ -201,7 +207,11 @@ fn can_be_mapped(file: &OwnedFd, offset: u64, parts: &[(u64, u64)]) -> bool {
         [(at, bytes), (next, _)] => at.checked_add(*bytes).is_some_and(|end| end <= *next),
         _ => true,
     });
-    if !sealed || !pages || !apart || parts.is_empty() {
+    let total = parts
+        .iter()
+        .try_fold(0_u64, |total, (_, bytes)| total.checked_add(*bytes));
+    let few = total.is_some_and(|total| total <= MOST_MEMORY);
+    if !sealed || !pages || !apart || !few || parts.is_empty() {
         return false;
     }
     // Those of hugetlbfs can only be mapped by huge pages.
@@ -309,6 +319,18 @@ mod tests {
         assert!(
             !can_be_mapped(&file(0x4000, SealFlags::GROW), 0, one),
             "a file that may shrink"
+        );
+        for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
+            assert!(
+                !can_be_mapped(&file(0x4000, SealFlags::SHRINK | seal), 0, one),
+                "a file that can't be written"
+            );
+        }
+        let large = file(MOST_MEMORY + PAGE, SealFlags::SHRINK);
+        assert!(can_be_mapped(&large, 0, &[(0, MOST_MEMORY)]));
+        assert!(
+            !can_be_mapped(&large, 0, &[(0, MOST_MEMORY), (MOST_MEMORY, PAGE)]),
+            "too much"
         );
         let null = std::fs::File::open("/dev/zero").unwrap().into();
         assert!(!can_be_mapped(&null, 0, one), "a device");

@@ -1,7 +1,9 @@
 //! Interrupts: the server is given the program's own eventfds, and signals them itself.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -19,55 +21,121 @@ pub(crate) struct Irqs {
     /// Which indices of the server's. Held while it is asked, so that requests come to it one at a time.
     enabled: Mutex<[bool; IrqIndex::COUNT as usize]>,
     /// The eventfds of ERR and REQ, which tell when there is no server any more, either. Never held while it is asked.
-    notices: Mutex<[Option<OwnedFd>; 2]>,
+    notices: Mutex<Notices>,
 }
+
+#[derive(Debug, Default)]
+struct Notices {
+    /// Of ERR and REQ.
+    eventfds: [Option<Arc<OwnedFd>>; 2],
+    signals: Arc<Mutex<Signals>>,
+}
+
+/// What a thread of its own signals: an eventfd that its user fills at the wrong moment has it wait.
+#[derive(Debug, Default)]
+struct Signals {
+    /// There is the thread, one at a time.
+    busy: bool,
+    /// What it has yet to signal.
+    pending: [Option<Arc<OwnedFd>>; 2],
+}
+
+/// How long a user that tries a notice waits for it, at most: with the kernel it is there when the request returns.
+const TRIED: Duration = Duration::from_millis(100);
 
 impl Irqs {
     fn enabled(&self) -> MutexGuard<'_, [bool; IrqIndex::COUNT as usize]> {
         self.enabled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn notices(&self) -> MutexGuard<'_, [Option<OwnedFd>; 2]> {
+    fn notices(&self) -> MutexGuard<'_, Notices> {
         self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the user that there is no device any more.
     pub(crate) fn tell_gone(&self) {
-        self.notices().iter().flatten().for_each(signal);
+        let _ = self.notices().send([true, true]);
     }
 
     /// Tells the user, by REQ, that the device is wanted back.
     pub(crate) fn tell_wanted(&self) {
-        let [_, req] = &*self.notices();
-        req.iter().for_each(signal);
+        let _ = self.notices().send([false, true]);
     }
 
-    /// Nothing more is told.
+    /// Nothing more is told. A thread that waits for an eventfd of this user keeps nothing from the next one.
     pub(crate) fn forget_notices(&self) {
-        *self.notices() = [None, None];
+        *self.notices() = Notices::default();
     }
 
     /// What ERR or REQ is to do here, whatever the server has.
     fn notice(&self, request: &SetIrqs) -> Result<(), Refusal> {
         let number = request.index.checked_sub(IrqIndex::Err as u32);
         let mut notices = self.notices();
-        let Some(place) = number.and_then(|number| notices.get_mut(number as usize)) else {
+        let Some(number) = number.map(|number| number as usize).filter(|number| *number < 2) else {
             return Ok(());
         };
-        match &request.data {
+        let kept = match &request.data {
             IrqData::EventFd(eventfds) => {
                 let given = eventfds.first().and_then(Option::as_ref);
                 let kept = given.map(OwnedFd::try_clone).transpose();
-                *place =
-                    kept.map_err(|_| Refusal::new(Errno::MFILE, "no descriptor is left for an eventfd"))?;
+                kept.map_err(|_| Refusal::new(Errno::MFILE, "no descriptor is left for an eventfd"))?
             }
-            IrqData::None if request.count == 0 => *place = None,
+            IrqData::None if request.count == 0 => None,
+            IrqData::Bool(flags) if flags.iter().all(|flag| *flag == 0) => return Ok(()),
             // The user tries it.
-            IrqData::None => place.iter().for_each(signal),
-            IrqData::Bool(flags) if flags.iter().any(|flag| *flag != 0) => place.iter().for_each(signal),
-            IrqData::Bool(_) => {}
+            IrqData::None | IrqData::Bool(_) => {
+                let told = notices.send([number == 0, number == 1]);
+                drop(notices);
+                let _ = told.recv_timeout(TRIED);
+                return Ok(());
+            }
+        };
+        if let Some(place) = notices.eventfds.get_mut(number) {
+            *place = kept.map(Arc::new);
         }
         Ok(())
+    }
+}
+
+impl Notices {
+    /// Has ERR, REQ or both signalled. What is given ends when that is done, or can't be waited for.
+    fn send(&self, which: [bool; 2]) -> Receiver<()> {
+        let (done, told) = channel();
+        let mut signals = lock(&self.signals);
+        for ((pending, eventfd), wanted) in signals.pending.iter_mut().zip(&self.eventfds).zip(which) {
+            if wanted && eventfd.is_some() {
+                pending.clone_from(eventfd);
+            }
+        }
+        if !signals.busy && signals.pending.iter().any(Option::is_some) {
+            let shared = Arc::clone(&self.signals);
+            let thread = std::thread::Builder::new().name("notices".to_owned());
+            match thread.spawn(move || signal_all(&shared, done)) {
+                Ok(_) => signals.busy = true,
+                Err(error) => tracing::error!(%error, "no thread to signal ERR or REQ"),
+            }
+        }
+        told
+    }
+}
+
+fn lock(signals: &Mutex<Signals>) -> MutexGuard<'_, Signals> {
+    signals.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread.
+fn signal_all(shared: &Mutex<Signals>, done: Sender<()>) {
+    loop {
+        let mut signals = lock(shared);
+        let Some(eventfd) = signals.pending.iter_mut().find_map(Option::take) else {
+            signals.busy = false;
+            // Whoever tries it again finds no thread at work.
+            drop(signals);
+            drop(done);
+            return;
+        };
+        drop(signals);
+        signal(&eventfd);
     }
 }
 
@@ -102,13 +170,19 @@ impl Remote {
     pub(crate) fn set(&self, request: &SetIrqs) -> Result<(), Refusal> {
         let mut enabled = self.irqs.enabled();
         let index = request.index;
-        if index >= IrqIndex::Err as u32 {
-            self.irqs.notice(request)?;
-            if self.of_server(index) == 0 || tries(request) {
-                return Ok(());
-            }
+        if index >= IrqIndex::Err as u32 && (self.of_server(index) == 0 || tries(request)) {
+            return self.irqs.notice(request);
         }
-        self.pass_on(request)?;
+        // Of a request that it refused half way the server would keep eventfds.
+        self.pass_on(request)
+            .and_then(|()| self.irqs.notice(request))
+            .inspect_err(|_| {
+                let enables =
+                    request.action == IrqAction::Trigger && matches!(request.data, IrqData::EventFd(_));
+                if enables && enabled.get(index as usize) == Some(&false) {
+                    self.disable(index);
+                }
+            })?;
         if let Some(enabled) = enabled.get_mut(index as usize)
             && request.action == IrqAction::Trigger
         {
@@ -123,16 +197,20 @@ impl Remote {
         let mut enabled = self.irqs.enabled();
         let enabled = std::mem::take(&mut *enabled);
         for (index, _) in (0..).zip(enabled).filter(|(_, enabled)| *enabled) {
-            let disable = SetIrqs {
-                index,
-                start: 0,
-                count: 0,
-                action: IrqAction::Trigger,
-                data: IrqData::None,
-            };
-            if let Err(error) = self.pass_on(&disable) {
-                tracing::warn!(device = self.name, %error, index, "the server did not disable interrupts");
-            }
+            self.disable(index);
+        }
+    }
+
+    fn disable(&self, index: u32) {
+        let disable = SetIrqs {
+            index,
+            start: 0,
+            count: 0,
+            action: IrqAction::Trigger,
+            data: IrqData::None,
+        };
+        if let Err(error) = self.pass_on(&disable) {
+            tracing::warn!(device = self.name, %error, index, "the server did not disable interrupts");
         }
     }
 
@@ -231,7 +309,8 @@ fn signal(file: &OwnedFd) {
         tv_nsec: 0,
     };
     let mut ready = [PollFd::new(file, PollFlags::OUT)];
-    if poll(&mut ready, Some(&now)).is_ok_and(|n| n > 0) {
+    // Of one that only the kernel can have filled so far, it tells an error, which is no room either.
+    if poll(&mut ready, Some(&now)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
         let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
     }
 }

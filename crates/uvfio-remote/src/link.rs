@@ -18,6 +18,9 @@ use rustix::net::{Shutdown, shutdown};
 use uvfio_proto::message::Command;
 use uvfio_proto::{Client, ClientError};
 
+/// The last error number of Linux that programs know (EHWPOISON).
+const LAST_ERRNO: i32 = 133;
+
 /// Why a request was not done.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
@@ -120,7 +123,7 @@ impl Link {
                 }
                 let errno = i32::try_from(errno.0)
                     .ok()
-                    .filter(|number| (1..4096).contains(number));
+                    .filter(|number| (1..=LAST_ERRNO).contains(number));
                 Err(Unanswered::Refused(
                     errno.map_or(Errno::IO, Errno::from_raw_os_error),
                 ))
@@ -147,9 +150,11 @@ impl Link {
 
     /// Ends the connection while it is used: from now on the server is gone.
     pub(crate) fn revoke(&self) {
-        // Whoever waits for an answer has none then, and gives the lock back.
+        // Without the client's lock: whoever has it may be reading memory for the server that the user lets nobody have.
         self.end();
-        self.lose(self.lock(), &ClientError::Closed);
+        if !self.gone.swap(true, Ordering::AcqRel) {
+            (self.farewell)();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Client> {

@@ -116,8 +116,7 @@ impl Remote {
     pub(crate) fn look_at_switches(&self) {
         let mut command = [0; 2];
         let at = header::BUS_MASTER.register;
-        self.read_piece(CONFIG, at.into(), &mut command);
-        if self.link.is_gone() {
+        if !self.read_switch(at, &mut command) {
             return;
         }
         let command = u32::from(u16::from_le_bytes(command));
@@ -127,15 +126,30 @@ impl Remote {
         self.switches
             .io
             .store(header::IO.extract(command) != 0, Ordering::Release);
-        let mut awake = true;
+        let mut awake = self.power_at.is_none() || self.switches.awake.load(Ordering::Acquire);
         if let Some(at) = self.power_at {
             let mut state = [0; 2];
-            self.read_piece(CONFIG, (at + power::STATE.register).into(), &mut state);
-            awake = power::STATE.extract(u16::from_le_bytes(state).into()) == 0;
+            if self.read_switch(at + power::STATE.register, &mut state) {
+                awake = power::STATE.extract(u16::from_le_bytes(state).into()) == 0;
+            }
         }
         self.switches.awake.store(awake, Ordering::Release);
         self.reach
             .set_bus_master(awake && header::BUS_MASTER.extract(command) != 0);
+    }
+
+    /// Reads a register that tells what the function does, and says whether it could. The ones of a refused read would
+    /// turn all of it on.
+    fn read_switch(&self, register: u16, data: &mut [u8; 2]) -> bool {
+        let offset = register.into();
+        match self.link.ask(|client| client.read(CONFIG, offset, data)) {
+            Ok(()) => !self.link.is_gone(),
+            Err(Unanswered::Gone) => false,
+            Err(Unanswered::Refused(errno)) => {
+                self.note(CONFIG, offset, errno);
+                false
+            }
+        }
     }
 
     /// Whether a region answers now; a device that is gone is not asked.

@@ -216,6 +216,10 @@ fn a_refusal_is_no_end_and_comes_with_its_number() {
     // One that is no number.
     server.refuse(command::DMA_MAP, u32::MAX);
     assert_eq!(remote.map(&RANGE).unwrap_err().errno, Errno::IO);
+    for (number, errno) in [(133, Errno::HWPOISON), (134, Errno::IO), (512, Errno::IO)] {
+        server.refuse(command::DMA_MAP, number);
+        assert_eq!(remote.map(&RANGE).unwrap_err().errno, errno);
+    }
     server.refuse(command::RESET, 5);
     assert!(remote.reset(SOON).is_err());
     server.refuse(command::REGION_READ, 14);
@@ -227,6 +231,48 @@ fn a_refusal_is_no_end_and_comes_with_its_number() {
     remote.write(0, 0, &[1, 2, 3, 4]).unwrap();
     remote.read(0, 0, &mut data).unwrap();
     assert_eq!(data, [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_command_register_that_it_does_not_let_read_turns_nothing_on() {
+    let server = Hostile::new(Says::default());
+    let remote = server.connect().unwrap();
+    remote.attach(Arc::new(Nothing)).unwrap();
+    server.refuse(command::REGION_READ, 14);
+    remote.write(CONFIG, 4, &[0, 0]).unwrap();
+    assert!(!remote.answers(0));
+}
+
+#[test]
+fn eventfds_that_it_has_of_a_refused_request_are_taken_from_it() {
+    let server = Hostile::new(Says::default());
+    let remote = server.connect().unwrap();
+    remote.attach(Arc::new(Nothing)).unwrap();
+    server.refuse(command::SET_IRQS, 16);
+    let refused = remote.set_irqs(irqs(IrqIndex::MsiX, vec![Some(event())]));
+    assert_eq!(refused.unwrap_err().errno, Errno::BUSY);
+    let flags = || server.next(command::SET_IRQS).payload[4..8].to_vec();
+    assert_eq!([flags(), flags()], [[0x24, 0, 0, 0], [0x21, 0, 0, 0]]);
+}
+
+#[test]
+fn a_notice_is_there_when_the_request_that_tries_it_returns_and_a_full_one_holds_nobody_up() {
+    let server = Hostile::new(Says::default());
+    let (remote, wanted) = used(&server);
+    let tries = || SetIrqs {
+        data: IrqData::None,
+        ..irqs(IrqIndex::Req, vec![None])
+    };
+    let mut count = [0; 8];
+    remote.set_irqs(tries()).unwrap();
+    rustix::io::read(&wanted, &mut count).unwrap();
+    assert_eq!(count, 1_u64.to_ne_bytes());
+    rustix::io::write(&wanted, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    remote.set_irqs(tries()).unwrap();
+    remote.request_removal();
+    remote.detach().unwrap();
+    rustix::io::read(&wanted, &mut count).unwrap();
+    assert_eq!(count, (u64::MAX - 1).to_ne_bytes());
 }
 
 #[test]
