@@ -44,7 +44,7 @@ const FIGURES: [Printed; 3] = [
 
 impl Printed {
     fn unit(&self) -> &'static str {
-        if self.rate { "k/s" } else { "us" }
+        if self.rate { "k/s" } else { "µs" }
     }
 
     /// What is reported, from nanoseconds.
