@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used)] // a test's helpers may
 
 mod common;
+#[path = "common/contested.rs"]
+mod contested;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{CONFIG, Recorder, Told, User, VECTORS, count, event, eventually, signalled};
-use rustix::event::{EventfdFlags, eventfd};
+use contested::Contested;
 use uvfio_core::{IrqAction, IrqData, IrqError};
 use uvfio_pci::InterruptMode;
 
@@ -364,81 +366,6 @@ fn a_signal_from_within_a_register_write_is_delivered_by_another_thread() {
     }
 }
 
-/// A blocking eventfd that its user keeps full, by a thread that writes as much as goes in, again and again; and
-/// empties it before, while it teases.
-struct Hostile {
-    file: OwnedFd,
-    tease: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    filler: Option<JoinHandle<()>>,
-}
-
-impl Hostile {
-    fn new() -> Self {
-        let file = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let flags = [false, false].map(|flag| Arc::new(AtomicBool::new(flag)));
-        let (theirs, [teasing, stopped]) = (file.try_clone().unwrap(), flags.clone());
-        let filler = std::thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                if teasing.load(Ordering::SeqCst) {
-                    empty(&theirs);
-                }
-                let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
-            }
-        });
-        let [tease, stop] = flags;
-        Self {
-            file,
-            tease,
-            stop,
-            filler: Some(filler),
-        }
-    }
-
-    /// Makes room for a moment, until somebody who saw the room has found it gone, and hangs in writing: a thread
-    /// whose work counts up `progress` without end otherwise.
-    fn until_blocked(&self, progress: &AtomicU64) {
-        let start = Instant::now();
-        loop {
-            self.tease.store(true, Ordering::SeqCst);
-            for _ in 0..10 {
-                empty(&self.file);
-                std::thread::sleep(Duration::from_micros(100));
-            }
-            self.tease.store(false, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(2));
-            let before = progress.load(Ordering::SeqCst);
-            std::thread::sleep(Duration::from_millis(20));
-            if progress.load(Ordering::SeqCst) == before {
-                return;
-            }
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "nobody was caught in a minute"
-            );
-        }
-    }
-}
-
-/// Empties an eventfd without waiting.
-fn empty(file: &OwnedFd) {
-    let mut bytes = [0; 8];
-    let mut into = [std::io::IoSliceMut::new(&mut bytes)];
-    let _ = rustix::io::preadv2(file, &mut into, u64::MAX, rustix::io::ReadWriteFlags::NOWAIT);
-}
-
-impl Drop for Hostile {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let filler = self.filler.take().unwrap();
-        while !filler.is_finished() {
-            empty(&self.file);
-            std::thread::yield_now();
-        }
-        filler.join().unwrap();
-    }
-}
-
 /// A thread that does something until it is told to stop, and counts.
 struct Pump {
     count: Arc<AtomicU64>,
@@ -475,7 +402,7 @@ fn a_user_who_blocks_the_delivery_thread_blocks_no_access_and_no_detach() {
         ..Recorder::default()
     });
     user.command(common::MEMORY | common::MASTER);
-    let (hostile, good) = (Hostile::new(), event());
+    let (hostile, good) = (Contested::new(), event());
     user.trigger(MSIX, 0, &[&hostile.file, &good]).unwrap();
     let virt = user.virt.clone();
     let accesses = Pump::new(move || {
@@ -484,7 +411,7 @@ fn a_user_who_blocks_the_delivery_thread_blocks_no_access_and_no_detach() {
     });
     let others = good.try_clone().unwrap();
     let delivered = Pump::new(move || count(&others));
-    hostile.until_blocked(&delivered.count);
+    hostile.until_blocked(|| ());
 
     let before = accesses.count.load(Ordering::SeqCst);
     eventually("accesses go on", || {
@@ -509,7 +436,7 @@ fn a_user_who_blocks_the_delivery_thread_blocks_no_access_and_no_detach() {
 #[test]
 fn a_user_who_keeps_an_eventfd_full_of_which_a_reset_delivers_blocks_no_reset_and_no_detach() {
     let user = User::awake();
-    let (hostile, good) = (Hostile::new(), event());
+    let (hostile, good) = (Contested::new(), event());
     user.trigger(MSIX, 0, &[&hostile.file, &good]).unwrap();
     let (virt, device, host) = (user.virt.clone(), user.device.clone(), user.device.host());
     let resets = Pump::new(move || {
@@ -523,7 +450,7 @@ fn a_user_who_keeps_an_eventfd_full_of_which_a_reset_delivers_blocks_no_reset_an
     });
     let others = good.try_clone().unwrap();
     let delivered = Pump::new(move || count(&others));
-    hostile.until_blocked(&delivered.count);
+    hostile.until_blocked(|| ());
     assert_eq!(
         user.virt.reset(Duration::from_secs(10)).unwrap(),
         uvfio_core::ResetProgress::Done
@@ -537,14 +464,14 @@ fn a_user_who_keeps_an_eventfd_full_of_which_a_reset_delivers_blocks_no_reset_an
 fn a_device_thread_blocked_in_a_full_eventfd_is_let_out_when_the_eventfd_is_taken_away() {
     for by_detach in [false, true] {
         let user = User::awake();
-        let hostile = Hostile::new();
+        let hostile = Contested::new();
         user.trigger(MSIX, 0, &[&hostile.file]).unwrap();
         let host = user.device.host();
         let device = Pump::new(move || {
             host.signal(0);
             1
         });
-        hostile.until_blocked(&device.count);
+        hostile.until_blocked(|| ());
         if by_detach {
             user.virt.detach().unwrap();
         } else {
@@ -561,7 +488,7 @@ fn a_device_thread_blocked_in_a_full_eventfd_is_let_out_when_the_eventfd_is_take
 #[test]
 fn a_user_who_blocks_a_thread_cannot_keep_its_device_from_being_taken_away() {
     let user = User::awake();
-    let (hostile, error) = (Hostile::new(), event());
+    let (hostile, error) = (Contested::new(), event());
     user.trigger(MSIX, 0, &[&hostile.file]).unwrap();
     user.trigger(ERR, 0, &[&error]).unwrap();
     let host = user.device.host();
@@ -569,7 +496,7 @@ fn a_user_who_blocks_a_thread_cannot_keep_its_device_from_being_taken_away() {
         host.signal(0);
         1
     });
-    hostile.until_blocked(&device.count);
+    hostile.until_blocked(|| ());
     user.virt.gone(uvfio_core::GoneReason::Revoked, true);
     assert_eq!(signalled(&error), 1);
     device.stop();

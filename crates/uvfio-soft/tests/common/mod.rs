@@ -15,6 +15,7 @@ use uvfio_core::{
     Policy, SetIrqs, VirtualDevice, region_index::CONFIG,
 };
 
+#[path = "../../../uvfio-core/tests/common/contested.rs"]
 pub(crate) mod contested;
 pub(crate) mod ioat;
 

@@ -1,18 +1,16 @@
 //! A user who works against its own eventfds, and the one who comes after it.
 
-use std::fs;
-use std::io::IoSliceMut;
-use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ReadWriteFlags;
 use uvfio_core::{ResetProgress, region_index};
 use uvfio_pci::{BarSpan, Capability};
 
+use self::contested::{Contested, empty};
 use super::*;
+
+#[path = "../../../../../uvfio-core/tests/common/contested.rs"]
+mod contested;
 
 /// Longer than anything here takes that comes back at all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -119,89 +117,6 @@ fn signalled(file: &OwnedFd) -> u64 {
     empty(file)
 }
 
-/// Empties an eventfd without waiting.
-fn empty(file: &OwnedFd) -> u64 {
-    let mut count = [0; 8];
-    let mut into = [IoSliceMut::new(&mut count)];
-    match rustix::io::preadv2(file, &mut into, u64::MAX, ReadWriteFlags::NOWAIT) {
-        Ok(_) => u64::from_ne_bytes(count),
-        Err(_) => 0,
-    }
-}
-
-/// A blocking eventfd, and a thread that fills it to the brim whenever it is empty.
-struct Hostile {
-    file: Arc<OwnedFd>,
-    over: Arc<AtomicBool>,
-    filler: JoinHandle<()>,
-}
-
-impl Hostile {
-    fn new() -> Self {
-        let file = Arc::new(blocking_eventfd());
-        let over = Arc::new(AtomicBool::new(false));
-        let (theirs, ended) = (file.clone(), over.clone());
-        let filler = std::thread::spawn(move || {
-            while !ended.load(Ordering::Acquire) {
-                let _ = rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes());
-            }
-        });
-        Self { file, over, filler }
-    }
-
-    /// Makes room for moments while interrupts come, until a thread of ours has seen the room, found it gone, and
-    /// sleeps in its write.
-    fn block(&self, mut interrupt: impl FnMut()) {
-        for _ in 0..100_000 {
-            interrupt();
-            for _ in 0..50 {
-                empty(&self.file);
-            }
-            if self.blocks() {
-                return;
-            }
-        }
-        panic!("no thread was blocked");
-    }
-
-    /// Whether a thread that delivers interrupts sleeps in writing the eventfd.
-    fn blocks(&self) -> bool {
-        let own = eventfd_id(self.file.as_raw_fd());
-        assert!(own.is_some(), "the kernel tells eventfds apart in fdinfo");
-        fs::read_dir("/proc/self/task").unwrap().any(|task| {
-            let text =
-                |name| fs::read_to_string(task.as_ref().unwrap().path().join(name)).unwrap_or_default();
-            if !["interrupts\n", "delivery\n"].contains(&&*text("comm")) {
-                return false;
-            }
-            // The number of the system call and its arguments of a thread that sleeps in one.
-            let syscall = text("syscall");
-            let mut words = syscall.split_whitespace();
-            let writes = words.next() == Some(&libc::SYS_write.to_string());
-            let file = words.next().and_then(|word| word.strip_prefix("0x"));
-            let file = file.and_then(|digits| i32::from_str_radix(digits, 16).ok());
-            writes && file.and_then(eventfd_id) == own
-        })
-    }
-
-    /// Lets everybody go.
-    fn end(self) {
-        self.over.store(true, Ordering::Release);
-        while !self.filler.is_finished() {
-            empty(&self.file);
-            std::thread::yield_now();
-        }
-        self.filler.join().unwrap();
-    }
-}
-
-/// What the kernel calls an eventfd, whichever descriptor of it is asked.
-fn eventfd_id(file: i32) -> Option<String> {
-    let about = fs::read_to_string(format!("/proc/self/fdinfo/{file}")).ok()?;
-    let id = about.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?;
-    Some(id.trim().to_owned())
-}
-
 #[test]
 fn a_user_who_keeps_its_eventfd_full_holds_up_no_reset_no_detach_and_no_next_user() {
     let function = Arc::new(Function {
@@ -211,9 +126,9 @@ fn a_user_who_keeps_its_eventfd_full_holds_up_no_reset_no_detach_and_no_next_use
     let device = VirtualDevice::new(function.clone(), &Policy::default()).unwrap();
     let fire = |vector| function.interrupts.latches.fire(vector);
     for lease in 0..3 {
-        let (hostile, other) = (Hostile::new(), blocking_eventfd());
+        let (hostile, other) = (Contested::new(), blocking_eventfd());
         come(&device, [&hostile.file, &other]);
-        hostile.block(|| fire(0));
+        hostile.until_blocked(|| fire(0));
         for _ in 0..100 {
             mask(&device, 0, true);
             fire(0);
@@ -239,7 +154,7 @@ fn a_user_who_keeps_its_eventfd_full_holds_up_no_reset_no_detach_and_no_next_use
             assert_eq!(signalled(&next[vector]), 1, "lease {lease}, vector {vector}");
         };
         comes_once(1);
-        hostile.end();
+        drop(hostile);
         comes_once(0);
         comes_once(1);
         assert_eq!([empty(&next[0]), empty(&next[1])], [0; 2], "of the user before");
