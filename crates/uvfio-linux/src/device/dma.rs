@@ -37,6 +37,9 @@ pub struct GroupSpace {
     /// How often so far.
     undoings: AtomicU64,
     patience: Duration,
+    /// How often somebody has begun to wait for room.
+    #[cfg(test)]
+    waits: AtomicU64,
 }
 
 /// What is mapped in a range.
@@ -90,19 +93,26 @@ impl GroupSpace {
             undone: Condvar::new(),
             undoings: AtomicU64::new(0),
             patience,
+            #[cfg(test)]
+            waits: AtomicU64::new(0),
         })
     }
 
-    /// Waits until nothing other than `what` is mapped in its range; false where patience ends before. No lock is held over it but those of
-    /// the function whose user asks, and what is waited for is another function's thread, which needs none of them.
+    /// Waits until nothing other than `what` is mapped in its range; false where patience ends before. No lock is held
+    /// over it but those of the function whose user asks, and what is waited for is another function's thread, which
+    /// needs none of them.
     fn wait_for_room(&self, iova: u64, what: &What) -> bool {
         let taken = |ranges: &mut BTreeMap<u64, Range>| {
             let same = ranges.get(&iova).is_some_and(|range| range.what == *what);
             !same && overlapping(ranges, iova, what.last).any(|(_, range)| !range.is_left_over())
         };
-        let waited = self
-            .undone
-            .wait_timeout_while(lock(&self.ranges), self.patience, taken);
+        let mut ranges = lock(&self.ranges);
+        if !taken(&mut ranges) {
+            return true;
+        }
+        #[cfg(test)]
+        self.waits.fetch_add(1, Ordering::SeqCst);
+        let waited = self.undone.wait_timeout_while(ranges, self.patience, taken);
         let (ranges, result) = waited.unwrap_or_else(PoisonError::into_inner);
         drop(ranges);
         !result.timed_out()
@@ -162,10 +172,10 @@ impl Space {
     /// Waits for room, unless the last wait was in vain and nothing has been undone since: several mappings that wait one
     /// after another would use up the patience of whoever waits for their answers.
     fn wait_for_room(&self, iova: u64, what: &What) {
-        let undoings = || self.group.undoings.load(Ordering::Acquire);
-        if self.hopeless_at.load(Ordering::Relaxed) != undoings() && !self.group.wait_for_room(iova, what) {
-            // The caller finds what is in the way, and says so.
-            self.hopeless_at.store(undoings(), Ordering::Relaxed);
+        let undoings = self.group.undoings.load(Ordering::Acquire);
+        if self.hopeless_at.load(Ordering::Relaxed) != undoings && !self.group.wait_for_room(iova, what) {
+            // The caller finds what is in the way, and says so. What was undone meanwhile counts as new.
+            self.hopeless_at.store(undoings, Ordering::Relaxed);
         }
     }
 }

@@ -200,12 +200,14 @@ fn a_mapping_waits_until_the_other_function_has_undone_its_old_one() {
     let (answer, answered) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| answer.send(smaller(&a)).unwrap());
-        // One that is refused at once is answered by then.
-        let early = answered.recv_timeout(Duration::from_millis(100));
-        assert!(
-            early.is_err(),
-            "{early:?} while the other function has its old mapping"
-        );
+        while waits(&group) == 0 {
+            let early = answered.try_recv();
+            assert!(
+                early.is_err(),
+                "{early:?} while the other function has its old mapping"
+            );
+            std::thread::yield_now();
+        }
         b.unmap(0x1000, 0x3fff).unwrap();
         smaller(&b).unwrap();
         answered.recv().unwrap().unwrap();
@@ -326,17 +328,36 @@ fn what_a_mapping_that_failed_has_left_is_asked_for_again_before_something_is_ma
 
 #[test]
 fn who_has_waited_in_vain_waits_again_only_when_something_has_been_undone() {
-    let recorder = Recorder::default();
-    let group = GroupSpace::over(Box::new(recorder), Vec::new(), Duration::ZERO);
+    let group = GroupSpace::over(Box::new(Recorder::default()), Vec::new(), Duration::ZERO);
     let (a, b) = (group.part(), group.part());
     let file = tempfile::tempfile().unwrap();
-    file.set_len(0x2000).unwrap();
-    b.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
-    let waits = || a.hopeless_at.load(Ordering::Relaxed) != group.undoings.load(Ordering::Relaxed);
-    assert!(waits());
-    a.map(0x1000, 0x1000, BOTH, file.as_fd(), 0x1000).unwrap_err();
-    assert!(!waits(), "the next one is refused at once");
+    file.set_len(0x3000).unwrap();
+    for iova in [0x1000, 0x2000] {
+        b.map(iova, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+    }
+    let other = |iova| a.map(iova, 0x1000, BOTH, file.as_fd(), 0x2000);
+    other(0x1000).unwrap_err();
+    other(0x2000).unwrap_err();
+    assert_eq!(waits(&group), 1);
     b.unmap(0x1000, 0x1fff).unwrap();
-    assert!(waits());
-    a.map(0x1000, 0x1000, BOTH, file.as_fd(), 0x1000).unwrap();
+    other(0x2000).unwrap_err();
+    assert_eq!(waits(&group), 2);
+    other(0x1000).unwrap();
+}
+
+#[test]
+fn a_mapping_waits_for_another_functions_also_where_something_is_left_over_behind_it() {
+    let ([a, b], recorder, [file, other]) = two();
+    b.map(0x1000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+    b.map(0x2000, 0x1000, BOTH, file.as_fd(), 0).unwrap();
+    recorder.keep(true);
+    b.unmap(0x2000, 0x2fff).unwrap_err();
+    recorder.keep(false);
+    a.map(0x1000, 0x2000, BOTH, other.as_fd(), 0).unwrap_err();
+    assert_eq!(waits(&a.group), 1);
+}
+
+/// How often somebody has begun to wait for room.
+fn waits(group: &GroupSpace) -> u64 {
+    group.waits.load(Ordering::SeqCst)
 }
