@@ -38,11 +38,19 @@ pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// The only register that an access of `len` bytes at `offset` touches, where it is just one, as it nearly always is: the
-/// same as [`split`], at less cost.
-#[must_use]
+/// Gives each register that an access touches to `take`: the same as [`split`], at less cost where it is only one, as it
+/// nearly always is.
 #[inline]
-pub fn single(offset: u32, len: usize) -> Option<Piece> {
+pub fn each(offset: u32, len: usize, mut take: impl FnMut(Piece)) {
+    match single(offset, len) {
+        Some(piece) => take(piece),
+        None => split(offset, len).for_each(take),
+    }
+}
+
+/// The only register that an access touches, where it is just one.
+#[inline]
+fn single(offset: u32, len: usize) -> Option<Piece> {
     let lane = offset % 4;
     if len == 0 || len > 4 - lane as usize {
         return None;

@@ -161,6 +161,14 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Whether a reset may end by it: what the user changed while that was under way had no effect then, and shows now.
+    #[must_use]
+    pub const fn may_end_reset(&self) -> bool {
+        matches!(self, Self::EffectDone { .. } | Self::Settled { .. })
+    }
+}
+
 /// Tells effects apart that are under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EffectId(pub u32);

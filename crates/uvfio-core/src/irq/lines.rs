@@ -8,7 +8,7 @@ use uvfio_pci::{
     ByteEnables, Effect, Effects, Input, Interrupt, InterruptMode, Layout, RestoreError, State, Window,
 };
 
-use uvfio_pci::access::{single, split};
+use uvfio_pci::access::each;
 
 use super::delivery::{self, Queue, Waiting};
 use super::eventfd::{EventFd, Inspector, retire};
@@ -215,13 +215,12 @@ impl Lines {
     #[inline]
     pub(crate) fn read(&self, window: Window, offset: u32, data: &mut [u8]) {
         let model = self.lock();
-        let read = |register| uvfio_pci::read(&self.layout, &model.state, window, register);
-        if let Some(piece) = single(offset, data.len()) {
-            return piece.scatter(read(piece.register), data);
-        }
-        for piece in split(offset, data.len()) {
-            piece.scatter(read(piece.register), data);
-        }
+        each(offset, data.len(), |piece| {
+            piece.scatter(
+                uvfio_pci::read(&self.layout, &model.state, window, piece.register),
+                data,
+            );
+        });
     }
 
     /// See [`Layout::plan`].
@@ -249,8 +248,8 @@ impl Lines {
     #[inline]
     fn step_in<'a>(&'a self, mut model: MutexGuard<'a, Model>, input: Input, effects: &mut Effects) {
         uvfio_pci::step(&self.layout, &mut model.state, input, effects);
-        // The end of a reset shows in what decodes; interrupts alone show nowhere.
-        let ended = matches!(input, Input::EffectDone { .. } | Input::Settled { .. });
+        // Interrupts alone show nowhere.
+        let ended = input.may_end_reset();
         if effects.is_empty() && !ended {
             return;
         }

@@ -1,6 +1,6 @@
 //! Accesses to regions, from the one check of their bounds to the device or the model.
 
-use uvfio_pci::access::{Piece, single, split};
+use uvfio_pci::access::each;
 use uvfio_pci::{Input, Window};
 
 use super::VirtualDevice;
@@ -200,18 +200,14 @@ impl VirtualDevice {
 
     #[inline]
     fn write_window(&self, window: Window, offset: u32, data: &[u8]) {
-        let write = |piece: Piece| {
+        each(offset, data.len(), |piece| {
             self.core.step(Input::Write {
                 window,
                 register: piece.register,
                 value: piece.gather(data),
                 enables: piece.enables,
             });
-        };
-        match single(offset, data.len()) {
-            Some(piece) => write(piece),
-            None => split(offset, data.len()).for_each(write),
-        }
+        });
     }
 }
 

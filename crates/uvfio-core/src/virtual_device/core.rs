@@ -113,10 +113,8 @@ impl Core {
         let _inside = FrontEnd::enter();
         let mut effects = Effects::new();
         self.lines.step(input, &mut effects);
-        // A mask is no effect to anybody but a device that takes its interrupts to the user itself. When a reset has ended,
-        // the device may have to be told of what the user changed meanwhile, which had no effect then.
-        let ended = matches!(input, Input::EffectDone { .. } | Input::Settled { .. });
-        if ended || !effects.is_empty() || self.lines.direct() {
+        // A mask is no effect to anybody but a device that takes its interrupts to the user itself.
+        if input.may_end_reset() || !effects.is_empty() || self.lines.direct() {
             self.carry_out(&effects);
         }
     }
