@@ -117,9 +117,9 @@ pub trait Device: Send + Sync {
     }
 
     /// The registers of BAR `bar` whose stores may come by eventfd, the same from [`attach`](Device::attach) to
-    /// [`detach`](Device::detach). Asked for once, if at all; a user that doesn't ask stores by [`write`](Device::write),
-    /// and so may one that does. A register whose stored value matters, to whomever and whenever, is none: on that way it
-    /// is lost.
+    /// [`detach`](Device::detach). Asked for once, if at all; a user that doesn't ask stores by
+    /// [`write`](Device::write), and so may one that does. A register whose stored value matters, to whomever and
+    /// whenever, is none: on that way it is lost.
     fn doorbells(&self, bar: u8) -> Vec<Doorbell> {
         let _ = bar;
         Vec::new()

@@ -49,11 +49,13 @@ impl Host {
         self.lines.set_intx(asserted);
     }
 
-    /// Sets INTx to what `level` says, and looks again until they agree. Whoever changes what `level` looks at calls this
-    /// afterwards, whichever thread it is; then the line is as the last change left it once all of them have come back,
-    /// and no lock of the device's is held while the user is told, which may block. `level` may be asked several times.
+    /// Sets INTx to what `level` says, and looks again until they agree. Whoever changes what `level` looks at calls
+    /// this afterwards, whichever thread it is; then the line is as the last change left it once all of them have come
+    /// back, and no lock of the device's is held while the user is told, which may block. `level` may be asked several
+    /// times.
     ///
-    /// For a moment the line may be asserted for a level that has fallen since, as with any interrupt that is withdrawn.
+    /// For a moment the line may be asserted for a level that has fallen since, as with any interrupt that is
+    /// withdrawn.
     pub fn follow_intx(&self, level: impl Fn() -> bool) {
         follow(level, |asserted| self.set_intx(asserted));
     }
@@ -77,9 +79,9 @@ impl Host {
 
 /// Sets a line to a level that other threads change, each of which comes here after its change.
 ///
-/// The line's own lock puts all settings in an order. Each change is followed in it by a setting of the thread that made
-/// it; so all changes come before the last setting. Whoever made that looks once more, and sees them all: what it then
-/// sees is the level for good, and equals what it set, or else it would set it again.
+/// The line's own lock puts all settings in an order. Each change is followed in it by a setting of the thread that
+/// made it; so all changes come before the last setting. Whoever made that looks once more, and sees them all: what it
+/// then sees is the level for good, and equals what it set, or else it would set it again.
 fn follow(level: impl Fn() -> bool, set: impl Fn(bool)) {
     let mut asserted = level();
     loop {

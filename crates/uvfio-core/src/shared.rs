@@ -176,15 +176,16 @@ impl SharedMapping {
         Some(())
     }
 
-    /// Copies out, in ascending order, by aligned words of 8, 4, 2 or 1 bytes; none outside the mapping, or where reads are not
-    /// allowed.
+    /// Copies out, in ascending order, by aligned words of 8, 4, 2 or 1 bytes; none outside the mapping, or where reads
+    /// are not allowed.
     pub fn copy_out(&self, offset: u64, data: &mut [u8]) -> Option<()> {
         let from = self.at(offset, data.len()).filter(|_| self.allowed.read)?;
         let mut done = 0;
         while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = from.wrapping_add(done);
             let width = widest(at, rest.len());
-            // SAFETY: `at` and what follows lie within the mapping, readable, and `widest` gives an alignment that it has.
+            // SAFETY: `at` and what follows lie within the mapping, readable, and `widest` gives an alignment that it
+            // has.
             let value = unsafe { load(at, width) }.to_le_bytes();
             rest.iter_mut()
                 .zip(value)

@@ -307,10 +307,10 @@ impl VirtualDevice {
         self.core.lines.notify(IrqIndex::Err);
     }
 
-    /// Takes the device away; there is no way back for this user. ERR is signalled only if `signal_error`
-    /// (it stops a whole QEMU machine). Comes back once nothing of the user's is held any more. That takes up to a second
-    /// where the user blocks its own interrupts, and as long as a mapping takes that is under way: of a function that
-    /// exists, a third of a second for each GiB that is pinned, and two seconds where it waits for another function's.
+    /// Takes the device away; there is no way back for this user. ERR is signalled only if `signal_error` (it stops a
+    /// whole QEMU machine). Comes back once nothing of the user's is held any more. That takes up to a second where the
+    /// user blocks its own interrupts, and as long as a mapping takes that is under way: of a function that exists, a
+    /// third of a second for each GiB that is pinned, and two seconds where it waits for another function's.
     pub fn gone(&self, reason: GoneReason, signal_error: bool) {
         self.core.leave(reason, signal_error);
     }

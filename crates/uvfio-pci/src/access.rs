@@ -38,8 +38,8 @@ pub fn split(offset: u32, len: usize) -> impl Iterator<Item = Piece> {
     })
 }
 
-/// Gives each register that an access touches to `take`: the same as [`split`], at less cost where it is only one, as it
-/// nearly always is.
+/// Gives each register that an access touches to `take`: the same as [`split`], at less cost where it is only one, as
+/// it nearly always is.
 #[inline]
 pub fn each(offset: u32, len: usize, mut take: impl FnMut(Piece)) {
     match single(offset, len) {

@@ -114,7 +114,8 @@ impl Layout {
         enables
     }
 
-    /// What a read gives: `fetched` in the lanes that [`plan`](Self::plan) asked for, composed with what is the model's.
+    /// What a read gives: `fetched` in the lanes that [`plan`](Self::plan) asked for, composed with what is the
+    /// model's.
     #[must_use]
     pub fn finish(&self, state: &State, register: u16, planned: ByteEnables, fetched: u32) -> u32 {
         let shown = self.backing(register).shown & planned.mask();
@@ -122,8 +123,8 @@ impl Layout {
         (fetched & shown) | (own & !shown)
     }
 
-    /// The write after which a register of the hardware that reads `is` holds again what it held (`was`) before it had a
-    /// user: in the bits that the view's user may have written. None where it does.
+    /// The write after which a register of the hardware that reads `is` holds again what it held (`was`) before it had
+    /// a user: in the bits that the view's user may have written. None where it does.
     #[must_use]
     pub fn put_back(&self, register: u16, was: u32, is: u32) -> Option<Effect> {
         let word = self.word(register);

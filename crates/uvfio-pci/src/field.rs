@@ -77,8 +77,8 @@ pub enum After {
     Initial,
 }
 
-/// What each kind of reset leaves in a field, in the views `virtual` and `filtered`. (In `raw` a function level reset leaves
-/// what hardware leaves: [`After::Initial`] for everything that is not sticky.)
+/// What each kind of reset leaves in a field, in the views `virtual` and `filtered`. (In `raw` a function level reset
+/// leaves what hardware leaves: [`After::Initial`] for everything that is not sticky.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Resets {
     /// After a function level reset, by register or by request.

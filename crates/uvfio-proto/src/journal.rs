@@ -15,8 +15,8 @@
 //! into the structure that they are given, and that lies in the journal. A call that has begun is not torn by a
 //! signal, however fatal; so there is no moment at which bytes have moved and the journal does not say so.
 //!
-//! The next server ([`crate::Server::resume`]) believes nothing that it has not checked: whoever broke the first one may
-//! have written the journal, too.
+//! The next server ([`crate::Server::resume`]) believes nothing that it has not checked: whoever broke the first one
+//! may have written the journal, too.
 
 mod memory;
 mod page;

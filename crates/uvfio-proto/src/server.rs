@@ -152,7 +152,8 @@ impl Server {
     /// what the client had mapped and attached, nothing is left.
     ///
     /// # Errors
-    /// Where the journal is none, or the stream can't be put in step ([`ResumeError::OutOfStep`]): the connection is closed then.
+    /// Where the journal is none, or the stream can't be put in step ([`ResumeError::OutOfStep`]): the connection is
+    /// closed then.
     pub fn resume(
         stream: UnixStream,
         device: Arc<VirtualDevice>,

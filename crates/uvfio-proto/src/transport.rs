@@ -20,8 +20,8 @@ pub use outgoing::{Blocked, Outgoing, SendError};
 /// ([`crate::version::MAX_MSG_FDS`]), but there are clients that don't listen.
 pub const MAX_FDS: usize = 64;
 
-/// Most descriptors that one call can bring (Linux: `SCM_MAX_FD`). There is room for all of them: those for which there is
-/// none the kernel closes on the receiving thread, and such a close may not come back (see [`Descriptors`]).
+/// Most descriptors that one call can bring (Linux: `SCM_MAX_FD`). There is room for all of them: those for which there
+/// is none the kernel closes on the receiving thread, and such a close may not come back (see [`Descriptors`]).
 pub(crate) const MOST_RECEIVED: usize = 253;
 
 /// Why no message came. After it the stream can't be read on.

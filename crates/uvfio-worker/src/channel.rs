@@ -278,7 +278,8 @@ impl Channel {
         let mut bytes = [0; LONGEST];
         let mut receive = || recv(&self.0, &mut bytes, RecvFlags::DONTWAIT);
         let received = match receive() {
-            // It ended with an order unread. The kernel says so once, and before it hands out what was reported until then.
+            // It ended with an order unread. The kernel says so once, and before it hands out what was reported until
+            // then.
             Err(rustix::io::Errno::CONNRESET) => receive(),
             other => other,
         };

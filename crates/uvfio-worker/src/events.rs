@@ -1,5 +1,5 @@
-//! What the kernel and the hardware say of a function that is served: it has reported an error, the kernel wants it back,
-//! it answers no more.
+//! What the kernel and the hardware say of a function that is served: it has reported an error, the kernel wants it
+//! back, it answers no more.
 //!
 //! The supervisor listens itself, and does not rely on a worker that has a user. (Who has taken a worker over has the
 //! function's descriptor, and can have the kernel signal somebody else; the watch does not depend on that.)

@@ -9,8 +9,8 @@
 //! What the function stores is erased in between, or there is no second user, where policy says so ([`BetweenUsers`]).
 //!
 //! The kernel opens a group again only when the last descriptor of the former lease is closed and its last mapping
-//! undone, whoever has them: it is asked, and nothing else is believed. It resets the function when it is closed, and once
-//! more when it is opened.
+//! undone, whoever has them: it is asked, and nothing else is believed. It resets the function when it is closed, and
+//! once more when it is opened.
 
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -168,8 +168,8 @@ fn one_lease(
     }
 }
 
-/// Opens the functions for the next lease, as soon as nothing is left of the last one. None where an order to stop comes
-/// first.
+/// Opens the functions for the next lease, as soon as nothing is left of the last one. None where an order to stop
+/// comes first.
 fn own_again(job: &Job<'_>, orders: &Orders) -> Result<Option<Vec<Owned>>, SupervisorError> {
     let (host, spec) = (Host::default(), job.spec);
     let mut wait = FIRST_WAIT;

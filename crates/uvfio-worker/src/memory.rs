@@ -39,8 +39,8 @@ pub(crate) const STACK: u64 = 512 << 10;
 /// Where Rust's library looks for it.
 pub(crate) const STACK_VARIABLE: &str = "RUST_MIN_STACK";
 
-/// Bytes that a worker may take beyond what it has when it is ready for its first user; `device`: the device's part, of each
-/// of so many functions.
+/// Bytes that a worker may take beyond what it has when it is ready for its first user; `device`: the device's part, of
+/// each of so many functions.
 pub(crate) fn for_users(policy: &Policy, limits: &Limits, functions: usize, device: u64) -> u64 {
     let mappings = u64::from(policy.max_mappings) * MAPPING;
     let messages = u64::from(limits.max_data_bytes) * MESSAGES;

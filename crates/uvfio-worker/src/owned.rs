@@ -253,8 +253,8 @@ impl Owned {
         Ok(self.device.info()?.reset)
     }
 
-    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, has no memory of the
-    /// user's any more, and answers no mapping of its BARs. Takes no longer than undoing the mappings does.
+    /// Stops it, whatever state its worker has left it in: it reaches no memory, sends no interrupt, has no memory of
+    /// the user's any more, and answers no mapping of its BARs. Takes no longer than undoing the mappings does.
     ///
     /// # Errors
     /// Where it does not stop; the rest is done all the same.
@@ -316,8 +316,8 @@ impl Owned {
     }
 }
 
-/// That a function can raise its own interrupts only, or that this is allowed. Where the kernel itself refuses, it does so
-/// later and says so.
+/// That a function can raise its own interrupts only, or that this is allowed. Where the kernel itself refuses, it does
+/// so later and says so.
 fn check_interrupts(host: &Host, address: Address, terms: Terms) -> Result<(), OwnError> {
     let remapping = host.remapping();
     if !remapping.is_missing_and_allowed() {
@@ -339,8 +339,8 @@ fn check_interrupts(host: &Host, address: Address, terms: Terms) -> Result<(), O
     Ok(())
 }
 
-/// A function's configuration space in `/sys`, as far as this user may have it; under the `raw` view such that it can be
-/// written.
+/// A function's configuration space in `/sys`, as far as this user may have it; under the `raw` view such that it can
+/// be written.
 fn config_file(host: &Host, address: Address, view: View) -> Result<Option<ConfigFile>, OwnError> {
     let sysfs = host.sysfs();
     if view == View::Raw {

@@ -323,8 +323,8 @@ impl Places {
         users
     }
 
-    /// Hands a user to its function. False where the function has none any more: it did not come back from its reset, while
-    /// others of its group work on.
+    /// Hands a user to its function. False where the function has none any more: it did not come back from its reset,
+    /// while others of its group work on.
     fn serve(&self, function: u8, user: User) -> bool {
         let Some((name, _, users)) = self.0.get(usize::from(function)) else {
             return false;

@@ -170,8 +170,9 @@ impl Opt {
 
 /// A device as it was asked for, checked as far as that goes without making it.
 ///
-/// The syntax is `NAME[,OPTION[=VALUE]]...`, where a comma in a value is written twice, or the address of a PCI function
-/// of this machine. Several such functions, of one IOMMU group, are one device to be served: [`together`](Self::together).
+/// The syntax is `NAME[,OPTION[=VALUE]]...`, where a comma in a value is written twice, or the address of a PCI
+/// function of this machine. Several such functions, of one IOMMU group, are one device to be served:
+/// [`together`](Self::together).
 pub struct DeviceSpec {
     text: String,
     kind: Wanted,
@@ -252,8 +253,8 @@ impl DeviceSpec {
         })
     }
 
-    /// Makes the device over what [`open`](Self::open) gave, of functions that exist one device each; opens nothing itself.
-    /// `bars` is for functions that exist.
+    /// Makes the device over what [`open`](Self::open) gave, of functions that exist one device each; opens nothing
+    /// itself. `bars` is for functions that exist.
     ///
     /// # Errors
     /// Where what it needs (memory, threads) is not to be had.
@@ -288,8 +289,8 @@ impl DeviceSpec {
         }
     }
 
-    /// The most memory that a user can make the device take beyond what it has when it is made, bytes; of several functions
-    /// each.
+    /// The most memory that a user can make the device take beyond what it has when it is made, bytes; of several
+    /// functions each.
     pub(crate) fn memory_bytes(&self) -> u64 {
         // Of a function: what its ioctls carry for a moment, and sentences about refusals.
         const FUNCTION: u64 = 1 << 20;

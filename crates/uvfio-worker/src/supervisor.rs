@@ -86,7 +86,8 @@ pub struct Job<'a> {
     pub release_within: Duration,
 }
 
-/// What is done with a function that exists between two users, beyond what always is: it is stopped, reset and verified.
+/// What is done with a function that exists between two users, beyond what always is: it is stopped, reset and
+/// verified.
 #[derive(Clone, Copy, Debug)]
 pub enum BetweenUsers {
     /// Nothing: what it stores is the next user's.
@@ -203,8 +204,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Serves the users that come from these listeners, one for each function, or the one that is there already. Functions
-    /// that exist are served to one user: each lease has a worker of its own.
+    /// Serves the users that come from these listeners, one for each function, or the one that is there already.
+    /// Functions that exist are served to one user: each lease has a worker of its own.
     pub(crate) fn serve_until_end(&mut self, listeners: &[&UnixListener]) -> Result<Ended, SupervisorError> {
         let only_user = listeners.is_empty() || !self.opened.functions.is_empty();
         for listener in listeners {
@@ -244,8 +245,8 @@ impl<'a> Supervisor<'a> {
                 Some(Some(Report::Hello(_) | Report::Ready { .. })) | None => {}
             }
             for (function, listener) in open {
-                // Not where the report was that serving is at its end. And who comes after somebody has left waits until the
-                // worker has said so: it is not to be turned away for the sake of one who has gone.
+                // Not where the report was that serving is at its end. And who comes after somebody has left waits
+                // until the worker has said so: it is not to be turned away for the sake of one who has gone.
                 if self.stop_by.is_none()
                     && !self.is_being_left()
                     && let Some(stream) = accept(listener).map_err(SupervisorError::Accept)?

@@ -1,8 +1,8 @@
 //! What a device reads and writes: accesses that may span ranges, each piece by copy or by message.
 //!
 //! Copies hold the table's read side for at most [`COPY_BYTES`] at a time. Accesses by message are begun under it, and
-//! then hold nothing. So whoever has taken the write side has waited for every copy, never long, and finds what is under
-//! way by message.
+//! then hold nothing. So whoever has taken the write side has waited for every copy, never long, and finds what is
+//! under way by message.
 
 use std::ops::Range as Span;
 use std::sync::Arc;

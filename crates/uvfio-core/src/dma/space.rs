@@ -188,9 +188,9 @@ impl DmaSpace {
         }
     }
 
-    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return nothing of
-    /// the device's touches them any more; accesses by message to that range that were under way are abandoned. `bytes` 0 with
-    /// `iova` 0 means 2^64.
+    /// Unmaps every mapping wholly inside a range, and gives the number of bytes unmapped (2^64 as 2^64 - 1). On return
+    /// nothing of the device's touches them any more; accesses by message to that range that were under way are
+    /// abandoned. `bytes` 0 with `iova` 0 means 2^64.
     ///
     /// # Errors
     /// Nothing is changed then.

@@ -51,8 +51,8 @@ pub struct Routes {
 pub struct IntxRoute {
     /// The user's eventfd.
     pub eventfd: UserEventfd,
-    /// Whether it may be signalled: COMMAND's INTx disable is off, the function is in D0 and not being reset. What masks
-    /// the line beside that (itself, once it is signalled, and SET_IRQS) is not in here.
+    /// Whether it may be signalled: COMMAND's INTx disable is off, the function is in D0 and not being reset. What
+    /// masks the line beside that (itself, once it is signalled, and SET_IRQS) is not in here.
     pub open: bool,
     /// The user's eventfd by which it unmasks the line.
     pub unmask: Option<UserEventfd>,

@@ -15,14 +15,14 @@ use super::interrupts::{MAX_MESSAGES, MAX_VECTORS};
 /// Bytes of conventional configuration space, where all that is shown stands.
 pub(super) const PAGE: usize = 256;
 
-/// How a function that nobody has taken over would be shown: its line, and as many messages as it has, of which the kernel
-/// may grant fewer.
+/// How a function that nobody has taken over would be shown: its line, and as many messages as it has, of which the
+/// kernel may grant fewer.
 #[derive(Clone, Debug)]
 pub struct Presented(Declared);
 
 impl Presented {
-    /// From the first 256 bytes of configuration space, the bytes of each BAR (0: there is none), and whether the kernel
-    /// can reset it.
+    /// From the first 256 bytes of configuration space, the bytes of each BAR (0: there is none), and whether the
+    /// kernel can reset it.
     ///
     /// # Errors
     /// Where what it says of itself cannot be true.

@@ -1,8 +1,8 @@
 //! The container as the address space of a user: the IOMMU behind [`uvfio_core::DmaSpace`].
 //!
 //! The functions of an IOMMU group have one address space between them, and each has a user's connection of its own, by
-//! which that user maps its memory: a virtual machine the same memory once for each function. So what is mapped by several
-//! is mapped once, and undone when the last of them has undone it.
+//! which that user maps its memory: a virtual machine the same memory once for each function. So what is mapped by
+//! several is mapped once, and undone when the last of them has undone it.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -15,13 +15,13 @@ use uvfio_core::{DmaAccess, Iommu, IommuError};
 
 use crate::vfio::{Access, AddressSpace, Container, Result, SharedMemory, VfioError};
 
-/// How long a function's new mapping waits for another function's old one to be undone. A virtual machine that changes its
-/// memory map sends all of it at once, by the socket of each function, and these are read by a thread each; it waits for
-/// answers longer than this (QEMU: 5 s).
+/// How long a function's new mapping waits for another function's old one to be undone. A virtual machine that changes
+/// its memory map sends all of it at once, by the socket of each function, and these are read by a thread each; it
+/// waits for answers longer than this (QEMU: 5 s).
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The address space of an IOMMU group. What is mapped stays mapped when the caller's descriptor is closed: the kernel pins
-/// it, and counts it against RLIMIT_MEMLOCK of this process.
+/// The address space of an IOMMU group. What is mapped stays mapped when the caller's descriptor is closed: the kernel
+/// pins it, and counts it against RLIMIT_MEMLOCK of this process.
 #[derive(Debug)]
 pub struct GroupSpace {
     container: Box<dyn AddressSpace>,
@@ -169,8 +169,8 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Waits for room, unless the last wait was in vain and nothing has been undone since: several mappings that wait one
-    /// after another would use up the patience of whoever waits for their answers.
+    /// Waits for room, unless the last wait was in vain and nothing has been undone since: several mappings that wait
+    /// one after another would use up the patience of whoever waits for their answers.
     fn wait_for_room(&self, iova: u64, what: &What) {
         let undoings = self.group.undoings.load(Ordering::Acquire);
         if self.hopeless_at.load(Ordering::Relaxed) != undoings && !self.group.wait_for_room(iova, what) {

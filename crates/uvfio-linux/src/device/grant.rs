@@ -1,8 +1,8 @@
 //! How a user reaches the BARs of a function: by messages, or by a file of the kernel's that it maps.
 //!
-//! Linux has no descriptor that gives one BAR and nothing else. The device's own gives everything that the kernel's VFIO
-//! lets be done with the function; a dma-buf of a part of a BAR gives that part, but no kernel up to 7.3 maps one into
-//! a process. What is mapped is past the model, so the pages of the MSI-X table and its pending bits never are.
+//! Linux has no descriptor that gives one BAR and nothing else. The device's own gives everything that the kernel's
+//! VFIO lets be done with the function; a dma-buf of a part of a BAR gives that part, but no kernel up to 7.3 maps one
+//! into a process. What is mapped is past the model, so the pages of the MSI-X table and its pending bits never are.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The hardware's interrupts: the kernel signals the user's eventfds, and this process is in no interrupt's way.
 //!
-//! That holds for a vector that is open (see [`Routes`]). What comes by any other is latched: the kernel signals an eventfd
-//! of our own, a thread tells the model, and the model has it pending until the vector is open. Each vector has such an
-//! eventfd from the start, so that nothing has to be made later, when the process may be confined.
+//! That holds for a vector that is open (see [`Routes`]). What comes by any other is latched: the kernel signals an
+//! eventfd of our own, a thread tells the model, and the model has it pending until the vector is open. Each vector has
+//! such an eventfd from the start, so that nothing has to be made later, when the process may be confined.
 //!
 //! A vector is masked and unmasked by exchanging the one eventfd for the other. The kernel takes its handler away and
 //! puts another one in its place; what may come in between:
@@ -15,8 +15,8 @@
 //! | after | signalled where it goes from now on |
 //! | in the latch when the vector opens | told to the model by the thread, as ever: the model delivers it, once |
 //!
-//! INTx is a level, which the kernel masks whenever it signals it. While it is closed the latch takes that one signal; when
-//! it opens, it is unmasked in the kernel if it was latched: that signals it to its user if it is still asserted.
+//! INTx is a level, which the kernel masks whenever it signals it. While it is closed the latch takes that one signal;
+//! when it opens, it is unmasked in the kernel if it was latched: that signals it to its user if it is still asserted.
 
 mod latches;
 
@@ -36,8 +36,8 @@ use crate::vfio::{DeviceFile, Irq, VfioError};
 /// Most messages that MSI has (PCI Local Bus 3.0, 6.8.1.3).
 pub(super) const MAX_MESSAGES: u8 = 32;
 
-/// Most vectors that a user is shown, however many the hardware has: each takes a descriptor here and, if the user likes,
-/// one of the user's, and a process has a thousand or a few.
+/// Most vectors that a user is shown, however many the hardware has: each takes a descriptor here and, if the user
+/// likes, one of the user's, and a process has a thousand or a few.
 pub(super) const MAX_VECTORS: u16 = 256;
 
 /// How often fewer vectors are tried when the kernel has not as many as it said.
@@ -132,8 +132,8 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Makes the latches, and tries how many vectors are to be had. ERR and REQ are enabled, where the kernel has them, for
-    /// as long as the device is open.
+    /// Makes the latches, and tries how many vectors are to be had. ERR and REQ are enabled, where the kernel has them,
+    /// for as long as the device is open.
     pub(super) fn new(device: &DeviceFile) -> Result<(Self, Granted), HardwareError> {
         let vfio = |source| HardwareError::Vfio {
             device: device.name().to_owned(),
@@ -183,8 +183,8 @@ impl Interrupts {
         *self.latches.host() = None;
     }
 
-    /// Has the kernel take interrupts where they are to go, and disables the rest. `live` says whether the device may send
-    /// any meanwhile. Waits for nobody.
+    /// Has the kernel take interrupts where they are to go, and disables the rest. `live` says whether the device may
+    /// send any meanwhile. Waits for nobody.
     pub(super) fn set(&self, routes: &Routes, live: bool) {
         let mut enabled = self.enabled();
         let before = enabled.mode;

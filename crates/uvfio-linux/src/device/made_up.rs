@@ -38,8 +38,8 @@ impl Bytes {
     }
 }
 
-/// A function with a 32-bit memory BAR, power management at 0x40 and PCI Express at 0x50, whose kernel answers with what
-/// the hardware holds.
+/// A function with a 32-bit memory BAR, power management at 0x40 and PCI Express at 0x50, whose kernel answers with
+/// what the hardware holds.
 pub(super) fn function() -> (Arc<Bytes>, Registers) {
     let bytes = page();
     let registers = registers(&bytes, None);

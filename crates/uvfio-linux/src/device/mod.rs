@@ -13,16 +13,17 @@
 //!   grant            what of the BARs the user may map, and by what
 //! ```
 //!
-//! Configuration space is the model's in the virtual view: of the hardware's registers only COMMAND and the power state are
-//! ever written, and only with what the model says. In the views that show the function's own registers the model says
-//! which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the registers
-//! of the MSI-X table not at all; or, by a [`BarGrant`], mapped by the user, whose COMMAND then has them answer in the
-//! hardware, too. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
+//! Configuration space is the model's in the virtual view: of the hardware's registers only COMMAND and the power state
+//! are ever written, and only with what the model says. In the views that show the function's own registers the model
+//! says which bits are read and written there (`views`). BARs are reached by a call of the kernel for each access, the
+//! registers of the MSI-X table not at all; or, by a [`BarGrant`], mapped by the user, whose COMMAND then has them
+//! answer in the hardware, too. Memory is reached through the IOMMU, where the user has mapped it, and nowhere else.
 //!
-//! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory that
-//! the user gave, `poll`, and requests of VFIO to the descriptors that it was made of. So the process can be confined.
-//! The requests are `VFIO_DEVICE_SET_IRQS` and `VFIO_DEVICE_RESET`, after a refusal `VFIO_DEVICE_GET_IRQ_INFO`, and of the
-//! container `VFIO_IOMMU_MAP_DMA`, `VFIO_IOMMU_UNMAP_DMA`, `VFIO_CHECK_EXTENSION` and `VFIO_IOMMU_GET_INFO`.
+//! Once [`Hardware::new`] has returned, nothing is opened any more: there are only reads, writes, mappings of memory
+//! that the user gave, `poll`, and requests of VFIO to the descriptors that it was made of. So the process can be
+//! confined. The requests are `VFIO_DEVICE_SET_IRQS` and `VFIO_DEVICE_RESET`, after a refusal
+//! `VFIO_DEVICE_GET_IRQ_INFO`, and of the container `VFIO_IOMMU_MAP_DMA`, `VFIO_IOMMU_UNMAP_DMA`,
+//! `VFIO_CHECK_EXTENSION` and `VFIO_IOMMU_GET_INFO`.
 
 mod baseline;
 mod declare;
@@ -82,10 +83,9 @@ pub struct Parts {
 
 /// A PCI function that exists, for one user after another.
 ///
-/// What its user is shown, in the virtual view: identity, BARs, power management, INTx where the kernel has it, MSI with as
-/// many messages as the kernel granted at a trial, MSI-X with as many vectors (256 at most), PCI Express, advanced features.
-/// There is no
-/// expansion ROM, and nothing else of its configuration space.
+/// What its user is shown, in the virtual view: identity, BARs, power management, INTx where the kernel has it, MSI
+/// with as many messages as the kernel granted at a trial, MSI-X with as many vectors (256 at most), PCI Express,
+/// advanced features. There is no expansion ROM, and nothing else of its configuration space.
 #[derive(Debug)]
 pub struct Hardware {
     name: &'static str,
@@ -117,8 +117,8 @@ pub struct Hardware {
 
 impl Hardware {
     /// Takes a function over: bus mastering off, no interrupts, no mappings, reset where it can be, and compared with
-    /// what it was before. Where it can't be reset ([`resettable`](Device::resettable)) that is in the log: whatever the
-    /// last user left in it is there.
+    /// what it was before. Where it can't be reset ([`resettable`](Device::resettable)) that is in the log: whatever
+    /// the last user left in it is there.
     ///
     /// It takes as long as the reset, which may be seconds. For the life of the process it keeps a copy of the name.
     ///

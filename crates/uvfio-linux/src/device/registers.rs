@@ -54,7 +54,8 @@ impl Config for Region {
 
 /// How long a device may take to end its transactions, before it is reset all the same.
 const TRANSACTIONS_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a change of the power state may take; 10 ms is the specification's time (PCI Bus Power Management 1.2, 5.6.1).
+/// How long a change of the power state may take; 10 ms is the specification's time (PCI Bus Power Management 1.2,
+/// 5.6.1).
 const POWER_PATIENCE: Duration = Duration::from_millis(200);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 

@@ -1,7 +1,7 @@
 //! Resets, power states, and the quiet between two users.
 //!
-//! While the hardware is being reset it belongs to the thread that does so: what the user switches meanwhile is noted, and
-//! carried out at the end, so that nobody waits for the reset who has a user to answer.
+//! While the hardware is being reset it belongs to the thread that does so: what the user switches meanwhile is noted,
+//! and carried out at the end, so that nobody waits for the reset who has a user to answer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! What configuration space must hold again after a reset, and whether the hardware does hold it.
 //!
 //! The kernel's VFIO answers for some registers from copies of its own: vendor and device ID, BARs, payload sizes. So
-//! bytes are read through `config` in `/sys`, which asks the hardware, as far as its descriptor reaches; the rest through
-//! VFIO.
+//! bytes are read through `config` in `/sys`, which asks the hardware, as far as its descriptor reaches; the rest
+//! through VFIO.
 
 use uvfio_pci::tables::header;
 use uvfio_pci::{Access, Action, After, Field, Treatment, View};
@@ -96,8 +96,8 @@ fn is_bar(field: &Field) -> bool {
     *field == header::BAR_REGISTER
 }
 
-/// Something that stays as it was set, through a function level reset too. Not the interrupt line, of which the hardware
-/// makes nothing.
+/// Something that stays as it was set, through a function level reset too. Not the interrupt line, of which the
+/// hardware makes nothing.
 fn is_setting(field: &Field) -> bool {
     field.access == Access::Rw
         && field.resets.flr == After::Kept

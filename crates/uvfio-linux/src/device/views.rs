@@ -1,9 +1,9 @@
 //! The function's own registers, for the views that show them.
 //!
-//! They are read as the hardware holds them: through `config` in `/sys` as far as its descriptor reaches, and beyond that
-//! through the kernel's VFIO, which answers for some from copies. Under `filtered` they are written through VFIO, so that
-//! whoever has this process can do no more than the kernel lets any owner do; under `raw` through `/sys`, where nothing lies
-//! between a write and the hardware.
+//! They are read as the hardware holds them: through `config` in `/sys` as far as its descriptor reaches, and beyond
+//! that through the kernel's VFIO, which answers for some from copies. Under `filtered` they are written through VFIO,
+//! so that whoever has this process can do no more than the kernel lets any owner do; under `raw` through `/sys`, where
+//! nothing lies between a write and the hardware.
 
 use uvfio_pci::tables::header;
 use uvfio_pci::{ByteEnables, View};

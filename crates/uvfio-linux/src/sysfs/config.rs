@@ -13,7 +13,8 @@ use super::{Address, Error, Sysfs};
 
 /// The most that a function has, in bytes.
 const MOST: u64 = 4096;
-/// Without `CAP_SYS_ADMIN` only the header may be read; a space that is cut short elsewhere is shown up to one of these.
+/// Without `CAP_SYS_ADMIN` only the header may be read; a space that is cut short elsewhere is shown up to one of
+/// these.
 const LENGTHS: [usize; 3] = [4096, 256, 64];
 
 /// What could be read of a function's configuration space.

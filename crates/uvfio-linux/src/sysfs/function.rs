@@ -112,8 +112,8 @@ impl Function {
         self.vfio_device.is_some() || self.driver.as_deref().is_some_and(is_vfio_driver)
     }
 
-    /// The memory BARs that hold no address in its configuration space, of which `config` has the first bytes, though the
-    /// kernel has given them one. None of a virtual function's do: its physical function holds them.
+    /// The memory BARs that hold no address in its configuration space, of which `config` has the first bytes, though
+    /// the kernel has given them one. None of a virtual function's do: its physical function holds them.
     #[must_use]
     pub fn lost_bars(&self, config: &[u8]) -> Vec<LostBar> {
         let register = |bar: usize| {

@@ -5,8 +5,8 @@ use super::Host;
 /// Modules of the kernel's that can be told to do without.
 const MODULES: [&str; 2] = ["vfio_iommu_type1", "iommufd"];
 
-/// Names of interrupts' controllers in `/proc/interrupts` that there are only behind remapping hardware that is on. On x86
-/// Linux puts `IR-` before them; on Arm an ITS tells devices apart by itself.
+/// Names of interrupts' controllers in `/proc/interrupts` that there are only behind remapping hardware that is on. On
+/// x86 Linux puts `IR-` before them; on Arm an ITS tells devices apart by itself.
 const REMAPPED: [&str; 3] = ["IR-IO-APIC", "IR-PCI-MSI", "ITS-"];
 
 /// The same ones where it is off.
@@ -36,8 +36,8 @@ impl Remapping {
 }
 
 impl Host {
-    /// Looks for it in `/proc/interrupts` and the command line of the kernel. A group's reserved region of type `msi` says
-    /// nothing of it: x86 has that one in either case.
+    /// Looks for it in `/proc/interrupts` and the command line of the kernel. A group's reserved region of type `msi`
+    /// says nothing of it: x86 has that one in either case.
     #[must_use]
     pub fn remapping(&self) -> Remapping {
         let allowed = |module: &&str| {

@@ -68,8 +68,8 @@ pub struct RegionInfo {
     pub areas: Option<Vec<(u64, u64)>>,
     /// What a device's own region is.
     pub kind: Option<RegionKind>,
-    /// The region holds the MSI-X table, and the page that it lies in can be mapped all the same: the IOMMU is trusted to
-    /// keep the device from forging interrupts.
+    /// The region holds the MSI-X table, and the page that it lies in can be mapped all the same: the IOMMU is trusted
+    /// to keep the device from forging interrupts.
     pub msix_mappable: bool,
 }
 

@@ -146,7 +146,8 @@ impl DeviceFile {
         }
     }
 
-    /// Has vectors from `first` on signal eventfds, one each; `None` takes a vector's eventfd away and keeps the vector.
+    /// Has vectors from `first` on signal eventfds, one each; `None` takes a vector's eventfd away and keeps the
+    /// vector.
     ///
     /// The first call for an interrupt enables `first` plus as many vectors; where the kernel cannot have so many,
     /// [`VfioError::FewerVectors`] says how many it can, and none are enabled. Later calls change eventfds of enabled

@@ -11,8 +11,8 @@ use super::rule::Rule;
 /// Files of a process that may open none by the time when it takes a container.
 static EARLY: OnceLock<LockedMemory> = OnceLock::new();
 
-/// Opens what tells of this process's limit of locked memory, for containers that it takes when it can open no files any
-/// more.
+/// Opens what tells of this process's limit of locked memory, for containers that it takes when it can open no files
+/// any more.
 pub fn watch_locked_memory() {
     EARLY.get_or_init(LockedMemory::open);
 }

@@ -30,7 +30,8 @@
 //! Container and group must stay open until the device is; then the device keeps both. Closing the group before that
 //! takes it out of its container, which loses its IOMMU.
 //!
-//! The example `hardware` of this crate uses nearly all of it, on the devices of a virtual machine (`cargo xtask vm hardware`).
+//! The example `hardware` of this crate uses nearly all of it, on the devices of a virtual machine (`cargo xtask vm
+//! hardware`).
 //!
 //! Each of these types can be had from a descriptor that somebody else has opened, and turned back into one. Nothing
 //! here has a policy: everything that the kernel can do for a user of VFIO is done as asked, and what it refuses comes

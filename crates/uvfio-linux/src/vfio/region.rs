@@ -204,7 +204,8 @@ impl Window {
         (allowed.read, allowed.write)
     }
 
-    /// Reads a register at a multiple of its size, by one access; `None` outside the window, or where it cannot be read.
+    /// Reads a register at a multiple of its size, by one access; `None` outside the window, or where it cannot be
+    /// read.
     pub fn read<W: Word>(&self, offset: u64) -> Option<W> {
         self.mapping.read(offset)
     }

@@ -15,7 +15,8 @@ const SHORT: usize = 8;
 /// A reply while it is put together.
 #[derive(Debug)]
 pub(super) struct Reply {
-    /// Header and payload are the first `used` of these; as many as the longest reply had, so that nearly none allocates.
+    /// Header and payload are the first `used` of these; as many as the longest reply had, so that nearly none
+    /// allocates.
     bytes: Vec<u8>,
     used: usize,
     fds: Vec<Arc<OwnedFd>>,

@@ -1,9 +1,9 @@
 //! Descriptors read ahead: drivers keep them in rings, one behind the other, and ring for many at once.
 //!
-//! As in Intel's engine a descriptor may be read as soon as DMACOUNT has rung for it, so what changes it later is not seen.
-//! After what lets a driver change it (a reset, a new CHAINADDR, bus mastering off) it is read again. Each is used once, and
-//! only in a row: what lies behind one that leads elsewhere may not be rung for, and one that has been worked off may be
-//! another one the next time.
+//! As in Intel's engine a descriptor may be read as soon as DMACOUNT has rung for it, so what changes it later is not
+//! seen. After what lets a driver change it (a reset, a new CHAINADDR, bus mastering off) it is read again. Each is
+//! used once, and only in a row: what lies behind one that leads elsewhere may not be rung for, and one that has been
+//! worked off may be another one the next time.
 
 use std::ops::Range;
 
@@ -42,8 +42,8 @@ impl Ahead {
         self.unused = 0..0;
     }
 
-    /// A job's descriptor, at an address that is a multiple of its size. `bus_master_on`: how often bus mastering had been
-    /// switched on when the job began.
+    /// A job's descriptor, at an address that is a multiple of its size. `bus_master_on`: how often bus mastering had
+    /// been switched on when the job began.
     ///
     /// # Errors
     /// Where it can't be read.

@@ -224,8 +224,8 @@ pub const CALLS: &[Call] = &[
     call!(SYS_exit_group, "the end"),
 ];
 
-/// What a worker that owns a PCI function may do beyond [`CALLS`]. A request of VFIO's goes to container, group or device:
-/// these three are all that the process has of VFIO.
+/// What a worker that owns a PCI function may do beyond [`CALLS`]. A request of VFIO's goes to container, group or
+/// device: these three are all that the process has of VFIO.
 pub const HARDWARE_CALLS: &[Call] = &[call!(
     SYS_ioctl,
     argument!(

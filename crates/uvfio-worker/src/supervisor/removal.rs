@@ -1,5 +1,5 @@
-//! A function that goes: the kernel wants it back, or it is gone already. Where there are several of an IOMMU group, all go
-//! with it: they have one lease.
+//! A function that goes: the kernel wants it back, or it is gone already. Where there are several of an IOMMU group,
+//! all go with it: they have one lease.
 //!
 //! ```text
 //! REQ                the user is asked, each time; who has left when it is time has left in order
@@ -231,8 +231,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// The closing of all descriptors of functions, on a thread of its own: the kernel resets what is closed last, and waits for
-/// it (three times 65 seconds for one that does not answer).
+/// The closing of all descriptors of functions, on a thread of its own: the kernel resets what is closed last, and
+/// waits for it (three times 65 seconds for one that does not answer).
 #[derive(Debug)]
 struct Closing {
     /// The functions, for people.

@@ -21,7 +21,8 @@ use super::super::error::HardwareError;
 pub(super) struct Latches {
     device: String,
     vectors: Vec<OwnedFd>,
-    /// INTx's, which the thread does not look at: the line stays masked in the kernel, and that is all there is to know.
+    /// INTx's, which the thread does not look at: the line stays masked in the kernel, and that is all there is to
+    /// know.
     line: OwnedFd,
     error: OwnedFd,
     request: OwnedFd,
