@@ -127,6 +127,30 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// A payload that is shorter or longer than its command's.
+    #[cold]
+    pub(crate) fn length(command: Command, payload: &[u8], rule: &'static str) -> Self {
+        let have = payload.len();
+        Self::Payload { command, have, rule }
+    }
+
+    /// A field that holds what it must not.
+    #[cold]
+    pub(crate) fn field(
+        command: Command,
+        field: &'static str,
+        value: impl Into<u64>,
+        rule: &'static str,
+    ) -> Self {
+        let value = value.into();
+        Self::Field {
+            command,
+            field,
+            value,
+            rule,
+        }
+    }
+
     /// The error number of the reply: Linux's VFIO gives the same where it knows the request.
     #[must_use]
     pub fn errno(&self) -> Errno {

@@ -172,7 +172,7 @@ pub(super) fn read(
 ) -> Result<(), Refusal> {
     let command = Command::RegionRead;
     let Ok(access) = RegionAccess::read_from_bytes(payload) else {
-        return Err(wrong_length(
+        return Err(Refusal::length(
             command,
             payload,
             "a read has 16: offset, region, count",
@@ -194,14 +194,11 @@ pub(super) fn write(
 ) -> Result<(), Refusal> {
     let command = Command::RegionWrite;
     let Ok((access, data)) = RegionAccess::read_from_prefix(payload) else {
-        return Err(wrong_length(command, payload, "it must have 16 and the data"));
+        return Err(Refusal::length(command, payload, "it must have 16 and the data"));
     };
     if check_count(command, limits, &access)? != data.len() {
-        return Err(wrong_count(
-            command,
-            &access,
-            "it must be the number of bytes that follow",
-        ));
+        let rule = "it must be the number of bytes that follow";
+        return Err(Refusal::field(command, "count", access.count, rule));
     }
     device.write(access.region, access.offset, data)?;
     reply.put(&access);
@@ -213,26 +210,7 @@ pub(super) fn write(
 fn check_count(command: Command, limits: &Limits, access: &RegionAccess) -> Result<usize, Refusal> {
     if access.count > limits.max_data_bytes {
         let rule = "it is more than the max_data_xfer_size agreed";
-        return Err(wrong_count(command, access, rule));
+        return Err(Refusal::field(command, "count", access.count, rule));
     }
     Ok(access.count as usize)
-}
-
-#[cold]
-fn wrong_count(command: Command, access: &RegionAccess, rule: &'static str) -> Refusal {
-    Refusal::Field {
-        command,
-        field: "count",
-        value: access.count.into(),
-        rule,
-    }
-}
-
-#[cold]
-fn wrong_length(command: Command, payload: &[u8], rule: &'static str) -> Refusal {
-    Refusal::Payload {
-        command,
-        have: payload.len(),
-        rule,
-    }
 }

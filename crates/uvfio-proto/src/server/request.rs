@@ -27,20 +27,11 @@ impl Request<'_> {
     }
 
     pub(super) fn wrong_length(&self, rule: &'static str) -> Refusal {
-        Refusal::Payload {
-            command: self.command,
-            have: self.payload.len(),
-            rule,
-        }
+        Refusal::length(self.command, self.payload, rule)
     }
 
     pub(super) fn field(&self, field: &'static str, value: impl Into<u64>, rule: &'static str) -> Refusal {
-        Refusal::Field {
-            command: self.command,
-            field,
-            value: value.into(),
-            rule,
-        }
+        Refusal::field(self.command, field, value, rule)
     }
 
     /// Checks the field that says how long a reply may be, or how long the request is.
