@@ -123,7 +123,7 @@ impl Buffer {
     }
 
     /// Receives into a part of the buffer; the bytes are the stream's from `end` on.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -153,7 +153,7 @@ impl Notes {
     }
 
     /// Sends what the socket takes at once.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     pub(crate) fn send(
         &mut self,
         what: Sending,

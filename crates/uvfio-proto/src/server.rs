@@ -303,9 +303,12 @@ impl Server {
 
     /// Carries out one command and answers it.
     ///
-    /// Nearly every message of a client's life reads or writes a region, so those alone are inline. What matters is how
-    /// many lines of the processor's cache the way through takes: on one core, what this evicts of the kernel's and the
-    /// client's has to be fetched again for every message.
+    /// Nearly every message of a client's life reads or writes a region, so those alone are inline, and so is the whole
+    /// way from one system call to the next: no function on it is entered before a call and returns after it. A call
+    /// leaves the kernel's addresses where the processor keeps those that functions will return to, so the first such
+    /// return after it is guessed wrong; two of them, one after each call, cost more than all that is done here
+    /// (`cargo xtask bench access` shows what they cost the ping-pong). Functions that are entered and return between
+    /// two calls cost nothing of the kind.
     #[inline(always)]
     fn command(&mut self, message: Message) -> Result<(), ServeError> {
         let header = message.header;

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use super::Effort;
 use super::figures::{Figure, Limit, Report, median};
-use super::floor::Floor;
+use super::floor::{Calls, Floor};
 use super::machine::Pinned;
 use super::server::Server;
 use super::wire::{self, Line, Request};
@@ -56,6 +56,28 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
             limit: Some(Limit::Ratio(LIMIT)),
         });
     }
+    returns(effort, &floor, report)
+}
+
+/// What two functions cost the ping-pong, each with a system call in it: why the server has none.
+fn returns(effort: Effort, floor: &Floor, report: &mut Report) -> Result<()> {
+    let request = wire::region_read(BAR0, LIVENESS, 4);
+    let mut in_functions = floor.line_by(&request, Calls::InFunctions)?;
+    let mut in_place = floor.line(&request)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..effort.runs {
+        let (with, without) = interleaved(effort, &request, &mut in_functions, &mut in_place)?;
+        ours.push(median(&with));
+        theirs.push(median(&without));
+    }
+    report.add(&Figure {
+        name: "raw ping-pong, its two system calls in functions that return".into(),
+        beside: "in place",
+        ours,
+        theirs,
+        unit: "µs",
+        limit: None,
+    });
     Ok(())
 }
 

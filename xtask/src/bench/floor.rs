@@ -20,6 +20,15 @@ use super::wire::{Line, Request};
 /// Descriptors that a message of the protocol may carry.
 const DESCRIPTORS: usize = 16;
 
+/// Where the floor makes its system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// In the loop that answers.
+    InPlace = 0,
+    /// Each in a function of its own, which returns after it.
+    InFunctions = 1,
+}
+
 /// A running floor; ended when dropped.
 #[derive(Debug)]
 pub(super) struct Floor {
@@ -43,10 +52,15 @@ impl Floor {
 
     /// A line on which messages as long as `request` are answered by replies as long as its reply.
     pub(super) fn line(&self, request: &Request) -> Result<Line> {
+        self.line_by(request, Calls::InPlace)
+    }
+
+    /// The same, with a floor that makes its system calls so.
+    pub(super) fn line_by(&self, request: &Request, calls: Calls) -> Result<Line> {
         let mut line = Line::connect(&self.socket)?;
-        let lengths = [request.bytes.len(), request.reply].map(|length| length as u64);
+        let setup = [request.bytes.len(), request.reply, calls as usize].map(|number| number as u64);
         let setup = Request {
-            bytes: lengths.map(u64::to_ne_bytes).concat(),
+            bytes: setup.map(u64::to_ne_bytes).concat(),
             reply: 1,
         };
         line.round_trip(&setup, None)?;
@@ -77,7 +91,7 @@ pub(super) fn answer(socket: &Path) -> Result<()> {
 }
 
 fn serve(mut stream: UnixStream) -> Result<()> {
-    let mut setup = [0; 16];
+    let mut setup = [0; 24];
     stream.read_exact(&mut setup).context("reading the lengths")?;
     stream.write_all(&[0]).context("answering the lengths")?;
     let number = |bytes: &[u8]| {
@@ -86,29 +100,64 @@ fn serve(mut stream: UnixStream) -> Result<()> {
             .rev()
             .fold(0, |n: usize, b| (n << 8) | usize::from(*b))
     };
-    let (request, reply) = (number(&setup[..8]), number(&setup[8..]));
+    let (request, reply) = (number(&setup[..8]), number(&setup[8..16]));
+    let in_place = number(&setup[16..]) == Calls::InPlace as usize;
     let mut buffer = vec![0; 64 << 10];
     let answer = vec![0; reply];
     loop {
         let mut have = 0;
         while have < request {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [IoSliceMut::new(&mut buffer[have..])];
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let got = recvmsg(stream.as_fd(), &mut parts, &mut control, flags).context("receiving")?;
-            // Descriptors are closed as they are dropped.
-            control.drain().for_each(drop);
-            if got.bytes == 0 {
-                return Ok(());
+            let free = &mut buffer[have..];
+            let got = if in_place {
+                receive(&stream, free)
+            } else {
+                receive_and_return(&stream, free)
+            };
+            match got.context("receiving")? {
+                0 => return Ok(()),
+                bytes => have += bytes,
             }
-            have += got.bytes;
         }
-        let parts = [IoSlice::new(&answer)];
-        let mut control = SendAncillaryBuffer::default();
-        let sent = sendmsg(stream.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL).context("sending")?;
+        let sent = if in_place {
+            send(&stream, &answer)
+        } else {
+            send_and_return(&stream, &answer)
+        };
+        let sent = sent.context("sending")?;
         if sent != reply {
             bail!("only {sent} of {reply} bytes were sent");
         }
     }
+}
+
+#[inline(always)]
+fn receive(stream: &UnixStream, free: &mut [u8]) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(free)];
+    let got = recvmsg(stream.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    // Descriptors are closed as they are dropped.
+    control.drain().for_each(drop);
+    Ok(got.bytes)
+}
+
+#[inline(never)]
+fn receive_and_return(stream: &UnixStream, free: &mut [u8]) -> rustix::io::Result<usize> {
+    receive(stream, free)
+}
+
+#[inline(always)]
+fn send(stream: &UnixStream, answer: &[u8]) -> rustix::io::Result<usize> {
+    let mut control = SendAncillaryBuffer::default();
+    sendmsg(
+        stream.as_fd(),
+        &[IoSlice::new(answer)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+}
+
+#[inline(never)]
+fn send_and_return(stream: &UnixStream, answer: &[u8]) -> rustix::io::Result<usize> {
+    send(stream, answer)
 }

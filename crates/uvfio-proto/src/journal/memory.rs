@@ -3,6 +3,8 @@
 //! Soundness: the mapping is shared between processes, but only one of them uses it at a time: the next server maps
 //! it when the last one is dead. Within a process, the notes are atomics; the bytes belong to the one
 //! [`Buffer`]; the structures of the calls are used by the holder of the buffer (receive) and of the notes (send).
+//!
+//! The calls are made in place, not by a function of libc's, which would return after them: `Server::command` says why.
 #![allow(unsafe_code)] // Memory between processes, and calls that rustix has not.
 
 use std::io::{self, IoSlice};
@@ -12,6 +14,7 @@ use std::ptr::NonNull;
 
 use rustix::cmsg_space;
 use rustix::mm::{MapFlags, ProtFlags};
+use syscalls::{Errno, Sysno, syscall};
 
 use super::page::{Call, Lengths, Noted, PAGE_BYTES, Page};
 use super::{Buffer, Notes, Sending};
@@ -94,7 +97,7 @@ impl Memory {
     }
 
     /// Receives into `free`, noting that this is byte `end` of the stream and those after it.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     pub(super) fn receive(
         &self,
         socket: BorrowedFd<'_>,
@@ -118,23 +121,23 @@ impl Memory {
         call.arm(end);
         let flags = libc::MSG_CMSG_CLOEXEC | if dont_wait { libc::MSG_DONTWAIT } else { 0 };
         loop {
-            // Not by libc's wrapper, which makes a thread cancellable around the call: nobody cancels threads here.
             let no_time_limit = std::ptr::null_mut::<libc::timespec>();
             // SAFETY: `message` points to `piece`, which is `free`, and to `control`; all live through the call.
             let result = unsafe {
-                libc::syscall(
-                    libc::SYS_recvmmsg,
+                syscall!(
+                    Sysno::recvmmsg,
                     socket.as_raw_fd(),
                     message,
                     1,
                     flags,
-                    no_time_limit,
+                    no_time_limit
                 )
             };
-            if result == 1 {
-                break;
+            match result {
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(failed(error).into()),
             }
-            not_interrupted()?;
         }
         // SAFETY: the structure is ours, and no call is under way; the kernel has written it.
         let got = unsafe { &*message };
@@ -150,7 +153,7 @@ impl Memory {
     }
 
     /// Sends what the socket takes at once, noting how much of its message has gone.
-    #[inline]
+    #[inline(always)] // As `receive`.
     pub(super) fn send(
         &self,
         what: Sending,
@@ -182,10 +185,8 @@ impl Memory {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: `IoSlice` has the layout of `iovec`; pieces and control messages live through the call, and the
         // kernel only reads them.
-        let result = unsafe { libc::syscall(libc::SYS_sendmmsg, socket.as_raw_fd(), message, 1, flags) };
-        if result != 1 {
-            return Err(last_error());
-        }
+        let result = unsafe { syscall!(Sysno::sendmmsg, socket.as_raw_fd(), message, 1, flags) };
+        result.map_err(failed)?;
         // SAFETY: as in `receive`.
         let got = unsafe { &*message }.msg_len;
         call.disarm(sent + u64::from(got));
@@ -215,21 +216,10 @@ impl Drop for Memory {
     }
 }
 
-/// The error of the call that failed, where it was not only interrupted.
+/// The error of a call, in the type of all others.
 #[cold]
-fn not_interrupted() -> io::Result<()> {
-    let error = io::Error::last_os_error();
-    match error.kind() {
-        io::ErrorKind::Interrupted => Ok(()),
-        _ => Err(error),
-    }
-}
-
-/// The same as a number.
-#[cold]
-fn last_error() -> rustix::io::Errno {
-    use rustix::io::Errno;
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+fn failed(error: Errno) -> rustix::io::Errno {
+    rustix::io::Errno::from_raw_os_error(error.into_raw())
 }
 
 /// Fills the structure of a call, its count 0.

@@ -106,7 +106,7 @@ impl Reply {
     }
 
     /// Sends it in answer to `request`; while the client does not take it, `blocked` is called.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     pub(super) fn send(
         &mut self,
         out: &Outgoing,

@@ -118,7 +118,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// The system's, or as it was given up.
-    #[inline]
+    #[inline(always)] // Of the way through that `Server::command` tells of.
     pub fn reply(
         &self,
         bytes: &[u8],
@@ -273,7 +273,7 @@ impl Outgoing {
     }
 
     /// Sends what the socket takes at once.
-    #[inline(always)] // Of the way through that `Server::command` tells of.
+    #[inline(always)] // As `reply`.
     fn send_some(
         &self,
         journal: Option<&mut Notes>,
