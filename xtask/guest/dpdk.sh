@@ -28,11 +28,8 @@ dpdk_run() {
     done
     shift
     # The guest's `env` takes no libraries, which is why the way is named; what it starts takes those of its own place.
-    su "$user" -c "XDG_RUNTIME_DIR=/tmp/$user uvfio run --via preload $options -- \
-        env LD_LIBRARY_PATH=/lib/installed DPDK_TEST=$DPDK_TEST $* </dev/null" >/tmp/printed 2>&1
-    status=$?
-    cat /tmp/printed
-    same "$what ends with success" 0 "$status"
+    runs "$what ends with success" su "$user" -c "XDG_RUNTIME_DIR=/tmp/$user uvfio run --via preload $options -- \
+        env LD_LIBRARY_PATH=/lib/installed DPDK_TEST=$DPDK_TEST $* </dev/null"
 }
 
 # dpdk_printed WHAT LINE: it is one of the lines printed.

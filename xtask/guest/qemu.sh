@@ -50,12 +50,12 @@ serve_to_qemu() {
 # serve_group_to_qemu VENDOR:DEVICE SERIAL SERIAL GRANT: the last two controllers, of one group, are in one QEMU, which maps
 # its memory by the socket of each.
 serve_group_to_qemu() {
-    nvmes=$(pci_all "$1" | tail -n 2 | tr '\n' ' ')
-    for function in $nvmes; do uvfio bind "$function"; done
-    group_serve root "$nvmes" "--bars $4" || return 1
+    last_two "$1"
+    for function in $both; do uvfio bind "$function"; done
+    group_serve root "$both" "--bars $4" || return 1
     # shellcheck disable=SC2046
-    qemu_without_processor $(for function in $nvmes; do echo "/tmp/group/$function.sock"; done)
-    for function in $nvmes; do logged group "a QEMU attaches to $function" "$function: attached"; done
+    qemu_without_processor $(for function in $both; do echo "/tmp/group/$function.sock"; done)
+    for function in $both; do logged group "a QEMU attaches to $function" "$function: attached"; done
     qemu_identifies 4 "$2" group
     qemu_identifies 5 "$3" group
     qemu_maps "$4" 2

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod conformance;
 mod docs;
+mod dpdk;
 mod fuzz;
 mod packages;
 mod paths;

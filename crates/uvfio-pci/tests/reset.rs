@@ -27,11 +27,17 @@ fn begun(device: &Device) -> Vec<(ResetKind, EffectId)> {
         .collect()
 }
 
-/// Ends the reset that the last step began.
-fn end(device: &mut Device) -> ResetKind {
-    let [(kind, id)] = begun(device)[..] else {
+/// The only reset that the last step began.
+fn one_begun(device: &Device) -> (ResetKind, EffectId) {
+    let [one] = begun(device)[..] else {
         panic!("one reset begins: {:?}", device.effects)
     };
+    one
+}
+
+/// Ends the reset that the last step began.
+fn end(device: &mut Device) -> ResetKind {
+    let (kind, id) = one_begun(device);
     done(device, id);
     kind
 }
@@ -213,9 +219,7 @@ fn a_conventional_reset_leaves_only_what_is_sticky() {
 fn a_second_reset_while_one_is_under_way_is_the_same_one() {
     let mut device = at_work(View::Virtual);
     device.input(REQUEST);
-    let [(_, id)] = begun(&device)[..] else {
-        panic!("{:?}", device.effects)
-    };
+    let (_, id) = one_begun(&device);
     device.input(REQUEST);
     assert_eq!(begun(&device), []);
     device.w16(DEVCTL, FLR);
@@ -263,17 +267,13 @@ fn while_a_reset_is_under_way_nothing_is_decoded_and_transactions_are_pending() 
 fn what_settles_is_the_last_reset_and_no_former_one() {
     let mut device = at_work(View::Virtual);
     device.input(REQUEST);
-    let [(_, first)] = begun(&device)[..] else {
-        panic!("{:?}", device.effects)
-    };
+    let (_, first) = one_begun(&device);
     device.input(Input::EffectDone {
         id: first,
         outcome: Outcome::Done,
     });
     device.w16(DEVCTL, FLR);
-    let [(_, second)] = begun(&device)[..] else {
-        panic!("{:?}", device.effects)
-    };
+    let (_, second) = one_begun(&device);
     device.input(Input::Settled { id: first });
     assert!(device.state.resetting());
     assert_eq!(device.r16(DEVSTA) & 0x20, 0x20);
@@ -309,9 +309,7 @@ fn an_answer_that_nobody_waits_for_changes_nothing() {
 fn after_a_reset_that_failed_the_function_is_dark_until_one_works() {
     let mut device = at_work(View::Virtual);
     device.input(REQUEST);
-    let [(_, id)] = begun(&device)[..] else {
-        panic!("{:?}", device.effects)
-    };
+    let (_, id) = one_begun(&device);
     device.input(Input::EffectDone {
         id,
         outcome: Outcome::Failed,

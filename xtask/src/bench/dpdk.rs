@@ -7,10 +7,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::Effort;
 use super::figures::{Figure, Report};
+use crate::dpdk::{compile, text_of};
 use crate::paths;
 
 const OURS: &str = "0000:01:00.0";
@@ -56,10 +57,10 @@ impl Printed {
 pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let program = folder.path().join("dpdk");
-    compile(&program)?;
+    compile("xtask/src/bench/dpdk.c", &program)?;
     let mut values = FIGURES.map(|_| (Vec::new(), Vec::new()));
     for _ in 0..effort.runs {
-        let text = output(application(&program, effort).stderr(Stdio::inherit()))?;
+        let text = text_of(application(&program, effort).stderr(Stdio::inherit()))?;
         for (figure, (ours, theirs)) in FIGURES.iter().zip(&mut values) {
             let key = figure.key;
             // DPDK's driver says something, too.
@@ -85,27 +86,6 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
 fn pair(words: &str) -> Option<(f64, f64)> {
     let mut numbers = words.split_whitespace().map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-fn compile(program: &Path) -> Result<()> {
-    let flags = output(Command::new("pkg-config").args(["--cflags", "libdpdk"])).context(
-        "DPDK's headers are not to be found; Debian's packages pkgconf and dpdk-dev have what is needed",
-    )?;
-    let compiled = Command::new("cc")
-        .args(["-std=gnu11", "-O2", "-Wall", "-Werror"])
-        // dmadev was new in DPDK 21.11, and for some releases not promised to stay as it is.
-        .arg("-DALLOW_EXPERIMENTAL_API")
-        .args(flags.split_whitespace())
-        .arg("-o")
-        .arg(program)
-        .arg(paths::workspace().join("xtask/src/bench/dpdk.c"))
-        // The drivers are libraries that the EAL finds by itself.
-        .args(["-lrte_dmadev", "-lrte_eal"])
-        .status();
-    if !compiled.context("cc could not be started")?.success() {
-        bail!("cc did not compile xtask/src/bench/dpdk.c");
-    }
-    Ok(())
 }
 
 /// The application under `uvfio run`. Outside DPDK would look at this machine's own functions.
@@ -136,19 +116,4 @@ fn application(program: &Path, effort: Effort) -> Command {
         .args([blocks, milliseconds, OURS, THEIRS])
         .stdin(Stdio::null());
     command
-}
-
-/// What a command prints that must end well.
-fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?} ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }

@@ -1,6 +1,8 @@
 //! The scenarios: one file each, one row of [`ALL`] each; `functions` is what several share.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -116,6 +118,20 @@ fn flushed_so_far(note: &str) -> Result<usize> {
     Ok(number.parse::<usize>()? + 1)
 }
 
+/// Our NVMe controller on an image, as `--device` and `uvfio serve` take it.
+fn nvme_of(image: &Path) -> String {
+    format!("nvme,file={}", as_option(image))
+}
+
+/// `uvfio run` with these options, for a QEMU of the testbed.
+fn uvfio_run(uvfio: &Path, options: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(uvfio);
+    // The testbed's QEMU is started by its loader, which itself is no program with shared libraries.
+    command.args(["run", "--log", "info", "--via", "preload"]);
+    command.args(options).arg("--");
+    command
+}
+
 /// How a device reaches a guest's memory.
 #[derive(Clone, Copy, Debug)]
 enum Reach {
@@ -183,7 +199,7 @@ impl<'a> Context<'a> {
         let Some(uvfio) = &self.programs.uvfio else {
             return Ok(Device::qemu_nvme("nvme", image));
         };
-        let mut device = format!("nvme,file={}", as_option(image));
+        let mut device = nvme_of(image);
         options.iter().for_each(|option| {
             device.push(',');
             device.push_str(option);

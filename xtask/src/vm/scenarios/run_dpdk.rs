@@ -5,12 +5,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{Context, STEP, Scenario};
-use crate::paths;
+use crate::dpdk;
 use crate::vm::checks::Checks;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -18,6 +17,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "DPDK under `uvfio run` with huge pages that root has reserved: its own test of our DMA engine, several devices",
     run,
 };
+
+/// The program that the tests outside of guests use, too.
+const PROGRAM: &str = "crates/uvfio/tests/run/programs/dpdk.c";
 
 /// Pages of 2 MiB.
 const PAGES: u32 = 128;
@@ -31,7 +33,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         return Ok(());
     };
     let program = context.scratch.join("dpdk");
-    compile(&program)?;
+    dpdk::compile(PROGRAM, &program)?;
     let mut guest = context
         .guest()
         .memory(1024)
@@ -72,7 +74,7 @@ fn dpdk_test() -> Result<PathBuf> {
 
 /// The plug-ins, where this machine's DPDK looks for them.
 fn plug_ins() -> Result<Vec<PathBuf>> {
-    let libraries = text_of(Command::new("pkg-config").args(["--variable=libdir", "libdpdk"]))?;
+    let libraries = dpdk::configured("--variable=libdir")?;
     let folder = Path::new(&libraries).join("dpdk");
     let of_plug_ins = |path: &PathBuf| {
         path.file_name()
@@ -83,34 +85,4 @@ fn plug_ins() -> Result<Vec<PathBuf>> {
     let found = found.with_context(|| format!("{} has no folder of plug-ins", folder.display()))?;
     let path = |name: &&str| found.join(format!("librte_{name}.so"));
     Ok(PLUG_INS.iter().map(path).collect())
-}
-
-/// The program that the tests outside of guests use, too.
-fn compile(to: &Path) -> Result<()> {
-    let flags = text_of(Command::new("pkg-config").args(["--cflags", "libdpdk"]))?;
-    let source = paths::workspace().join("crates/uvfio/tests/run/programs/dpdk.c");
-    let mut command = Command::new("cc");
-    command
-        .args(["-std=gnu11", "-DALLOW_EXPERIMENTAL_API"])
-        .args(flags.split_whitespace())
-        .arg("-o")
-        .arg(to)
-        .arg(source)
-        .args(["-lrte_dmadev", "-lrte_eal"]);
-    text_of(&mut command)?;
-    Ok(())
-}
-
-fn text_of(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("starting {command:?}"))?;
-    if !output.status.success() {
-        bail!(
-            "{command:?} ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }

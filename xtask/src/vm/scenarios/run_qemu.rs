@@ -7,8 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Context, STEP, Scenario};
-use crate::paths::as_option;
+use super::{Context, STEP, Scenario, nvme_of, uvfio_run};
 use crate::vm::checks::Checks;
 use crate::vm::device::Device;
 use crate::vm::guest::Guest;
@@ -39,7 +38,7 @@ fn by_group(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Chec
     let nvme = Device::by_vfio("nvme", ADDRESS).below("rp1");
     let mut guest = context
         .guest()
-        .launcher(launcher(uvfio, &format!("nvme,file={}", as_option(image))))
+        .launcher(launcher(uvfio, &nvme_of(image)))
         .root_ports(1)
         .attach(&nvme)
         .may_reboot()
@@ -74,7 +73,7 @@ fn by_iommufd(context: &Context<'_>, uvfio: &Path, image: &Path, checks: &mut Ch
     checks.part("by iommufd");
     let mut nvme = Device::by_vfio("nvme", ADDRESS).below("rp1");
     nvme.description["iommufd"] = "iommufd0".into();
-    let device = format!("nvme,file={},poll=always", as_option(image));
+    let device = format!("{},poll=always", nvme_of(image));
     let mut guest = context
         .guest()
         .launcher(launcher(uvfio, &device))
@@ -135,19 +134,5 @@ fn taken_back(context: &Context<'_>, guest: &mut Guest, nvme: &Device, checks: &
 }
 
 fn launcher(uvfio: &Path, device: &str) -> Command {
-    let mut command = Command::new(uvfio);
-    // The testbed's QEMU is started by its loader, which itself is no program with shared libraries.
-    command.args([
-        "run",
-        "--log",
-        "info",
-        "--via",
-        "preload",
-        "--release-within",
-        "600",
-        "--device",
-        device,
-        "--",
-    ]);
-    command
+    uvfio_run(uvfio, &["--release-within", "600", "--device", device])
 }

@@ -1,11 +1,8 @@
 //! QEMU with `-device vfio-pci`, as it is, under `uvfio run` over a vfio-user server.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::Result;
 
-use super::{Context, STEP, Scenario};
+use super::{Context, STEP, Scenario, nvme_of, uvfio_run};
 use crate::vm::checks::Checks;
 use crate::vm::device::Device;
 
@@ -24,8 +21,8 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         return Ok(());
     };
     let image = context.image()?;
-    let device = format!("nvme,file={}", image.display());
-    let server = context.serve(uvfio, "nvme", &device)?;
+    let server = context.serve(uvfio, "nvme", &nvme_of(&image))?;
+    let options = ["--socket".as_ref(), server.socket().as_os_str()];
     // One user after another: the guest's memory as one file, and QEMU's own, which is reached by message.
     for (part, shared, files) in [
         ("memory by descriptor", true, "nvme_make_files"),
@@ -35,7 +32,7 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
         let nvme = Device::by_vfio("nvme", ADDRESS);
         let mut guest = context
             .guest()
-            .launcher(launcher(uvfio, server.socket()))
+            .launcher(uvfio_run(uvfio, &options))
             .memory_shared(shared)
             .attach(&nvme)
             .start()?;
@@ -51,12 +48,4 @@ fn run(context: &Context<'_>, checks: &mut Checks) -> Result<()> {
     }
     drop(server);
     context.image_is_clean(&image, checks)
-}
-
-fn launcher(uvfio: &Path, socket: &Path) -> Command {
-    let mut command = Command::new(uvfio);
-    // The testbed's QEMU is started by its loader, which itself is no program with shared libraries.
-    command.args(["run", "--log", "info", "--via", "preload", "--socket"]);
-    command.arg(socket).arg("--");
-    command
 }
