@@ -5,12 +5,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_core::{IrqAction, IrqData, IrqIndex, SetIrqs};
 use uvfio_pci::tables::express;
 use uvfio_proto::message::SetIrqsFlags;
-use uvfio_uapi::Refusal;
+use uvfio_uapi::{Refusal, signal_eventfd};
 
 use crate::link::Unanswered;
 use crate::remote::Remote;
@@ -135,7 +134,7 @@ fn signal_all(shared: &Mutex<Signals>, done: Sender<()>) {
             return;
         };
         drop(signals);
-        signal(&eventfd);
+        signal_eventfd(&eventfd);
     }
 }
 
@@ -299,18 +298,5 @@ impl Remote {
                 format!("the server of {} refused it", self.name),
             )),
         }
-    }
-}
-
-/// Signals an eventfd, unless it is full: then it is signalled already.
-fn signal(file: &OwnedFd) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let mut ready = [PollFd::new(file, PollFlags::OUT)];
-    // Of one that only the kernel can have filled so far, it tells an error, which is no room either.
-    if poll(&mut ready, Some(&now)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
-        let _ = rustix::io::write(file, &1_u64.to_ne_bytes());
     }
 }

@@ -3,14 +3,12 @@
 
 mod common;
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Fault, Hostile, Says, command, dma, message};
-use rustix::event::{EventfdFlags, eventfd};
+use common::{Fault, Hostile, Says, command, dma, event, irqs, message};
 use uvfio_core::region_index::CONFIG;
-use uvfio_core::{DmaError, DmaMessages, DmaTicket, IrqAction, IrqData, IrqIndex, ResetProgress, SetIrqs};
+use uvfio_core::{DmaError, DmaMessages, DmaTicket, IrqIndex, ResetProgress};
 use uvfio_remote::Remote;
 use uvfio_uapi::Backend;
 
@@ -161,22 +159,11 @@ fn the_server_reaches_memory_by_message_while_bus_mastering_is_on() {
     assert_eq!(ask(7, command::DMA_READ, &dma(0x1000, 4)).0, 19);
 }
 
-fn set(remote: &Remote, index: IrqIndex, eventfds: Vec<Option<OwnedFd>>) {
-    let request = SetIrqs {
-        index: index as u32,
-        start: 0,
-        count: eventfds.len() as u32,
-        action: IrqAction::Trigger,
-        data: IrqData::EventFd(eventfds),
-    };
-    remote.set_irqs(request).unwrap();
-}
-
 #[test]
 fn vectors_without_eventfds_have_messages_of_their_own_and_a_user_who_leaves_takes_all() {
     let (server, remote, _) = used(Says::default());
-    let event = || Some(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-    set(&remote, IrqIndex::MsiX, vec![event(), event(), None, event()]);
+    let eventfds = vec![Some(event()), Some(event()), None, Some(event())];
+    remote.set_irqs(irqs(IrqIndex::MsiX, eventfds)).unwrap();
     remote.detach().unwrap();
     let said = || {
         let words: Vec<u32> = server

@@ -7,13 +7,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fault, Hostile, Says, command};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use common::{Fault, Hostile, Says, command, event, irqs};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use uvfio_core::region_index::CONFIG;
-use uvfio_core::{
-    DmaAccess, DmaError, DmaMessages, DmaTicket, IrqAction, IrqData, IrqIndex, ResetProgress, SetIrqs,
-};
+use uvfio_core::{DmaAccess, DmaError, DmaMessages, DmaTicket, IrqData, IrqIndex, ResetProgress, SetIrqs};
 use uvfio_remote::{Lie, Remote, RemoteError};
 use uvfio_uapi::{Backend, DmaRange};
 
@@ -33,20 +31,6 @@ impl DmaMessages for Nothing {
     }
 
     fn abandon(&self) {}
-}
-
-fn irqs(index: IrqIndex, eventfds: Vec<Option<OwnedFd>>) -> SetIrqs {
-    SetIrqs {
-        index: index as u32,
-        start: 0,
-        count: eventfds.len() as u32,
-        action: IrqAction::Trigger,
-        data: IrqData::EventFd(eventfds),
-    }
-}
-
-fn event() -> OwnedFd {
-    eventfd(0, EventfdFlags::CLOEXEC).unwrap()
 }
 
 const RANGE: DmaRange<'_> = DmaRange {

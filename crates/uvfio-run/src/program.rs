@@ -64,8 +64,8 @@ fn has_no_loader(file: &File) -> Option<bool> {
     for number in 0..u64::from(u16::from_le_bytes(count)) {
         let mut kind = [0; 4];
         let at = number * u64::from(u16::from_le_bytes(bytes));
-        read(u64::from_le_bytes(start).checked_add(at)?, &mut kind)?;
         let header = u64::from_le_bytes(start).checked_add(at)?;
+        read(header, &mut kind)?;
         match u32::from_le_bytes(kind) {
             INTERPRETER => return Some(false),
             DYNAMIC if is_library(&read, header)? => return Some(false),

@@ -20,11 +20,12 @@ use uvfio_pci::tables::express;
 
 use self::dma::Way;
 use self::irqs::Irqs;
-use self::notify::{Doorbells, signal};
+use self::notify::Doorbells;
 pub(crate) use self::place::{Placement, place};
 pub use self::removal::Asked;
 use self::removal::Removal;
 use crate::backend::Backend;
+use crate::descriptor::signal_eventfd;
 use crate::follow::Follower;
 use crate::iommufd::Bound;
 use crate::refusal::{Outcome, Refusal};
@@ -289,8 +290,8 @@ impl Device {
                 return Ok(users);
             };
             drop(users);
-            // Under no lock: its owner may fill it meanwhile, and have us wait.
-            signal(&woken);
+            // Under no lock, nor has any caller one: its owner may fill it meanwhile, and have this call of its wait.
+            signal_eventfd(&woken);
         }
     }
 

@@ -31,6 +31,7 @@ mod uapi;
 
 pub use backend::{Backend, DmaRange};
 pub use caller::{Account, Caller, CountedBy, Given, ProcessMemory};
+pub use descriptor::signal_eventfd;
 pub use device::Asked;
 pub use file::{Answer, FileId, Node, Part};
 pub use refusal::Refusal;

@@ -1,13 +1,16 @@
-//! A server that says and does whatever it is told to. It shares no code with the project.
+//! A server that says and does whatever it is told to, which shares no code with the project; and what users ask.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
+use uvfio_core::{IrqAction, IrqData, IrqIndex, SetIrqs};
 use uvfio_remote::{Patience, Remote, RemoteError};
 
 /// Commands of the protocol.
@@ -401,4 +404,19 @@ fn misbehave(fault: Fault, stream: &mut UnixStream, mut answer: Vec<u8>) -> std:
         },
     }
     stream.write_all(&answer)
+}
+
+/// A request that gives the vectors of an index, from the first on, these eventfds.
+pub(crate) fn irqs(index: IrqIndex, eventfds: Vec<Option<OwnedFd>>) -> SetIrqs {
+    SetIrqs {
+        index: index as u32,
+        start: 0,
+        count: eventfds.len() as u32,
+        action: IrqAction::Trigger,
+        data: IrqData::EventFd(eventfds),
+    }
+}
+
+pub(crate) fn event() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC).unwrap()
 }

@@ -7,7 +7,7 @@ use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::{Errno, ReadWriteFlags};
 use uvfio_core::region_index;
 use uvfio_pci::Window;
@@ -17,6 +17,7 @@ use super::Device;
 use super::regions::split;
 use crate::argument::{Argument, field};
 use crate::backend::Backend;
+use crate::descriptor::signal_eventfd;
 use crate::refusal::{Outcome, Refusal};
 use crate::{Caller, descriptor};
 
@@ -48,7 +49,7 @@ pub(super) struct Doorbells {
 #[derive(Debug)]
 struct Shared {
     list: Mutex<List>,
-    /// Signalled when the list has changed.
+    /// Signalled when the list has changed. Nobody else has it and it is not blocking, so that never waits.
     changed: OwnedFd,
 }
 
@@ -73,7 +74,7 @@ impl Doorbells {
             list.doorbells.clear();
             list.over = true;
             drop(list);
-            signal(&shared.changed);
+            signal_eventfd(&shared.changed);
         }
     }
 
@@ -167,19 +168,6 @@ fn take(file: &OwnedFd) -> bool {
     rustix::io::preadv2(file, &mut into, u64::MAX, ReadWriteFlags::NOWAIT).is_ok()
 }
 
-/// Signals an eventfd, unless it is full: then it is signalled already.
-pub(super) fn signal(file: &OwnedFd) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let mut ready = [PollFd::new(file, PollFlags::OUT)];
-    // Of one that only the kernel can have filled so far, it tells an error, which is no room either.
-    if poll(&mut ready, Some(&now)).is_ok() && ready[0].revents().contains(PollFlags::OUT) {
-        while rustix::io::write(file, &1_u64.to_ne_bytes()) == Err(Errno::INTR) {}
-    }
-}
-
 impl Device {
     /// VFIO_DEVICE_IOEVENTFD.
     pub(super) fn ioeventfd(&self, address: u64, caller: &dyn Caller) -> Outcome<()> {
@@ -236,7 +224,7 @@ impl Device {
                 shared
             }
         };
-        signal(&shared.changed);
+        signal_eventfd(&shared.changed);
         Ok(())
     }
 
