@@ -9,7 +9,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 use uvfio_calls::{Call, PARTS, Reply, kind};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
-use crate::connection;
+use crate::connection::{self, Connection};
 
 /// The descriptors that came with a reply.
 pub(crate) type Descriptors = [Option<OwnedFd>; PARTS];
@@ -37,7 +37,7 @@ fn converse(call: &Call, descriptors: &mut Descriptors) -> rustix::io::Result<Re
     Ok(reply)
 }
 
-fn send(connection: &OwnedFd, call: &Call) -> rustix::io::Result<()> {
+fn send(connection: &Connection, call: &Call) -> rustix::io::Result<()> {
     let bytes = call.as_bytes();
     // So few go at once or not at all.
     match again(|| rustix::net::send(connection, bytes, SendFlags::NOSIGNAL))? {

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)] // A number that was kept becomes a descriptor again.
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
@@ -26,8 +26,21 @@ static OWNER: AtomicI32 = AtomicI32::new(0);
 /// Which socket it is.
 static COOKIE: AtomicU64 = AtomicU64::new(0);
 
+/// A connection to the supervisor, of this thread alone.
+pub(crate) struct Connection {
+    socket: OwnedFd,
+    owner: i32,
+    cookie: u64,
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The connection that is kept, if there is one that this process can use. It is not kept any more then.
-pub(crate) fn take() -> Option<OwnedFd> {
+pub(crate) fn take() -> Option<Connection> {
     if KEPT.load(Ordering::Relaxed) < 0 || BUSY.swap(true, Ordering::Acquire) {
         return None;
     }
@@ -40,30 +53,45 @@ pub(crate) fn take() -> Option<OwnedFd> {
     // SAFETY: a number that is not negative, for a question that the kernel answers whatever it is.
     let kept = unsafe { BorrowedFd::borrow_raw(number) };
     let same = sockopt::socket_cookie(kept).is_ok_and(|now| now == cookie);
-    // SAFETY: it is the socket that `keep` was given, and was noted once.
-    same.then(|| unsafe { OwnedFd::from_raw_fd(number) })
+    same.then(|| Connection {
+        // SAFETY: it is the socket that `keep` was given, and was noted once.
+        socket: unsafe { OwnedFd::from_raw_fd(number) },
+        owner,
+        cookie,
+    })
 }
 
-/// Keeps a connection for the next call, unless there is one.
-pub(crate) fn keep(connection: OwnedFd) {
-    let Ok(cookie) = sockopt::socket_cookie(&connection) else {
-        return;
-    };
+/// Keeps a connection for the next call, unless there is one. The process that made it is noted, whoever keeps it: a
+/// child's is its parent's still, and is not taken.
+pub(crate) fn keep(connection: Connection) {
+    let Connection {
+        socket,
+        owner,
+        cookie,
+    } = connection;
     if BUSY.swap(true, Ordering::Acquire) {
         return;
     }
     // One that fork has left here is forgotten; exec closes it.
-    let owner = getpid().as_raw_pid();
     if KEPT.load(Ordering::Relaxed) < 0 || OWNER.load(Ordering::Relaxed) != owner {
         OWNER.store(owner, Ordering::Relaxed);
         COOKIE.store(cookie, Ordering::Relaxed);
-        KEPT.store(connection.into_raw_fd(), Ordering::Relaxed);
+        KEPT.store(socket.into_raw_fd(), Ordering::Relaxed);
     }
     BUSY.store(false, Ordering::Release);
 }
 
 /// A new connection, by a number that the program does not expect to get next.
-pub(crate) fn make() -> rustix::io::Result<OwnedFd> {
+pub(crate) fn make() -> rustix::io::Result<Connection> {
+    let socket = connected()?;
+    Ok(Connection {
+        owner: getpid().as_raw_pid(),
+        cookie: sockopt::socket_cookie(&socket)?,
+        socket,
+    })
+}
+
+fn connected() -> rustix::io::Result<OwnedFd> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
