@@ -46,7 +46,7 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 static CHANGING: AtomicI32 = AtomicI32::new(0);
 
 /// A place in a file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) descriptor: RawFd,
     pub(crate) offset: u64,

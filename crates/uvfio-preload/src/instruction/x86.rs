@@ -399,24 +399,27 @@ impl Access<'_, '_> {
 
     /// Has the supervisor make a load or store, if registers are there: then what was loaded.
     fn ask(&mut self, op: u32, address: u64, bytes: usize, value: u64) -> Option<Option<u64>> {
-        let Some(place) = regions::at(usize::try_from(address).ok()?) else {
-            return Some(None);
-        };
-        let call = Call {
-            op,
-            descriptor: place.descriptor,
-            request: value,
-            bytes: bytes as u64,
-            offset: place.offset,
-            ..Call::default()
-        };
-        match ask(&call) {
-            Some((reply, _)) if reply.kind == kind::VALUE => Some(Some(reply.value)),
-            _ => {
-                self.refused = true;
-                None
+        let at = usize::try_from(address).ok()?;
+        while let Some(place) = regions::at(at) {
+            let call = Call {
+                op,
+                descriptor: place.descriptor,
+                request: value,
+                bytes: bytes as u64,
+                offset: place.offset,
+                ..Call::default()
+            };
+            match ask(&call) {
+                Some((reply, _)) if reply.kind == kind::VALUE => return Some(Some(reply.value)),
+                _ if regions::at(at) == Some(place) => {
+                    self.refused = true;
+                    return None;
+                }
+                // Unmapped meanwhile, with the descriptor: it counts what is there now.
+                _ => {}
             }
         }
+        Some(None)
     }
 }
 
