@@ -1,6 +1,7 @@
 /* Threads that map and unmap a BAR at a time, and parts of one mapping: an access meets what it was mapped for, always. */
 #include "vfio.h"
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 enum { PAGE = 4096, PAGES = 16, ROUNDS = 1500, ID = 0x010000ed };
@@ -32,7 +33,8 @@ static void *whole(void *argument)
     return argument;
 }
 
-static volatile uint8_t *_Atomic shared;
+/* What there is to be read, and what is being read: that is not unmapped. */
+static volatile uint8_t *_Atomic shared, *_Atomic reading;
 
 /* The first page of it stays, while others go. */
 static void *parts(void *argument)
@@ -50,6 +52,8 @@ static void *parts(void *argument)
         /* The one before stays mapped with one page; there is room for some. */
         static volatile uint8_t *old[4];
         static int next;
+        while (old[next] && reading == old[next])
+            sched_yield();
         if (old[next])
             check(munmap((void *)old[next], PAGE) == 0, "munmap of the last page");
         old[next] = before;
@@ -62,8 +66,11 @@ static void *first(void *argument)
 {
     while (left > 0) {
         volatile uint8_t *bar = shared;
-        if (bar)
+        reading = bar;
+        /* It may have gone before it was known to be read. */
+        if (bar && bar == shared)
             check(load(bar, 0) == ID, "the page that stays");
+        reading = NULL;
     }
     return argument;
 }
