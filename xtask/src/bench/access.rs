@@ -40,13 +40,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
         ),
     ];
     for (name, request) in accesses {
-        let mut beside = floor.line(&request)?;
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..effort.runs {
-            let (mine, its) = interleaved(effort, &request, &mut line, &mut beside)?;
-            ours.push(median(&mine));
-            theirs.push(median(&its));
-        }
+        let (ours, theirs) = medians(effort, &request, &mut line, &mut floor.line(&request)?)?;
         report.add(&Figure {
             name: name.into(),
             beside: "raw ping-pong",
@@ -63,13 +57,7 @@ pub(super) fn run(effort: Effort, report: &mut Report) -> Result<()> {
 fn returns(effort: Effort, floor: &Floor, report: &mut Report) -> Result<()> {
     let request = wire::region_read(BAR0, LIVENESS, 4);
     let mut in_functions = floor.line_by(&request, Calls::InFunctions)?;
-    let mut in_place = floor.line(&request)?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..effort.runs {
-        let (with, without) = interleaved(effort, &request, &mut in_functions, &mut in_place)?;
-        ours.push(median(&with));
-        theirs.push(median(&without));
-    }
+    let (ours, theirs) = medians(effort, &request, &mut in_functions, &mut floor.line(&request)?)?;
     report.add(&Figure {
         name: "raw ping-pong, its two system calls in functions that return".into(),
         beside: "in place",
@@ -98,7 +86,22 @@ fn really_the_device(line: &mut Line) -> Result<()> {
     Ok(())
 }
 
-/// Microseconds of each access, the server's and the floor's, in alternating blocks.
+/// The median of each run in microseconds, on a line and on the floor's beside it.
+fn medians(
+    effort: Effort,
+    request: &Request,
+    line: &mut Line,
+    floor: &mut Line,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    (0..effort.runs)
+        .map(|_| {
+            let (ours, theirs) = interleaved(effort, request, line, floor)?;
+            Ok((median(&ours), median(&theirs)))
+        })
+        .collect()
+}
+
+/// Microseconds of each access, on both lines, in alternating blocks.
 fn interleaved(
     effort: Effort,
     request: &Request,
